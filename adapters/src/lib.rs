@@ -1,0 +1,1 @@
+//! The field side: adapters that turn what devices say into readings and carry commands to them.

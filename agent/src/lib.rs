@@ -1,0 +1,1 @@
+//! The gateway's daemon: devices in, a durable outbox, encrypted notifications out, commands back.

@@ -1,0 +1,1 @@
+//! The atDirectory: which host and port serve an atSign.

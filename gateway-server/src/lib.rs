@@ -1,0 +1,1 @@
+//! The fleet's host: many atServers in one process.

@@ -1,0 +1,1 @@
+//! An asynchronous atProtocol client: directory look-up, TLS, onboarding, data, notifications.

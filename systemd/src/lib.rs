@@ -1,0 +1,1 @@
+//! What every daemon owes its service manager: configuration, logging, certificates, signals, readiness.

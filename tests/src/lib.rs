@@ -1,0 +1,1 @@
+//! What crosses crates: towns, scenarios, transcripts, the tidy check.
