@@ -1,1 +1,19 @@
-//! What every daemon owes its service manager: configuration, logging, certificates, signals, readiness.
+//! What every daemon owes its service manager and the people who run it: configuration whose errors
+//! point at a line, logs the journal can sort, certificates, signals, readiness and the watchdog.
+//!
+//! Nothing here knows an atSign. A daemon's `main` reads its files with [`config::load`], calls
+//! [`log::init_tracing`], makes a [`stop::stop_signal`], and reports its life through
+//! [`notify::Notifier`].
+
+pub mod config;
+pub mod exit;
+pub mod files;
+pub mod log;
+pub mod notify;
+pub mod stop;
+pub mod tls;
+
+pub use exit::Exit;
+pub use log::init_tracing;
+pub use notify::Notifier;
+pub use stop::stop_signal;

@@ -1,0 +1,64 @@
+//! Writing a file so that a reader, or the next boot after a power cut, finds the old content or the
+//! new one and never a piece of it.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Replaces `path` with `bytes`, readable by its owner only (mode 0600).
+///
+/// # Errors
+/// When the folder does not exist, is not writable, or the disk does not take the bytes; `path` then
+/// still holds what it held before.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, 0o600)
+}
+
+/// Replaces `path` with `bytes`, readable by everybody (mode 0644).
+///
+/// # Errors
+/// As [`write_private`].
+pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, 0o644)
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // The rename itself is durable only once the folder is.
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn replaces_the_content_and_the_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_public(&path, b"first, and longer").unwrap();
+        write_private(&path, b"second").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn says_when_the_folder_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = write_private(&folder.path().join("no/such/file"), b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,149 @@
+//! The server side of TLS: a rustls configuration from PEM files, and an authority of one's own for
+//! development and tests.
+
+mod authority;
+mod client;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoClientAuth;
+use serde::Deserialize;
+
+pub use authority::{AuthorityError, DevAuthority};
+pub use client::AnyClientCertificate;
+
+/// The `[tls]` table of a daemon that listens.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSettings {
+    /// PEM file with the certificate and, after it, the chain that leads to the authority.
+    pub cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key (PKCS#8, SEC1 or PKCS#1).
+    pub key: Option<PathBuf>,
+    /// Instead of `cert` and `key`: make an authority and a certificate in the state folder. For
+    /// development; clients need its `ca.pem`.
+    pub dev: bool,
+    /// Further host names and addresses for the certificate that `dev` makes.
+    pub names: Vec<String>,
+}
+
+/// What a listener does about the certificates of those who connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// It does not ask for one.
+    Ignored,
+    /// It asks, takes any or none, and leaves the judgement to the session: see
+    /// [`AnyClientCertificate`].
+    Recorded,
+}
+
+/// Why a listener has no certificate to show.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A PEM file is missing, unreadable, or holds nothing of the kind.
+    #[error("cannot read {what} from {}: {source}", path.display())]
+    Pem {
+        /// The certificate or the private key.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: pem::Error,
+    },
+    /// The file holds no certificate.
+    #[error("{} holds no certificate", .0.display())]
+    NoCertificate(PathBuf),
+    /// Certificate and key do not belong together, or are of a kind that TLS cannot use.
+    #[error("cannot use the certificate {} with the key {}: {source}", cert.display(), key.display())]
+    Unusable {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What rustls says.
+        source: rustls::Error,
+    },
+    /// Neither `cert` and `key` nor `dev = true`.
+    #[error("[tls] needs `cert` and `key`, or `dev = true`")]
+    NotConfigured,
+    /// The authority of `dev = true` could not be made.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+impl TlsSettings {
+    /// The listener's configuration; with `dev`, its authority lives in `state`.
+    ///
+    /// # Errors
+    /// When the table is incomplete or its files cannot be used.
+    pub fn server_config(
+        &self,
+        state: &Path,
+        clients: ClientCertificates,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) if !self.dev => server_config(cert, key, clients),
+            (None, None) if self.dev => {
+                let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+                DevAuthority::open_or_create(state, &names)?.server_config(clients)
+            }
+            _ => Err(TlsError::NotConfigured),
+        }
+    }
+}
+
+/// TLS 1.3, and TLS 1.2 with AEAD suites (older atSDKs need it), with the certificate chain and the key
+/// of two PEM files, which may be one.
+///
+/// # Errors
+/// When a file cannot be read or the two do not belong together.
+pub fn server_config(
+    cert: &Path,
+    key: &Path,
+    clients: ClientCertificates,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = read_certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem {
+        what: "a private key",
+        path: key.to_owned(),
+        source,
+    })?;
+    let unusable = |source| TlsError::Unusable { cert: cert.to_owned(), key: key.to_owned(), source };
+    // rustls has AEAD suites only, in both versions.
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier: Arc<dyn rustls::server::danger::ClientCertVerifier> = match clients {
+        ClientCertificates::Ignored => Arc::new(NoClientAuth),
+        ClientCertificates::Recorded => Arc::new(AnyClientCertificate::new(&provider)),
+    };
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(unusable)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, private)
+        .map_err(unusable)?;
+    Ok(Arc::new(config))
+}
+
+/// The certificates of a PEM file, in their order: a chain, or a set of trust anchors.
+///
+/// # Errors
+/// When the file cannot be read, is not PEM, or holds no certificate.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let damaged = |source| TlsError::Pem { what: "a certificate", path: path.to_owned(), source };
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(damaged)?.collect::<Result<_, _>>().map_err(damaged)?;
+    if chain.is_empty() { Err(TlsError::NoCertificate(path.to_owned())) } else { Ok(chain) }
+}
+
+impl TlsError {
+    /// Whether the file is simply not there, as opposed to damaged.
+    pub fn is_missing_file(&self) -> bool {
+        matches!(self, Self::Pem { source: pem::Error::Io(error), .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
