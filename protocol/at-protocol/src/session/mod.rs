@@ -1,0 +1,4 @@
+//! The two ends of a connection, as state machines without IO.
+
+pub mod client;
+pub mod server;
