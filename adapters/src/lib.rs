@@ -1,1 +1,38 @@
 //! The field side: adapters that turn what devices say into readings and carry commands to them.
+//!
+//! An [`Adapter`] is built from its table in the configuration ([`AdapterConfig`]) and runs as one
+//! task. It puts everything it hears into an [`Intake`] as [`Captured`], and takes [`Command`]s.
+//! A reading comes with its [`Ack`]: the receiver calls [`Ack::accept`] once the reading is safe on
+//! disk, and only then does the device or the broker get its acknowledgement.
+//!
+//! Two kinds of adapter exist: [`mqtt`], as the client of a broker or listening for devices itself,
+//! and [`serial`]. What a device says becomes points by the rules in [`decode`].
+//!
+//! This crate knows no atSign, no queue and no encryption.
+
+mod ack;
+mod adapter;
+mod backoff;
+mod captured;
+mod command;
+mod config;
+pub mod decode;
+mod delivery;
+pub mod mqtt;
+mod name;
+mod reading;
+mod refusal;
+mod secret;
+pub mod serial;
+pub mod units;
+
+pub use ack::{Ack, Verdict};
+pub use adapter::{Adapter, AdapterError, Running};
+pub use captured::{Captured, Intake};
+pub use command::{Command, CommandError, Order};
+pub use config::{AdapterConfig, ConfigError};
+pub use delivery::Delivery;
+pub use name::{DeviceName, InvalidName, PointName, StreamName};
+pub use reading::{Point, Reading, Value};
+pub use refusal::Refusal;
+pub use secret::{SecretError, SecretSource};

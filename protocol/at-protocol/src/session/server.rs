@@ -210,13 +210,11 @@ impl ServerSession {
     }
 
     /// The verb of an [`Action::Apply`] has come to this.
-    pub fn answer(&mut self, response: &Response) -> Action {
+    pub fn answer(&self, response: &Response) -> Action {
         let close = matches!(response, Response::Error(failure) if failure.close);
-        let prompt = match response {
-            // Errors are not prompted as a peer (wire reference §2.3).
-            Response::Error(_) if matches!(self.who, Identity::Peer(_)) => Prompt::Anonymous,
-            _ => self.prompt(),
-        };
+        // Errors are not prompted as a peer (wire reference §2.3).
+        let to_peer = matches!(self.who, Identity::Peer(_)) && matches!(response, Response::Error(_));
+        let prompt = if to_peer { Prompt::Anonymous } else { self.prompt() };
         let text = response.render(self.error_style(), &prompt);
         if close { Action::SendAndClose(text) } else { Action::Send(text) }
     }
@@ -340,7 +338,6 @@ impl ServerSession {
         }
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only scan names somebody else's keys")]
     fn refuse_foreign_scan(&self, verb: &Verb) -> Option<Failure> {
         match (verb, &self.who) {
             (Verb::Scan(scan), Identity::Anonymous | Identity::Peer(_)) if scan.of.is_some() => {
@@ -367,13 +364,7 @@ impl ServerSession {
     }
 
     fn fail(&self, failure: Failure) -> Action {
-        let close = failure.close;
-        let prompt = match self.who {
-            Identity::Owner(_) => self.prompt(),
-            Identity::Anonymous | Identity::Peer(_) => Prompt::Anonymous,
-        };
-        let text = Response::Error(failure).render(self.error_style(), &prompt);
-        if close { Action::SendAndClose(text) } else { Action::Send(text) }
+        self.answer(&Response::Error(failure))
     }
 
     fn prompt(&self) -> Prompt {
