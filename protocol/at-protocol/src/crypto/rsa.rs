@@ -279,13 +279,14 @@ mod tests {
     }
 
     /// Everything that a peer can get wrong within a ciphertext of the right length.
-    const REFUSED: [&str; 6] = [
+    const REFUSED: [&str; 7] = [
         "bad_padding",
         "above_modulus",
         "wrapped_empty",
         "wrapped_raw_bytes",
         "wrapped_no_base64",
         "wrapped_short_key",
+        "wrapped_long_text",
     ];
 
     #[test]
