@@ -12,6 +12,7 @@ pub mod log;
 pub mod notify;
 pub mod stop;
 pub mod tls;
+pub mod units;
 
 pub use exit::Exit;
 pub use log::init_tracing;

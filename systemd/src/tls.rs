@@ -4,7 +4,6 @@
 mod authority;
 mod client;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -110,7 +109,7 @@ pub fn server_config(
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = read_certificates(cert)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem {
-        what: "a private key",
+        what: TlsError::KEY,
         path: key.to_owned(),
         source,
     })?;
@@ -135,15 +134,23 @@ pub fn server_config(
 /// # Errors
 /// When the file cannot be read, is not PEM, or holds no certificate.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let damaged = |source| TlsError::Pem { what: "a certificate", path: path.to_owned(), source };
+    let damaged = |source| TlsError::Pem { what: TlsError::CERTIFICATE, path: path.to_owned(), source };
     let chain: Vec<_> =
         CertificateDer::pem_file_iter(path).map_err(damaged)?.collect::<Result<_, _>>().map_err(damaged)?;
     if chain.is_empty() { Err(TlsError::NoCertificate(path.to_owned())) } else { Ok(chain) }
 }
 
 impl TlsError {
-    /// Whether the file is simply not there, as opposed to damaged.
-    pub fn is_missing_file(&self) -> bool {
-        matches!(self, Self::Pem { source: pem::Error::Io(error), .. } if error.kind() == io::ErrorKind::NotFound)
+    const CERTIFICATE: &str = "a certificate";
+    const KEY: &str = "a private key";
+
+    /// The setting to change, as a path in the configuration.
+    pub fn setting(&self) -> &'static [&'static str] {
+        match self {
+            Self::Pem { what: Self::KEY, .. } => &["tls", "key"],
+            Self::Pem { .. } | Self::NoCertificate(_) | Self::Unusable { .. } => &["tls", "cert"],
+            Self::Authority(_) => &["tls", "dev"],
+            Self::NotConfigured => &["tls"],
+        }
     }
 }
