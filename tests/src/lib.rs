@@ -1,1 +1,3 @@
 //! What crosses crates: towns, scenarios, transcripts, the tidy check.
+
+pub mod transcript;
