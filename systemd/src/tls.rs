@@ -154,3 +154,115 @@ impl TlsError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustls::{ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConnection};
+
+    use super::*;
+
+    fn client(authority: &DevAuthority, shows: Option<&Path>) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(read_certificates(&authority.ca()).unwrap());
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        match shows {
+            None => builder.with_no_client_auth(),
+            Some(pem) => builder
+                .with_client_auth_cert(
+                    read_certificates(pem).unwrap(),
+                    PrivateKeyDer::from_pem_file(pem).unwrap(),
+                )
+                .unwrap(),
+        }
+    }
+
+    /// A handshake in memory with the server under `name`; the certificates that the server was shown.
+    fn handshake(
+        server: Arc<ServerConfig>,
+        client: ClientConfig,
+        name: &'static str,
+    ) -> Result<usize, rustls::Error> {
+        fn carry<A, B>(
+            from: &mut ConnectionCommon<A>,
+            to: &mut ConnectionCommon<B>,
+        ) -> Result<(), rustls::Error> {
+            let mut bytes = Vec::new();
+            while from.wants_write() {
+                from.write_tls(&mut bytes).unwrap();
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                to.read_tls(&mut rest).unwrap();
+                to.process_new_packets()?;
+            }
+            Ok(())
+        }
+        let mut server = ServerConnection::new(server).unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name.try_into().unwrap()).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            carry(&mut client, &mut server)?;
+            carry(&mut server, &mut client)?;
+        }
+        Ok(server.peer_certificates().map_or(0, <[_]>::len))
+    }
+
+    #[test]
+    fn the_authority_stays_and_its_leaf_names_what_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = DevAuthority::open_or_create(folder.path(), &[]).unwrap();
+        let trusted = std::fs::read(first.ca()).unwrap();
+        let trusting_first = client(&first, None);
+        let again = DevAuthority::open_or_create(folder.path(), &["gateway.example"]).unwrap();
+        assert_eq!(std::fs::read(again.ca()).unwrap(), trusted);
+        let server = again.server_config(ClientCertificates::Ignored).unwrap();
+        for name in ["localhost", "127.0.0.1", "gateway.example"] {
+            assert_eq!(handshake(server.clone(), trusting_first.clone(), name), Ok(0), "{name}");
+        }
+        assert!(handshake(server.clone(), trusting_first, "other.example").is_err());
+        let stranger = tempfile::tempdir().unwrap();
+        let stranger = DevAuthority::open_or_create(stranger.path(), &[]).unwrap();
+        assert!(handshake(server, client(&stranger, None), "localhost").is_err());
+    }
+
+    #[test]
+    fn a_client_certificate_is_recorded_whoever_issued_it_and_not_required() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ours = DevAuthority::open_or_create(ours.path(), &[]).unwrap();
+        let theirs = DevAuthority::open_or_create(theirs.path(), &[]).unwrap();
+        let server = ours.server_config(ClientCertificates::Recorded).unwrap();
+        assert_eq!(handshake(server.clone(), client(&ours, None), "localhost"), Ok(0));
+        assert_eq!(handshake(server, client(&ours, Some(&theirs.cert())), "localhost"), Ok(1));
+        let server = ours.server_config(ClientCertificates::Ignored).unwrap();
+        assert_eq!(handshake(server, client(&ours, Some(&theirs.cert())), "localhost"), Ok(0));
+    }
+
+    #[test]
+    fn keys_are_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = DevAuthority::open_or_create(folder.path(), &[]).unwrap();
+        for path in [authority.key(), folder.path().join("ca.key")] {
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_missing_file_and_a_foreign_key_are_named() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let authority = DevAuthority::open_or_create(folder.path(), &[]).unwrap();
+        let other = DevAuthority::open_or_create(other.path(), &[]).unwrap();
+        let missing = folder.path().join("no.pem");
+        let error = server_config(&missing, &missing, ClientCertificates::Ignored).unwrap_err();
+        assert_eq!(error.setting(), ["tls", "cert"]);
+        let error = server_config(&authority.ca(), &authority.ca(), ClientCertificates::Ignored).unwrap_err();
+        assert_eq!(error.setting(), ["tls", "key"]);
+        let error = server_config(&authority.cert(), &other.key(), ClientCertificates::Ignored).unwrap_err();
+        assert!(matches!(error, TlsError::Unusable { .. }), "{error}");
+        let nothing = TlsSettings::default().server_config(folder.path(), ClientCertificates::Ignored);
+        assert!(matches!(nothing, Err(TlsError::NotConfigured)));
+    }
+}

@@ -1,0 +1,99 @@
+//! The program as its users and its service manager see it.
+
+use std::io::Write;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+
+fn directory(arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new(env!("CARGO_BIN_EXE_atedge-directory")).args(arguments).output()?)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("a path in UTF-8")
+}
+
+#[test]
+fn atsigns_are_added_listed_and_removed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let state = path(folder.path())?;
+    let out = directory(&["add", "@Alice", "a.example:6464", "--state", state])?;
+    assert_eq!(text(&out.stdout), "@alice is served at a.example:6464\n");
+    let out = directory(&["add", "alice", "b.example:1", "--state", state, "--json"])?;
+    assert_eq!(
+        text(&out.stdout),
+        "{\"atsign\":\"@alice\",\"address\":\"b.example:1\",\"before\":\"a.example:6464\"}\n"
+    );
+    let out = directory(&["list", "--state", state, "--json"])?;
+    assert_eq!(text(&out.stdout), "{\"atsign\":\"@alice\",\"address\":\"b.example:1\"}\n");
+    assert_eq!(directory(&["remove", "@alice", "--state", state])?.status.code(), Some(0));
+    let out = directory(&["remove", "@alice", "--state", state])?;
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(text(&out.stderr), "error: @alice is not served\n");
+    Ok(())
+}
+
+#[test]
+fn a_bad_configuration_is_shown_where_it_is_bad() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("directory.toml");
+    let file = path(&file)?;
+    let shown = |toml: &str| -> Result<String> {
+        std::fs::write(file, toml)?;
+        let out = directory(&["check", "--config", file])?;
+        ensure!(out.status.code() == Some(2), "exit {:?}", out.status);
+        Ok(text(&out.stderr))
+    };
+    assert_eq!(
+        shown("schema = 1\n[listen]\nadress = \"127.0.0.1:6400\"\n[tls]\ndev = true\n")?,
+        format!(
+            "error: unknown setting `adress`\n  --> {file}:3:1\n   |\n 3 | adress = \"127.0.0.1:6400\"\n   | \
+             ^^^^^^ expected `address`\n1 error. The running configuration is unchanged.\n"
+        )
+    );
+    let without_unit = shown("schema = 1\n[listen]\nidle = 60\n[tls]\ndev = true\n")?;
+    assert!(
+        without_unit.contains(
+            " 3 | idle = 60\n   |        ^^ expected a number with its unit, in quotes, found 60\n"
+        ),
+        "{without_unit}"
+    );
+    let no_key = shown("schema = 1\n[tls]\ncert = \"/no/such.pem\"\nkey = \"/no/key.pem\"\n")?;
+    assert!(no_key.starts_with("error: cannot read a certificate from /no/such.pem"), "{no_key}");
+    assert!(no_key.contains(":3:8\n"), "{no_key}");
+    assert_eq!(directory(&["check", "--config", "/no/such.toml"])?.status.code(), Some(2));
+    assert_eq!(directory(&["add", "@a:b", "a.example:1"])?.status.code(), Some(2));
+    Ok(())
+}
+
+#[test]
+fn the_service_manager_hears_ready_and_stopping() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("directory.toml");
+    std::fs::File::create(&file)?
+        .write_all(b"schema = 1\n[listen]\naddress = \"127.0.0.1:0\"\n[tls]\ndev = true\n")?;
+    let socket = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&socket)?;
+    let mut running = Command::new(env!("CARGO_BIN_EXE_atedge-directory"))
+        .args(["run", "--config", path(&file)?, "--state", path(folder.path())?])
+        .env("NOTIFY_SOCKET", &socket)
+        .spawn()?;
+    let hear = || -> Result<String> {
+        let mut buffer = [0; 512];
+        let count = manager.recv(&mut buffer)?;
+        Ok(text(&buffer[..count]).trim_end().to_owned())
+    };
+    assert_eq!(hear()?, "READY=1");
+    assert!(hear()?.starts_with("STATUS=answering on 127.0.0.1:"));
+    let pid = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    assert_eq!(hear()?, "STOPPING=1");
+    assert_eq!(running.wait()?.code(), Some(0));
+    Ok(())
+}
