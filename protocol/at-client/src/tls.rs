@@ -1,0 +1,279 @@
+//! Reaching a host: whom to trust, how to prove oneself, and why it failed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use at_protocol::directory::Address;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Which authorities may vouch for a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// Those that this machine trusts, and those in the PEM file, if one is given.
+    System {
+        /// Further authorities.
+        and: Option<PathBuf>,
+    },
+    /// Those in the PEM file and no others.
+    Only(PathBuf),
+}
+
+/// The certificate that an atServer shows to another.
+pub struct ClientIdentity {
+    /// The certificate, and after it the chain that leads to its authority.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The certificate's private key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// How to speak TLS to servers. Cheap to clone; clones share sessions, so that they resume.
+#[derive(Clone)]
+pub struct ClientTls(Arc<ClientConfig>);
+
+/// Why there is no way to speak TLS at all.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A PEM file is missing, unreadable, or damaged.
+    #[error("cannot read {}: {source}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: pem::Error,
+    },
+    /// A PEM file holds no certificate.
+    #[error("{} holds no certificate; it must be the PEM file of an authority", .0.display())]
+    NoCertificate(PathBuf),
+    /// A certificate that cannot vouch for anybody.
+    #[error("{} holds a certificate that is no authority: {source}", path.display())]
+    NotAnAuthority {
+        /// The file.
+        path: PathBuf,
+        /// What rustls says.
+        source: rustls::Error,
+    },
+    /// Neither the machine nor the settings name an authority.
+    #[error("this machine trusts no certificate authority; install ca-certificates or name a CA file")]
+    NobodyTrusted,
+    /// The client certificate and its key do not belong together, or are of a kind that TLS cannot use.
+    #[error("cannot use the client certificate: {0}")]
+    Identity(rustls::Error),
+}
+
+/// Why a host was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name does not resolve.
+    #[error("cannot find the host of {address}: {source}; check the name and this machine's DNS")]
+    NoSuchHost {
+        /// Where to.
+        address: Address,
+        /// What the resolver says.
+        source: io::Error,
+    },
+    /// No address of the host takes connections.
+    #[error("cannot connect to {address}: {source}; is it running, and is no firewall in between?")]
+    Connect {
+        /// Where to.
+        address: Address,
+        /// What the last attempt came to.
+        source: io::Error,
+    },
+    /// Connecting and the handshake took too long.
+    #[error("{address} did not complete a handshake within {waited:?}; is it a TLS server?")]
+    Timeout {
+        /// Where to.
+        address: Address,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The certificate is somebody else's.
+    #[error(
+        "the certificate of {address} is not for {}, but for {presented}; use a name that it has",
+        address.host()
+    )]
+    WrongName {
+        /// Where to.
+        address: Address,
+        /// The names in the certificate.
+        presented: String,
+    },
+    /// The certificate leads to no authority that we trust.
+    #[error("the certificate of {address} comes from an unknown authority; name its CA file")]
+    UnknownIssuer {
+        /// Where to.
+        address: Address,
+    },
+    /// The certificate's time is over.
+    #[error("the certificate of {address} has expired; renew it, or check this machine's clock")]
+    Expired {
+        /// Where to.
+        address: Address,
+    },
+    /// The certificate's time has not come.
+    #[error("the certificate of {address} is not valid yet; check this machine's clock")]
+    NotYetValid {
+        /// Where to.
+        address: Address,
+    },
+    /// The handshake failed in another way.
+    #[error("no TLS with {address}: {source}")]
+    Tls {
+        /// Where to.
+        address: Address,
+        /// What rustls says.
+        source: io::Error,
+    },
+}
+
+impl DialError {
+    /// Whether trying again may help without anybody changing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoSuchHost { .. } | Self::Connect { .. } | Self::Timeout { .. } | Self::Tls { .. } => true,
+            Self::WrongName { .. }
+            | Self::UnknownIssuer { .. }
+            | Self::Expired { .. }
+            | Self::NotYetValid { .. } => false,
+        }
+    }
+}
+
+impl ClientIdentity {
+    /// Reads certificate and key from PEM files, which may be one.
+    ///
+    /// # Errors
+    /// A file cannot be read or lacks what it should hold.
+    pub fn from_pem_files(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let chain = certificates(cert)?;
+        let key = PrivateKeyDer::from_pem_file(key)
+            .map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
+        Ok(Self { chain, key })
+    }
+}
+
+impl ClientTls {
+    /// TLS 1.3 and 1.2 with the authorities of `trust`; `identity` is what atServers show each other.
+    /// Reads files, once.
+    ///
+    /// # Errors
+    /// A file cannot be read, nobody is trusted, or the identity is not usable.
+    pub fn new(trust: &Trust, identity: Option<ClientIdentity>) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        let file = match trust {
+            Trust::Only(file) => Some(file),
+            Trust::System { and } => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                and.as_ref()
+            }
+        };
+        if let Some(path) = file {
+            for certificate in certificates(path)? {
+                let refused = |source| TlsError::NotAnAuthority { path: path.clone(), source };
+                roots.add(certificate).map_err(refused)?;
+            }
+        }
+        if roots.is_empty() {
+            return Err(TlsError::NobodyTrusted);
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("aws-lc has the suites of both versions")
+            .with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(ClientIdentity { chain, key }) => {
+                builder.with_client_auth_cert(chain, key).map_err(TlsError::Identity)?
+            }
+        };
+        Ok(Self(Arc::new(config)))
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let damaged = |source| TlsError::Pem { path: path.to_owned(), source };
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(damaged)?.collect::<Result<_, _>>().map_err(damaged)?;
+    if found.is_empty() { Err(TlsError::NoCertificate(path.to_owned())) } else { Ok(found) }
+}
+
+/// Connects over TCP, without Nagle's delay, to the first of the host's addresses that answers, and
+/// completes a TLS handshake that names the host and checks its certificate against it; all within
+/// `patience`.
+///
+/// # Errors
+/// See [`DialError`].
+pub async fn dial(
+    address: &Address,
+    tls: &ClientTls,
+    patience: Duration,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let deadline = Instant::now() + patience;
+    let late = |_| DialError::Timeout { address: address.clone(), waited: patience };
+    let name = ServerName::try_from(address.host().to_owned()).map_err(|error| DialError::NoSuchHost {
+        address: address.clone(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, error),
+    })?;
+    let resolved = timeout_at(deadline, tokio::net::lookup_host((address.host(), address.port())));
+    let resolved = resolved.await.map_err(late)?;
+    let resolved = resolved.map_err(|source| DialError::NoSuchHost { address: address.clone(), source })?;
+    let tcp = connect_any(address, &resolved.collect::<Vec<_>>(), deadline).await?;
+    let handshake = TlsConnector::from(Arc::clone(&tls.0)).connect(name, tcp);
+    timeout_at(deadline, handshake).await.map_err(late)?.map_err(|error| refusal(address, error))
+}
+
+/// Each address gets an equal share of the time that is left, so that a silent one (a broken IPv6 way,
+/// say) does not use up that of the next.
+async fn connect_any(
+    address: &Address,
+    candidates: &[SocketAddr],
+    deadline: Instant,
+) -> Result<TcpStream, DialError> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no addresses");
+    for (tried, candidate) in candidates.iter().enumerate() {
+        let left = u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        match tokio::time::timeout(share, TcpStream::connect(candidate)).await {
+            Ok(Ok(tcp)) => {
+                let failed = |source| DialError::Connect { address: address.clone(), source };
+                tcp.set_nodelay(true).map_err(failed)?;
+                return Ok(tcp);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(DialError::Connect { address: address.clone(), source: last })
+}
+
+fn refusal(address: &Address, error: io::Error) -> DialError {
+    let address = address.clone();
+    let certificate = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(certificate)) => certificate,
+        _ => return DialError::Tls { address, source: error },
+    };
+    if let CertificateError::NotValidForNameContext { presented, .. } = certificate {
+        return DialError::WrongName { address, presented: presented.join(", ") };
+    }
+    if matches!(certificate, CertificateError::UnknownIssuer | CertificateError::BadSignature) {
+        return DialError::UnknownIssuer { address };
+    }
+    if matches!(certificate, CertificateError::Expired | CertificateError::ExpiredContext { .. }) {
+        return DialError::Expired { address };
+    }
+    if matches!(certificate, CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) {
+        return DialError::NotYetValid { address };
+    }
+    DialError::Tls { address, source: error }
+}
