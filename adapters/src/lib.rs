@@ -24,6 +24,7 @@ mod reading;
 mod refusal;
 mod secret;
 pub mod serial;
+pub mod sim;
 pub mod units;
 
 pub use ack::{Ack, Verdict};
