@@ -1,1 +1,5 @@
 //! The gateway's daemon: devices in, a durable outbox, encrypted notifications out, commands back.
+
+pub mod clock;
+pub mod outbox;
+pub mod payload;

@@ -1,0 +1,341 @@
+//! The queue on disk between capture and confirmation.
+//!
+//! One SQLite file in WAL mode, synchronous=FULL, on one thread of its own. [`Outbox`] is the handle that
+//! everybody else holds: each call travels to the thread and is answered after the COMMIT that made it
+//! true. The thread takes what waits, commits it as one group, answers, and begins again, so that groups
+//! form by themselves under load and a lone call costs one fsync.
+//!
+//! **Ids.** A record is (device, stream, boot, seq): a [`Lane`](crate::payload::Lane) and a number that
+//! has no holes in it and is never given twice. The epoch inside the boot grows at every start, in the
+//! file itself.
+//!
+//! **Cursors.** Each reader of a stream has a cursor in each of its lanes. A record goes when all cursors
+//! have passed it, or when its time to live is up, which is counted. When the file has reached its size,
+//! appends wait for room, so nothing is acknowledged that would not be kept.
+//!
+//! **Damage.** A file that cannot be read is renamed, what still reads is moved to a new one, and the
+//! agent starts all the same.
+
+mod append;
+mod keep;
+mod ledger;
+mod open;
+mod salvage;
+mod schema;
+mod seal;
+mod send;
+mod store;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use at_protocol::AtSign;
+use atedge_adapters::{DeviceName, StreamName};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use append::{Appended, Capture};
+pub use keep::{Backlog, Expired, Stat, stat_from_outside};
+pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
+pub use open::Opened;
+pub use salvage::Salvaged;
+pub use send::{BatchLimit, FlowKey, Parcel, Receipted, Waiting};
+pub use store::{Grown, LaneId};
+pub use worker::Thread;
+
+use crate::clock::Stamp;
+use crate::payload::{Boot, Lane, Receipt};
+use store::Store;
+use worker::{Answer, Fresh, Request};
+
+/// The name of the file.
+const FILE: &str = "outbox.db";
+/// How long records of streams that say nothing about it are kept.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Appends that may wait for the thread; more wait for one of them to be answered.
+const APPENDS: usize = 1024;
+/// Other calls that may wait, likewise: so that a full outbox, where appends wait, still learns what was
+/// confirmed.
+const CALLS: usize = 256;
+
+/// How sure a COMMIT is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It survives a power cut: synchronous=FULL.
+    Full,
+    /// It does not: synchronous=OFF. For tests, and to prove that those which cut the power can fail; no
+    /// configuration reaches it.
+    None,
+}
+
+/// What a stream asks of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamPolicy {
+    /// Who is to get its records.
+    pub readers: BTreeSet<AtSign>,
+    /// How long a record is kept for a reader that does not confirm it.
+    pub ttl: Duration,
+}
+
+/// How to open an outbox.
+#[derive(Clone, Debug)]
+pub struct OutboxOptions {
+    /// The folder of the database, its lock and its seal key.
+    pub folder: PathBuf,
+    /// Size of the database, in bytes, from which on appends wait.
+    pub max_bytes: u64,
+    /// The streams that are configured.
+    pub streams: BTreeMap<StreamName, StreamPolicy>,
+    /// How sure a COMMIT is.
+    pub durability: Durability,
+    /// A file system registered with SQLite, to be used in place of the system's. For tests.
+    pub vfs: Option<String>,
+}
+
+impl OutboxOptions {
+    /// An outbox in `folder` for `streams`: 512 MiB, durable.
+    pub fn new(folder: impl Into<PathBuf>, streams: BTreeMap<StreamName, StreamPolicy>) -> Self {
+        Self { folder: folder.into(), max_bytes: 512 << 20, streams, durability: Durability::Full, vfs: None }
+    }
+}
+
+/// Why the outbox could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// Another process has it open.
+    #[error("the outbox in {} is in use; is another agent running?", .0.display())]
+    InUse(PathBuf),
+    /// A newer atedge made the file.
+    #[error("{} is of version {version}, made by a newer atedge-agent; run that one, or move the file away", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: i64,
+    },
+    /// The database cannot be opened, for a reason that moving it away would not cure.
+    #[error("cannot open the outbox {}: {cause}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        cause: rusqlite::Error,
+    },
+    /// The folder, the lock or the seal key.
+    #[error("cannot use {} for the outbox: {cause}", path.display())]
+    Folder {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The group that this call was in was not committed; nothing of it has happened. The log says why.
+    #[error("the outbox could not store it")]
+    NotStored,
+}
+
+/// The handle. Cheap to clone; when the last clone is dropped, the thread finishes what waits and ends.
+#[derive(Clone)]
+pub struct Outbox {
+    requests: std::sync::mpsc::Sender<Request>,
+    appends: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+    fresh: Arc<Fresh>,
+    failed: CancellationToken,
+    boot: Boot,
+}
+
+/// An append on its way. Ends after the COMMIT.
+pub struct Appending(oneshot::Receiver<Appended>);
+
+impl Appending {
+    /// Waits for the COMMIT.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`]; the caller still has the capture and may try again.
+    pub async fn done(self) -> Result<Appended, OutboxError> {
+        self.0.await.map_err(|_| OutboxError::NotStored)
+    }
+}
+
+impl Outbox {
+    /// The boot that new records belong to.
+    pub const fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// Cancelled when the thread has ended by itself, because the file is damaged: the next start mends it.
+    pub fn failed(&self) -> CancellationToken {
+        self.failed.clone()
+    }
+
+    /// Appends `capture`; done after the COMMIT. Waits while the outbox is full.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn append(&self, capture: Arc<Capture>) -> Result<Appended, OutboxError> {
+        self.submit(capture).await?.done().await
+    }
+
+    /// The first half of [`Outbox::append`]: done when `capture` has its place in the order. Waits while
+    /// 1024 appends are on their way.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`] when the thread has ended.
+    pub async fn submit(&self, capture: Arc<Capture>) -> Result<Appending, OutboxError> {
+        let (answer, answered) = oneshot::channel();
+        let request = self.request(&self.appends, answer, move |store| store.append(&capture)).await?;
+        self.requests.send(Request::Append(request)).map_err(|_| OutboxError::NotStored)?;
+        Ok(Appending(answered))
+    }
+
+    /// The broker of `session` will not repeat `packets`.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn settle(&self, session: String, packets: Vec<u16>) -> Result<(), OutboxError> {
+        self.call(move |store| store.settle(&session, &packets)).await
+    }
+
+    /// The session began anew; what was remembered of it holds no more.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn forget_session(&self, session: String) -> Result<(), OutboxError> {
+        self.call(move |store| store.forget_session(&session)).await
+    }
+
+    /// Lanes that got records since the last call; waits until there are some. For one caller.
+    pub async fn grown(&self) -> Grown {
+        self.fresh.take().await
+    }
+
+    /// The flows with unconfirmed records.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn waiting(&self) -> Result<Vec<Waiting>, OutboxError> {
+        self.call(|store| store.waiting()).await
+    }
+
+    /// The records of `key`, which is in `lane`, from number `from` up to `to` at most, as many as `limit`
+    /// allows; they count as sent from now on. `None` if none of them is left.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn take(
+        &self,
+        key: FlowKey,
+        lane: Arc<Lane>,
+        from: u64,
+        to: u64,
+        limit: BatchLimit,
+    ) -> Result<Option<Parcel>, OutboxError> {
+        self.call(move |store| store.take(&key, &lane, from, to, limit)).await
+    }
+
+    /// The reader of `key` has everything up to `upto`, or can never get it.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn confirm(&self, key: FlowKey, upto: u64) -> Result<(), OutboxError> {
+        self.call(move |store| store.confirm(&key, upto)).await
+    }
+
+    /// Takes a receipt of `reader`. `None` when it is about a boot that is not ours or is gone, from
+    /// somebody who is no reader of it, or about more than was sent.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn receipt(
+        &self,
+        reader: AtSign,
+        device: DeviceName,
+        stream: StreamName,
+        receipt: Receipt,
+    ) -> Result<Option<Receipted>, OutboxError> {
+        self.call(move |store| store.receipt(&reader, device.as_str(), stream.as_str(), &receipt)).await
+    }
+
+    /// Sets the records from `first` to `last` aside for the reader of `key`, with the reason; returns how
+    /// many. They stay until their time to live is up and are not sent again.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn set_aside(
+        &self,
+        key: FlowKey,
+        first: u64,
+        last: u64,
+        reason: String,
+    ) -> Result<usize, OutboxError> {
+        self.call(move |store| store.set_aside(&key, first, last, &reason)).await
+    }
+
+    /// Deletes what is too old at `now`.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn expire(&self, now: Stamp) -> Result<Expired, OutboxError> {
+        self.call(move |store| store.expire(now)).await
+    }
+
+    /// What the outbox holds.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn stat(&self) -> Result<Stat, OutboxError> {
+        self.call(|store| store.stat()).await
+    }
+
+    /// Time of the last notification that was dealt with, as the server gave it; where a monitor goes on.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn heard_until(&self) -> Result<Option<u64>, OutboxError> {
+        self.call(|store| store.number("heard_until_ms")).await
+    }
+
+    /// Notifications up to `epoch_millis` are dealt with.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn set_heard_until(&self, epoch_millis: u64) -> Result<(), OutboxError> {
+        self.call(move |store| store.set_number("heard_until_ms", epoch_millis)).await
+    }
+
+    /// Runs `work` in the next group.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, OutboxError> {
+        let (answer, answered) = oneshot::channel();
+        let request = self.request(&self.calls, answer, work).await?;
+        self.requests.send(Request::Call(request)).map_err(|_| OutboxError::NotStored)?;
+        answered.await.map_err(|_| OutboxError::NotStored)
+    }
+
+    /// Work with its answer and its place in the bound, which it holds until it is answered.
+    async fn request<T: Send + 'static>(
+        &self,
+        bound: &Arc<Semaphore>,
+        answer: oneshot::Sender<T>,
+        work: impl FnOnce(&mut Store) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<worker::Work, OutboxError> {
+        let permit = Arc::clone(bound).acquire_owned().await.map_err(|_| OutboxError::NotStored)?;
+        Ok(Box::new(move |store: &mut Store| {
+            let value = work(store)?;
+            let tell: Answer = Box::new(move || {
+                // Whoever asked may have gone; what it asked for is done all the same.
+                answer.send(value).ok();
+                drop(permit);
+            });
+            Ok(tell)
+        }))
+    }
+}

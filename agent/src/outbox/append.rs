@@ -1,0 +1,130 @@
+//! Taking records in, each capture once.
+
+use std::sync::Arc;
+
+use atedge_adapters::{Delivery, DeviceName, Point, StreamName};
+use rusqlite::{OptionalExtension as _, params};
+
+use super::store::Store;
+use crate::clock::Stamp;
+use crate::payload::{ClockState, Lane, Record, fragment};
+
+/// How many ids of devices' own are remembered, over all devices: more than MQTT brokers may keep
+/// unacknowledged for one session (65,535, MQTT 5 §3.1.2.11.3), so that no redelivery outlives its id.
+const DEVICE_IDS: i64 = 1 << 18;
+
+/// A reading that is fit for the queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capture {
+    /// The device that was read.
+    pub device: DeviceName,
+    /// The stream it belongs to.
+    pub stream: StreamName,
+    /// When it arrived, by our clocks.
+    pub taken: Stamp,
+    /// When it was taken by the device's own clock, in microseconds since 1970, where it has one.
+    pub own_time_us: Option<i64>,
+    /// What was read.
+    pub points: Vec<Point>,
+    /// The device's own id for it; never kept twice.
+    pub device_id: Option<String>,
+    /// How its sender may repeat it.
+    pub delivery: Option<Delivery>,
+}
+
+/// What became of a capture. Either way it may be acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is a record now.
+    New {
+        /// Device, stream and boot.
+        lane: Arc<Lane>,
+        /// Its number there.
+        seq: u64,
+    },
+    /// It is in the queue, or was: a repeat.
+    Repeated,
+}
+
+impl Store {
+    pub(super) fn append(&mut self, capture: &Capture) -> rusqlite::Result<Appended> {
+        if let Some(delivery) = &capture.delivery
+            && self.is_repeat(delivery)?
+        {
+            self.count("repeats", 1)?;
+            return Ok(Appended::Repeated);
+        }
+        if let Some(id) = &capture.device_id
+            && !self.first_time(capture, id)?
+        {
+            self.count("repeats", 1)?;
+            return Ok(Appended::Repeated);
+        }
+        let (lane_id, lane, seq) = self.next_number(&capture.device, &capture.stream)?;
+        let taken = capture.taken;
+        let time_us = capture.own_time_us.unwrap_or(taken.wall_us);
+        let record = Record { seq, time_us, points: capture.points.clone() };
+        let segment = self.segment()?;
+        let sealed = self.segments.seal(&format!("{lane}/{seq}"), fragment(&record).as_bytes());
+        let (free, own_time) = (taken.state == ClockState::Free, capture.own_time_us.is_some());
+        self.db.prepare_cached("INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?.execute(params![
+            lane_id,
+            seq,
+            taken.wall_us,
+            taken.mono_us,
+            free,
+            own_time,
+            segment,
+            sealed
+        ])?;
+        Ok(Appended::New { lane, seq })
+    }
+
+    /// Whether the sender says that this is a repeat, and it is one of what we remember. If not, it is
+    /// remembered from now on.
+    fn is_repeat(&self, delivery: &Delivery) -> rusqlite::Result<bool> {
+        if delivery.dup {
+            let known: Option<Vec<u8>> = self
+                .db
+                .prepare_cached("SELECT digest FROM delivery WHERE session = ? AND packet = ?")?
+                .query_row(params![delivery.session, delivery.packet], |row| row.get(0))
+                .optional()?;
+            if known.is_some_and(|digest| digest == delivery.digest) {
+                return Ok(true);
+            }
+        }
+        self.db.prepare_cached("INSERT OR REPLACE INTO delivery VALUES(?, ?, ?)")?.execute(params![
+            delivery.session,
+            delivery.packet,
+            delivery.digest
+        ])?;
+        Ok(false)
+    }
+
+    fn first_time(&self, capture: &Capture, id: &str) -> rusqlite::Result<bool> {
+        let new = self
+            .db
+            .prepare_cached("INSERT OR IGNORE INTO device_id(device, stream, id) VALUES(?, ?, ?)")?
+            .execute(params![capture.device.as_str(), capture.stream.as_str(), id])?;
+        if new > 0 {
+            let oldest = self.db.last_insert_rowid() - DEVICE_IDS;
+            self.db.prepare_cached("DELETE FROM device_id WHERE n <= ?")?.execute([oldest])?;
+        }
+        Ok(new > 0)
+    }
+
+    /// The broker will not repeat these: forget them.
+    pub(super) fn settle(&self, session: &str, packets: &[u16]) -> rusqlite::Result<()> {
+        let mut delete = self.db.prepare_cached("DELETE FROM delivery WHERE session = ? AND packet = ?")?;
+        for packet in packets {
+            delete.execute(params![session, packet])?;
+        }
+        Ok(())
+    }
+
+    /// The session began anew: what it may repeat is nothing.
+    pub(super) fn forget_session(&self, session: &str) -> rusqlite::Result<()> {
+        self.db.prepare_cached("DELETE FROM delivery WHERE session = ?")?.execute([session])?;
+        Ok(())
+    }
+}

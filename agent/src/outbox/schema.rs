@@ -1,0 +1,87 @@
+//! The tables, and how an older file gets them.
+
+use rusqlite::Connection;
+
+/// Each step brings a file from the version of its index to the next. Never change one that was released;
+/// add one.
+const STEPS: [&str; 1] = ["
+    -- Numbers by name: the epoch, where the monitor stands, counters.
+    CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+
+    -- Keys that records are sealed with, each wrapped by the gateway's seal key.
+    CREATE TABLE segment(id INTEGER PRIMARY KEY, wrapped BLOB NOT NULL);
+
+    -- One row per device, stream and boot that has records waiting. `next` is the number that the next
+    -- record gets; it outlives the records, so that none is given twice, and so do lane ids.
+    CREATE TABLE lane(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        device TEXT NOT NULL, stream TEXT NOT NULL, boot TEXT NOT NULL,
+        next INTEGER NOT NULL,
+        UNIQUE(device, stream, boot));
+
+    -- How far each reader is in each lane: it has everything up to `upto`, and was sent nothing after
+    -- `sent`.
+    CREATE TABLE cursor(
+        lane INTEGER NOT NULL, reader TEXT NOT NULL,
+        upto INTEGER NOT NULL, sent INTEGER NOT NULL,
+        PRIMARY KEY(lane, reader)) WITHOUT ROWID;
+
+    -- The queue. `time_us` and `mono_us` are ours, of the capture; `free` is 1 when our clock ran free,
+    -- `own_time` when the record has a time of its device's own.
+    CREATE TABLE record(
+        lane INTEGER NOT NULL, seq INTEGER NOT NULL,
+        time_us INTEGER NOT NULL, mono_us INTEGER NOT NULL,
+        free INTEGER NOT NULL, own_time INTEGER NOT NULL,
+        segment INTEGER NOT NULL, sealed BLOB NOT NULL,
+        PRIMARY KEY(lane, seq)) WITHOUT ROWID;
+
+    -- Records that a reader's server refused for good, kept with its reason.
+    CREATE TABLE aside(
+        device TEXT NOT NULL, stream TEXT NOT NULL, boot TEXT NOT NULL, seq INTEGER NOT NULL,
+        reader TEXT NOT NULL, reason TEXT NOT NULL,
+        time_us INTEGER NOT NULL, segment INTEGER NOT NULL, sealed BLOB NOT NULL,
+        PRIMARY KEY(device, stream, boot, seq, reader)) WITHOUT ROWID;
+
+    -- MQTT deliveries that a broker may still repeat.
+    CREATE TABLE delivery(
+        session TEXT NOT NULL, packet INTEGER NOT NULL, digest BLOB NOT NULL,
+        PRIMARY KEY(session, packet)) WITHOUT ROWID;
+
+    -- Ids that devices gave their readings, in the order they came.
+    CREATE TABLE device_id(
+        n INTEGER PRIMARY KEY,
+        device TEXT NOT NULL, stream TEXT NOT NULL, id TEXT NOT NULL,
+        UNIQUE(device, stream, id));
+
+    -- Commands that were begun. `outcome` is NULL until they end.
+    CREATE TABLE command(
+        caller TEXT NOT NULL, key TEXT NOT NULL,
+        epoch INTEGER NOT NULL, request TEXT NOT NULL, device TEXT NOT NULL,
+        idempotent INTEGER NOT NULL, expires_ms INTEGER NOT NULL, forget_ms INTEGER NOT NULL,
+        outcome TEXT,
+        PRIMARY KEY(caller, key)) WITHOUT ROWID;
+
+    -- Per caller, the expiry at or before which every command is refused: ids of such were forgotten.
+    CREATE TABLE command_floor(caller TEXT PRIMARY KEY, expires_ms INTEGER NOT NULL) WITHOUT ROWID;
+"];
+
+/// The version that this program writes.
+pub(super) const VERSION: i64 = STEPS.len() as i64;
+
+/// What `PRAGMA user_version` of the file says; 0 for a new one.
+pub(super) fn version(db: &Connection) -> rusqlite::Result<i64> {
+    db.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Brings the file to [`VERSION`], all steps in one transaction. A newer file is left as it is.
+pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let done = usize::try_from(version(&transaction)?).unwrap_or(0);
+    for step in STEPS.iter().skip(done) {
+        transaction.execute_batch(step)?;
+    }
+    if done < STEPS.len() {
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()
+}

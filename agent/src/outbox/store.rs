@@ -1,0 +1,284 @@
+//! The open database: what one thread does to it, in groups that are committed as one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use atedge_adapters::{DeviceName, StreamName};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+
+use super::seal::Segments;
+use super::{Durability, OutboxOptions, schema};
+use crate::payload::{Boot, Lane};
+
+/// The number of a lane in this outbox.
+pub type LaneId = i64;
+
+/// Pages of the write-ahead log after which SQLite moves them into the database (4 MiB).
+const WAL_PAGES: u32 = 1000;
+/// What the log file is cut back to after that, in bytes.
+const WAL_KEPT: u32 = 4 << 20;
+
+/// The database, what is cached of it, and what the current group has touched.
+pub(super) struct Store {
+    pub(super) db: Connection,
+    pub(super) options: OutboxOptions,
+    pub(super) segments: Segments,
+    pub(super) boot: Boot,
+    /// Lanes of this boot: their id and the next number.
+    open_lanes: HashMap<(DeviceName, StreamName), OpenLane>,
+    /// Lanes that got records in this group, with their last number.
+    grown: Grown,
+}
+
+struct OpenLane {
+    id: LaneId,
+    lane: Arc<Lane>,
+    next: u64,
+}
+
+/// Lanes that have new records: the last number of each.
+pub type Grown = BTreeMap<LaneId, (Arc<Lane>, u64)>;
+
+/// Opens the file at `path` and makes it ours: settings, tables of the present version.
+pub(super) fn connect(path: &Path, options: &OutboxOptions) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::default();
+    let mut db = match &options.vfs {
+        Some(vfs) => {
+            let db = Connection::open_with_flags_and_vfs(path, flags, vfs.as_str())?;
+            // Foreign file systems share no memory between processes; alone, SQLite needs none.
+            db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            db
+        }
+        None => Connection::open_with_flags(path, flags)?,
+    };
+    let synchronous = match options.durability {
+        Durability::Full => "FULL",
+        Durability::None => "OFF",
+    };
+    db.busy_timeout(std::time::Duration::from_secs(5))?;
+    db.pragma_update(None, "trusted_schema", false)?;
+    db.pragma_update(None, "cell_size_check", true)?;
+    db.pragma_update(None, "mmap_size", 0)?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", synchronous)?;
+    db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+    db.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
+    db.set_prepared_statement_cache_capacity(64);
+    schema::migrate(&mut db)?;
+    Ok(db)
+}
+
+impl Store {
+    /// Begins a boot: the epoch grows, cursors follow the readers that `options` name, commands that the
+    /// last run left unfinished stay with its epoch.
+    pub(super) fn begin(
+        db: Connection,
+        options: OutboxOptions,
+        segments: Segments,
+        at_least: u64,
+    ) -> rusqlite::Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the kernel gives random bytes");
+        let boot = Boot::new(0, u64::from_ne_bytes(random));
+        let mut store = Self { db, options, segments, boot, open_lanes: HashMap::new(), grown: Grown::new() };
+        store.group(|store| {
+            let epoch = store.number("epoch")?.unwrap_or(0).max(at_least) + 1;
+            store.set_number("epoch", epoch)?;
+            store.boot = Boot::new(epoch, u64::from_ne_bytes(random));
+            store.segment()?;
+            store.follow_readers()
+        })?;
+        Ok(store)
+    }
+
+    /// Runs `work` in one transaction. After an error nothing of it has happened.
+    pub(super) fn group<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let result = work(self).and_then(|value| {
+            self.keep_numbers()?;
+            self.db.prepare_cached("COMMIT")?.execute([])?;
+            Ok(value)
+        });
+        if result.is_err() {
+            // SQLite may have rolled back by itself, as it does when the disk is full.
+            if !self.db.is_autocommit() {
+                self.db.execute_batch("ROLLBACK").ok();
+            }
+            self.open_lanes.clear();
+            self.grown.clear();
+            self.segments.forget();
+        }
+        result
+    }
+
+    /// The lanes that grew in the last group; they are told once.
+    pub(super) fn take_grown(&mut self) -> Grown {
+        std::mem::take(&mut self.grown)
+    }
+
+    /// After the disk failed under a commit, what the page cache says may not be on disk. A new connection
+    /// reads the log again, and moving all of it into the database writes and syncs every page anew.
+    pub(super) fn reopen(&mut self, path: &Path) -> rusqlite::Result<()> {
+        self.open_lanes.clear();
+        self.segments.forget();
+        let closed = std::mem::replace(&mut self.db, Connection::open_in_memory()?);
+        drop(closed);
+        self.db = connect(path, &self.options)?;
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
+    /// Whether a new record may still be taken.
+    pub(super) fn has_room(&self) -> rusqlite::Result<bool> {
+        Ok(used_bytes(&self.db)? < self.options.max_bytes)
+    }
+
+    /// The next number of a lane of this boot, with the lane; the lane is made when it is new.
+    pub(super) fn next_number(
+        &mut self,
+        device: &DeviceName,
+        stream: &StreamName,
+    ) -> rusqlite::Result<(LaneId, Arc<Lane>, u64)> {
+        let key = (device.clone(), stream.clone());
+        if !self.open_lanes.contains_key(&key) {
+            let open = self.open_lane(device, stream)?;
+            self.open_lanes.insert(key.clone(), open);
+        }
+        let open = self.open_lanes.get_mut(&key).expect("it was just made");
+        let seq = open.next;
+        open.next += 1;
+        self.grown.insert(open.id, (Arc::clone(&open.lane), seq));
+        Ok((open.id, Arc::clone(&open.lane), seq))
+    }
+
+    fn open_lane(&self, device: &DeviceName, stream: &StreamName) -> rusqlite::Result<OpenLane> {
+        let lane = Arc::new(Lane { device: device.clone(), stream: stream.clone(), boot: self.boot });
+        let boot = self.boot.to_string();
+        let names = params![device.as_str(), stream.as_str(), boot];
+        let found = self
+            .db
+            .prepare_cached("SELECT id, next FROM lane WHERE device = ? AND stream = ? AND boot = ?")?
+            .query_row(names, |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        if let Some((id, next)) = found {
+            return Ok(OpenLane { id, lane, next });
+        }
+        self.db
+            .prepare_cached("INSERT INTO lane(device, stream, boot, next) VALUES(?, ?, ?, 1)")?
+            .execute(names)?;
+        let id = self.db.last_insert_rowid();
+        self.add_cursors(id, stream)?;
+        Ok(OpenLane { id, lane, next: 1 })
+    }
+
+    /// Gives lane `id` a cursor for each reader of `stream` that has none.
+    fn add_cursors(&self, id: LaneId, stream: &StreamName) -> rusqlite::Result<()> {
+        let mut insert = self.db.prepare_cached("INSERT OR IGNORE INTO cursor VALUES(?, ?, 0, 0)")?;
+        for reader in self.options.streams.get(stream).into_iter().flat_map(|policy| &policy.readers) {
+            insert.execute(params![id, reader.as_str()])?;
+        }
+        Ok(())
+    }
+
+    /// A reader that is configured no longer takes its cursors along; a new one gets all that waits. What
+    /// belongs to a stream that is not configured stays as it is until its time is up.
+    fn follow_readers(&mut self) -> rusqlite::Result<()> {
+        let lanes: Vec<(LaneId, String)> = self
+            .db
+            .prepare("SELECT id, stream FROM lane")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        for (id, stream) in lanes {
+            let Some((stream, policy)) =
+                self.options.streams.iter().find(|(name, _)| name.as_str() == stream)
+            else {
+                continue;
+            };
+            let mut gone: Vec<String> = self
+                .db
+                .prepare_cached("SELECT reader FROM cursor WHERE lane = ?")?
+                .query_map([id], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            gone.retain(|reader| !policy.readers.iter().any(|kept| kept.as_str() == reader));
+            for reader in gone {
+                self.db.execute("DELETE FROM cursor WHERE lane = ? AND reader = ?", params![id, reader])?;
+            }
+            let stream = stream.clone();
+            self.add_cursors(id, &stream)?;
+            self.retire(id)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down the next numbers of the lanes that grew.
+    fn keep_numbers(&self) -> rusqlite::Result<()> {
+        let mut update = self.db.prepare_cached("UPDATE lane SET next = ? WHERE id = ?")?;
+        for (id, (_, last)) in &self.grown {
+            update.execute(params![last + 1, id])?;
+        }
+        Ok(())
+    }
+
+    /// The segment to seal with, a new one if need be.
+    pub(super) fn segment(&mut self) -> rusqlite::Result<i64> {
+        if let Some(id) = self.segments.current() {
+            return Ok(id);
+        }
+        let id: i64 =
+            self.db.query_row("SELECT ifnull(max(id), 0) + 1 FROM segment", [], |row| row.get(0))?;
+        let wrapped = self.segments.begin(id);
+        self.db.execute("INSERT INTO segment VALUES(?, ?)", params![id, wrapped])?;
+        Ok(id)
+    }
+
+    /// A number kept under a name.
+    pub(super) fn number(&self, name: &str) -> rusqlite::Result<Option<u64>> {
+        number(&self.db, name)
+    }
+
+    /// Keeps a number under a name.
+    pub(super) fn set_number(&self, name: &str, value: u64) -> rusqlite::Result<()> {
+        self.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES(?, ?)")?.execute(params![name, value])?;
+        Ok(())
+    }
+
+    /// Counts `by` more under a name.
+    pub(super) fn count(&self, name: &str, by: u64) -> rusqlite::Result<()> {
+        self.db
+            .prepare_cached(
+                "INSERT INTO meta VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET value = value + ?2",
+            )?
+            .execute(params![name, by])?;
+        Ok(())
+    }
+}
+
+/// A number kept under a name.
+pub(super) fn number(db: &Connection, name: &str) -> rusqlite::Result<Option<u64>> {
+    db.prepare_cached("SELECT value FROM meta WHERE name = ?")?.query_row([name], |row| row.get(0)).optional()
+}
+
+/// Bytes of the database that hold something; pages that were freed are used again.
+pub(super) fn used_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    let pragma = |name: &str| db.prepare_cached(name)?.query_row([], |row| row.get::<_, u64>(0));
+    Ok((pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?) * pragma("PRAGMA page_size")?)
+}
+
+/// Whether the file itself is damaged, as opposed to what happens around it.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        || matches!(
+            error,
+            rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+        )
+}
+
+/// Whether the disk failed, so that what was written may not be there.
+pub(super) fn is_disk_failure(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure))
+}

@@ -1,0 +1,357 @@
+//! A batch of records: an envelope of ours around a SenML pack (RFC 8428).
+
+use std::fmt::Write as _;
+
+use atedge_adapters::{DeviceName, Point, PointName, StreamName, Value};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
+
+use super::{Boot, Lane, VERSION};
+
+/// Whether the gateway's clock was set right when a record was captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockState {
+    /// Its times are right; no later correction applies.
+    Sync,
+    /// It ran free: the times are right only among themselves.
+    Free,
+}
+
+/// One reading, under its number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Its number in its lane, from 1.
+    pub seq: u64,
+    /// When it was taken, in microseconds since 1970.
+    pub time_us: i64,
+    /// What was read, at least one point.
+    pub points: Vec<Point>,
+}
+
+/// Records of one lane that travel together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Device, stream and boot of all its records.
+    pub lane: Lane,
+    /// The state of the clock, the same for all its records.
+    pub clock: ClockState,
+    /// The gateway's monotonic time at the first record, in microseconds since its boot.
+    pub mono_us: u64,
+    /// The records, ascending by number.
+    pub records: Vec<Record>,
+}
+
+/// Why bytes are no [`Batch`].
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidBatch {
+    /// Not the JSON of a batch.
+    #[error("not a batch: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A version that this program does not read.
+    #[error("a batch of version {0}; this program reads version {VERSION}")]
+    Version(u32),
+    /// A record without number or time, or numbers that do not ascend.
+    #[error("a batch whose record {0} has no time or comes out of order")]
+    Order(usize),
+    /// A point whose name, value or base64 is none.
+    #[error("a batch whose point {0:?} cannot be read")]
+    Point(String),
+}
+
+/// The first members of the envelope; `senml` follows them.
+#[derive(Serialize)]
+struct Head<'a> {
+    atedge: u32,
+    device: &'a DeviceName,
+    stream: &'a StreamName,
+    boot: Boot,
+    clk: ClockState,
+    mono: f64,
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    atedge: u32,
+    device: DeviceName,
+    stream: StreamName,
+    boot: Boot,
+    clk: ClockState,
+    mono: f64,
+    senml: Vec<Entry>,
+}
+
+/// One SenML record: a point, and with the first point of a reading its time.
+#[derive(Serialize, Deserialize, Default)]
+struct Entry {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bn: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bt: Option<f64>,
+    n: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    u: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    v: Option<Number>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vs: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vb: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vd: Option<String>,
+    /// Content type of `vd` (RFC 9193).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ct: Option<String>,
+    seq: u64,
+}
+
+impl Batch {
+    /// Its JSON.
+    pub fn to_json(&self) -> String {
+        let fragments: Vec<String> = self.records.iter().map(fragment).collect();
+        envelope(&self.lane, self.clock, self.mono_us, &fragments)
+    }
+
+    /// Reads what [`Batch::to_json`] wrote; members it does not know are left alone.
+    ///
+    /// # Errors
+    /// When the bytes are something else.
+    pub fn from_json(json: &[u8]) -> Result<Self, InvalidBatch> {
+        let wire: Wire = serde_json::from_slice(json)?;
+        if wire.atedge != VERSION {
+            return Err(InvalidBatch::Version(wire.atedge));
+        }
+        let mut records: Vec<Record> = Vec::new();
+        for (index, entry) in wire.senml.into_iter().enumerate() {
+            match records.last_mut() {
+                Some(record) if record.seq == entry.seq => record.points.push(entry.point()?),
+                last => {
+                    let ascends = last.is_none_or(|record| record.seq < entry.seq);
+                    let time = entry.bt.filter(|_| ascends).ok_or(InvalidBatch::Order(index))?;
+                    records.push(Record {
+                        seq: entry.seq,
+                        time_us: micros(time),
+                        points: vec![entry.point()?],
+                    });
+                }
+            }
+        }
+        Ok(Self {
+            lane: Lane { device: wire.device, stream: wire.stream, boot: wire.boot },
+            clock: wire.clk,
+            mono_us: u64::try_from(micros(wire.mono)).unwrap_or(0),
+            records,
+        })
+    }
+}
+
+/// The SenML records of one reading, without the brackets around them: how a record waits in the outbox,
+/// so that a batch is made by joining them.
+///
+/// A float must be finite; JSON has no other (`null` stands in its place).
+pub fn fragment(record: &Record) -> String {
+    let mut out = String::with_capacity(96 * record.points.len());
+    for (index, point) in record.points.iter().enumerate() {
+        let time = (index == 0).then(|| seconds(record.time_us));
+        let entry = Entry {
+            bt: time,
+            n: point.name.to_string(),
+            u: point.unit.clone(),
+            seq: record.seq,
+            ..Entry::of(&point.value)
+        };
+        if index > 0 {
+            out.push(',');
+        }
+        out.push_str(&json(&entry));
+    }
+    out
+}
+
+/// The batch made of the [`fragment`]s of its records, in order.
+pub fn envelope(lane: &Lane, clock: ClockState, mono_us: u64, fragments: &[String]) -> String {
+    let mono = mono_us as f64 / 1e6;
+    let Lane { device, stream, boot } = lane;
+    let head = json(&Head { atedge: VERSION, device, stream, boot: *boot, clk: clock, mono });
+    let body: usize = fragments.iter().map(|fragment| fragment.len() + 1).sum();
+    let mut out = String::with_capacity(head.len() + body + 80);
+    out.push_str(head.strip_suffix('}').unwrap_or(&head));
+    out.push_str(r#","senml":["#);
+    for (index, fragment) in fragments.iter().enumerate() {
+        match fragment.strip_prefix('{') {
+            Some(rest) if index == 0 => {
+                write!(out, r#"{{"bn":"{device}/",{rest}"#).expect("a String takes everything")
+            }
+            _ => {
+                out.push(',');
+                out.push_str(fragment);
+            }
+        }
+    }
+    out.push_str("]}");
+    out
+}
+
+impl Entry {
+    fn of(value: &Value) -> Self {
+        let empty = Self::default();
+        match value {
+            Value::Float(number) => Self { v: Number::from_f64(*number), ..empty },
+            Value::Integer(number) => Self { v: Some((*number).into()), ..empty },
+            Value::Bool(truth) => Self { vb: Some(*truth), ..empty },
+            Value::Text(text) => Self { vs: Some(text.clone()), ..empty },
+            Value::Data { bytes, content_type } => {
+                Self { vd: Some(URL_SAFE_NO_PAD.encode(bytes)), ct: content_type.clone(), ..empty }
+            }
+        }
+    }
+
+    fn point(self) -> Result<Point, InvalidBatch> {
+        let value = match (self.v, self.vb, self.vs, self.vd) {
+            (Some(number), None, None, None) => {
+                number.as_i64().map_or_else(|| number.as_f64().map(Value::Float), |n| Some(Value::Integer(n)))
+            }
+            (None, Some(truth), None, None) => Some(Value::Bool(truth)),
+            (None, None, Some(text), None) => Some(Value::Text(text)),
+            (None, None, None, Some(text)) => {
+                URL_SAFE_NO_PAD.decode(text).ok().map(|bytes| Value::Data { bytes, content_type: self.ct })
+            }
+            _ => None,
+        };
+        let point = |value| Some(Point { name: self.n.parse::<PointName>().ok()?, value, unit: self.u });
+        value.and_then(point).ok_or_else(|| InvalidBatch::Point(self.n.chars().take(64).collect()))
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("text and finite numbers are always JSON")
+}
+
+/// Exact to the microsecond until the year 2106: below 2^32 seconds, floats are half a microsecond apart.
+fn seconds(time_us: i64) -> f64 {
+    time_us as f64 / 1e6
+}
+
+fn micros(seconds: f64) -> i64 {
+    (seconds * 1e6).round() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lane() -> Lane {
+        Lane {
+            device: "boiler".parse().unwrap(),
+            stream: "process".parse().unwrap(),
+            boot: Boot::new(41, 0x9f0c),
+        }
+    }
+
+    fn point(name: &str, value: Value, unit: Option<&str>) -> Point {
+        Point { name: name.parse().unwrap(), value, unit: unit.map(str::to_owned) }
+    }
+
+    #[test]
+    fn the_wire_form_is_this() {
+        let records = vec![
+            Record {
+                seq: 84_213,
+                time_us: 1_795_350_000_250_000,
+                points: vec![
+                    point("supply_temp", Value::Float(62.1), Some("Cel")),
+                    point(
+                        "frame",
+                        Value::Data {
+                            bytes: vec![0xff, 0xfe],
+                            content_type: Some("application/cbor".into()),
+                        },
+                        None,
+                    ),
+                ],
+            },
+            Record {
+                seq: 84_215,
+                time_us: 1_795_350_001_000_000,
+                points: vec![point("on", Value::Bool(true), None)],
+            },
+        ];
+        let batch = Batch { lane: lane(), clock: ClockState::Sync, mono_us: 83_211_500_000, records };
+        let expected = concat!(
+            r#"{"atedge":1,"device":"boiler","stream":"process","boot":"41-0000000000009f0c","clk":"sync","mono":83211.5,"senml":["#,
+            r#"{"bn":"boiler/","bt":1795350000.25,"n":"supply_temp","u":"Cel","v":62.1,"seq":84213},"#,
+            r#"{"n":"frame","vd":"__4","ct":"application/cbor","seq":84213},"#,
+            r#"{"bt":1795350001.0,"n":"on","vb":true,"seq":84215}]}"#,
+        );
+        assert_eq!(batch.to_json(), expected);
+        assert_eq!(Batch::from_json(expected.as_bytes()).unwrap(), batch);
+    }
+
+    #[test]
+    fn refuses_what_is_no_batch() {
+        let with = |senml: &str| {
+            let json = format!(
+                r#"{{"atedge":1,"device":"d","stream":"s","boot":"1-0000000000000001","clk":"free","mono":0,"senml":[{senml}]}}"#
+            );
+            Batch::from_json(json.as_bytes())
+        };
+        assert!(with(r#"{"bt":1,"n":"a","v":1,"seq":1}"#).is_ok());
+        assert!(matches!(with(r#"{"n":"a","v":1,"seq":1}"#), Err(InvalidBatch::Order(0))), "no time");
+        let back = r#"{"bt":1,"n":"a","v":1,"seq":2},{"bt":1,"n":"a","v":1,"seq":1}"#;
+        assert!(matches!(with(back), Err(InvalidBatch::Order(1))));
+        for bad in [
+            r#"{"bt":1,"n":"a","seq":1}"#,
+            r#"{"bt":1,"n":"a","v":1,"vb":true,"seq":1}"#,
+            r#"{"bt":1,"n":"A B","v":1,"seq":1}"#,
+            r#"{"bt":1,"n":"a","vd":"*","seq":1}"#,
+        ] {
+            assert!(matches!(with(bad), Err(InvalidBatch::Point(_))), "{bad}");
+        }
+        assert!(matches!(Batch::from_json(b"[]"), Err(InvalidBatch::Json(_))));
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            any::<f64>()
+                .prop_filter("JSON has finite numbers only", |v| v.is_finite())
+                .prop_map(Value::Float),
+            any::<i64>().prop_map(Value::Integer),
+            any::<bool>().prop_map(Value::Bool),
+            any::<String>().prop_map(Value::Text),
+            (any::<Vec<u8>>(), any::<Option<String>>())
+                .prop_map(|(bytes, content_type)| Value::Data { bytes, content_type }),
+        ]
+    }
+
+    fn points() -> impl Strategy<Value = Vec<Point>> {
+        let one = ("[a-z0-9_-]{1,48}", value(), any::<Option<String>>())
+            .prop_map(|(name, value, unit)| Point { name: name.parse().unwrap(), value, unit });
+        prop::collection::vec(one, 1..4)
+    }
+
+    proptest! {
+        #[test]
+        fn every_batch_comes_back(
+            clock in prop_oneof![Just(ClockState::Sync), Just(ClockState::Free)],
+            mono_us in 0u64..1 << 50,
+            readings in prop::collection::vec((1u64..1000, 0i64..1_000_000 << 32, points()), 0..8),
+        ) {
+            let mut seq = 0;
+            let records = readings.into_iter().map(|(step, time_us, points)| {
+                seq += step;
+                Record { seq, time_us, points }
+            }).collect();
+            let batch = Batch { lane: lane(), clock, mono_us, records };
+            prop_assert_eq!(Batch::from_json(batch.to_json().as_bytes()).unwrap(), batch);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
+            prop_assert!(Batch::from_json(&bytes).is_err());
+        }
+    }
+}
