@@ -1,0 +1,42 @@
+//! What an adapter hands to the gateway.
+
+use tokio::sync::mpsc;
+
+use crate::{Ack, DeviceName, Reading, Refusal};
+
+/// Where an adapter puts what it captured. The receiver sets the bound; when it is full, the adapter
+/// stops reading from its devices until there is room.
+pub type Intake = mpsc::Sender<Captured>;
+
+/// Something an adapter heard.
+#[derive(Debug)]
+pub enum Captured {
+    /// A reading.
+    Reading {
+        /// What was said.
+        reading: Reading,
+        /// To be accepted once the reading is on disk.
+        ack: Ack,
+    },
+    /// The sender has provably processed our acknowledgements of these packets: their
+    /// [`Delivery`](crate::Delivery) need no longer be remembered.
+    Settled {
+        /// The MQTT session.
+        session: String,
+        /// The packet identifiers, each once.
+        packets: Vec<u16>,
+    },
+    /// The session began anew: nothing remembered of it holds any more.
+    SessionLost {
+        /// The MQTT session.
+        session: String,
+    },
+    /// Something was said that cannot become a reading. It was acknowledged, so that it is not
+    /// repeated for ever, and it is gone: count it.
+    Refused {
+        /// Who said it, where that is known.
+        device: Option<DeviceName>,
+        /// What was wrong.
+        why: Refusal,
+    },
+}

@@ -1,0 +1,74 @@
+//! An adapter's table in the configuration.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::Adapter;
+use crate::mqtt::MqttConfig;
+use crate::serial::SerialConfig;
+
+/// A table `[adapter.NAME]`; its `type` says which kind it is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum AdapterConfig {
+    /// `type = "mqtt"`: the client of a broker, or a listener for devices.
+    Mqtt(MqttConfig),
+    /// `type = "serial"`: a device on a serial line.
+    Serial(SerialConfig),
+}
+
+/// A setting that has the right form and makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{setting}`: {what}")]
+pub struct ConfigError {
+    /// The setting, from the adapter's table on, as in `route.env.topic`.
+    pub setting: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl ConfigError {
+    pub(crate) fn at(setting: impl Into<String>, what: impl fmt::Display) -> Self {
+        Self { setting: setting.into(), what: what.to_string() }
+    }
+}
+
+impl AdapterConfig {
+    /// Checks what the form of the settings alone does not show. Touches no device.
+    ///
+    /// # Errors
+    /// Names the first setting that makes no sense.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Mqtt(config) => config.check(),
+            Self::Serial(config) => config.check(),
+        }
+    }
+
+    /// Makes the adapter; `name` is its name in the configuration and in logs. Touches no device yet.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn build(self, name: impl Into<String>) -> Result<Box<dyn Adapter>, ConfigError> {
+        match self {
+            Self::Mqtt(config) => config.build(name.into()),
+            Self::Serial(config) => config.build(name.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_decides_which_settings_there_are() {
+        let serial = "type = \"serial\"\nport = \"/dev/ttyS0\"\nbaud = 9600\ndevice = \"d\"\nstream = \"s\"\n\
+                      framing = { kind = \"line\", ending = \"lf\", max = 100 }\ndecode = { as = \"text\" }";
+        assert!(matches!(toml::from_str(serial), Ok(AdapterConfig::Serial(_))));
+        let error = toml::from_str::<AdapterConfig>(&format!("{serial}\nurl = \"mqtt://h\"")).unwrap_err();
+        assert!(error.to_string().contains("url"), "{error}");
+        assert!(toml::from_str::<AdapterConfig>("type = \"telepathy\"").is_err());
+    }
+}

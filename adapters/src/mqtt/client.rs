@@ -1,0 +1,302 @@
+//! The client role: subscribe at a broker, keep its session, acknowledge what is safe.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::select;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::capture::{Capture, CaptureEnd, Publication};
+use super::link::{self, Incomer, Link, LinkError, LinkEvent, LinkOptions, Requests};
+use super::route::Routes;
+use super::settling::SettledByPing;
+use super::topic::is_topic_name;
+use crate::backoff::Backoff;
+use crate::{AdapterError, Command, CommandError, Intake, Order};
+
+/// How long saying good-bye may take.
+const GOOD_BYE: Duration = Duration::from_secs(1);
+
+/// The client of one broker.
+pub(super) struct Client {
+    pub(super) name: String,
+    pub(super) options: LinkOptions,
+    pub(super) routes: Arc<Routes>,
+    /// The largest payload that is published, in bytes.
+    pub(super) max: usize,
+}
+
+/// Why a connection is over.
+enum End {
+    Stopped,
+    Failed(Failure),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Capture(CaptureEnd),
+}
+
+impl Client {
+    pub(super) async fn run(
+        self,
+        intake: Intake,
+        mut commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Result<(), AdapterError> {
+        let mut lasting = Lasting::default();
+        loop {
+            let mut connection = Connection::new(&self, intake.clone(), &mut lasting);
+            let failure = match connection.run(&mut commands, &stop).await {
+                End::Stopped => return Ok(()),
+                End::Failed(failure) => failure,
+            };
+            let pause = lasting.backoff.next();
+            warn!(adapter = self.name, broker = self.broker(), cause = %failure, ?pause, "no connection to the broker");
+            let mut pause = pin!(sleep(pause));
+            loop {
+                select! {
+                    () = &mut pause => break,
+                    Some(command) = commands.recv() => command.finish(Err(self.not_connected())),
+                    () = stop.cancelled() => return Ok(()),
+                }
+            }
+        }
+    }
+
+    fn broker(&self) -> String {
+        format!("{}:{}", self.options.host, self.options.port)
+    }
+
+    fn not_connected(&self) -> CommandError {
+        CommandError::NotConnected { peer: self.broker() }
+    }
+}
+
+/// What outlives a connection.
+#[derive(Default)]
+struct Lasting {
+    backoff: Backoff,
+    /// Whether the broker has confirmed our subscriptions since this process began.
+    subscribed: bool,
+    settling: SettledByPing,
+}
+
+/// A command on its way. There is one at a time, so that its answer cannot be another's.
+enum Publishing {
+    Nothing,
+    /// Waits for room in the queue of requests.
+    Waiting(Command),
+    /// Given to the link, with its packet identifier once it has left.
+    Sent(Command, Option<u16>),
+}
+
+/// One connection from CONNECT to its end.
+struct Connection<'c> {
+    client: &'c Client,
+    lasting: &'c mut Lasting,
+    link: Option<Link>,
+    requests: Requests,
+    capture: Capture,
+    /// Acknowledgements whose turn has come, waiting for room in the queue of requests.
+    acknowledge: VecDeque<u16>,
+    publishing: Publishing,
+    connected: bool,
+}
+
+impl<'c> Connection<'c> {
+    fn new(client: &'c Client, intake: Intake, lasting: &'c mut Lasting) -> Self {
+        let (link, requests) = link::open(&client.options);
+        let session = format!("{}/{}", client.name, client.options.client_id);
+        let limit = client.options.receive_maximum;
+        Self {
+            client,
+            lasting,
+            link: Some(link),
+            requests,
+            capture: Capture::new(session, client.routes.clone(), intake, limit),
+            acknowledge: VecDeque::new(),
+            publishing: Publishing::Nothing,
+            connected: false,
+        }
+    }
+
+    async fn run(&mut self, commands: &mut mpsc::Receiver<Command>, stop: &CancellationToken) -> End {
+        let mut link = self.link.take().expect("a connection runs once");
+        let failure = loop {
+            let event = {
+                // Kept until it is done: dropping it half-way could lose packets.
+                let mut event = pin!(link.next());
+                loop {
+                    self.pass_on_requests();
+                    select! {
+                        event = &mut event, if self.capture.has_room() => break event,
+                        step = self.capture.step() => match step {
+                            Ok(()) => {}
+                            Err(CaptureEnd::IntakeClosed) => return End::Stopped,
+                            Err(end) => return self.interrupted(Failure::Capture(end)),
+                        },
+                        Some(command) = commands.recv(), if matches!(self.publishing, Publishing::Nothing) => {
+                            self.begin(command);
+                        }
+                        () = stop.cancelled() => break Ok(LinkEvent::Disconnected),
+                    }
+                }
+            };
+            if stop.is_cancelled() {
+                self.say_good_bye(link).await;
+                return End::Stopped;
+            }
+            match event {
+                Ok(event) => self.on(event),
+                Err(error) => break error,
+            }
+        };
+        self.interrupted(Failure::Link(failure))
+    }
+
+    fn interrupted(&mut self, failure: Failure) -> End {
+        match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
+            Publishing::Nothing => {}
+            Publishing::Waiting(command) => command.finish(Err(self.client.not_connected())),
+            Publishing::Sent(command, _) => {
+                command.finish(Err(CommandError::Interrupted { peer: self.client.broker() }));
+            }
+        }
+        End::Failed(failure)
+    }
+
+    fn pass_on_requests(&mut self) {
+        self.acknowledge.extend(std::iter::from_fn(|| self.capture.next_acknowledgement()));
+        while self.acknowledge.pop_front_if(|packet| self.requests.ack(*packet)).is_some() {}
+        if let Publishing::Waiting(command) = std::mem::replace(&mut self.publishing, Publishing::Nothing) {
+            let Order::Publish { topic, payload } = &command.order else {
+                unreachable!("only publications are begun")
+            };
+            self.publishing = match self.requests.publish(topic, payload) {
+                true => Publishing::Sent(command, None),
+                false => Publishing::Waiting(command),
+            };
+        }
+    }
+
+    fn begin(&mut self, command: Command) {
+        match self.check(&command.order) {
+            Ok(()) => self.publishing = Publishing::Waiting(command),
+            Err(error) => command.finish(Err(error)),
+        }
+    }
+
+    fn check(&self, order: &Order) -> Result<(), CommandError> {
+        let (topic, payload) = match order {
+            Order::Publish { topic, payload } => (topic, payload),
+            Order::Send { .. } => {
+                return Err(CommandError::Unsupported { adapter: "mqtt", order: "send" });
+            }
+        };
+        if !is_topic_name(topic) {
+            return Err(CommandError::InvalidTopic { topic: topic.clone() });
+        }
+        let max = self.client.max;
+        if payload.len() > max {
+            return Err(CommandError::TooLarge { bytes: payload.len(), max });
+        }
+        if self.connected { Ok(()) } else { Err(self.client.not_connected()) }
+    }
+
+    fn on(&mut self, event: LinkEvent) {
+        let (adapter, broker) = (&self.client.name, self.client.broker());
+        match event {
+            LinkEvent::Connected { session_present } => {
+                info!(adapter, broker, session_present, "connected");
+                self.connected = true;
+                if session_present {
+                    self.lasting.settling.reconnected();
+                } else {
+                    self.lasting.settling = SettledByPing::default();
+                    self.capture.session_lost();
+                }
+                if !session_present || !self.lasting.subscribed {
+                    self.requests.subscribe(self.client.routes.filters());
+                }
+            }
+            LinkEvent::Subscribed { refused: 0 } => self.lasting.subscribed = true,
+            LinkEvent::Subscribed { refused } => {
+                warn!(adapter, broker, refused, "the broker refused subscriptions; look at its access rules");
+            }
+            LinkEvent::Published(message) => self.take(&message),
+            LinkEvent::AckSent { packet } => {
+                self.lasting.settling.acknowledged(packet);
+                self.lasting.backoff.reset();
+            }
+            LinkEvent::PingSent => self.lasting.settling.pinged(),
+            LinkEvent::PingAnswered => {
+                self.lasting.backoff.reset();
+                self.capture.settled(self.lasting.settling.answered());
+            }
+            LinkEvent::PublishSent { packet } => {
+                if let Publishing::Sent(_, sent) = &mut self.publishing {
+                    *sent = Some(packet);
+                }
+            }
+            LinkEvent::PublishAnswered { packet, refused } => self.answered(packet, refused),
+            LinkEvent::Disconnected | LinkEvent::Other => {}
+        }
+    }
+
+    fn take(&mut self, message: &Incomer) {
+        if let Some((packet, _)) = message.repeatable {
+            self.lasting.settling.arrived(packet);
+        }
+        // rumqttc leaves MQTT 5 topics unchecked; MQTT wants UTF-8, so anything else has no route.
+        let topic = String::from_utf8_lossy(&message.topic);
+        if message.retained {
+            debug!(adapter = self.client.name, "a stored copy is no reading");
+            if let Some((packet, _)) = message.repeatable {
+                self.capture.skipped(packet);
+            }
+            return;
+        }
+        let Incomer { payload, repeatable, .. } = message;
+        self.capture.published(&Publication { topic: &topic, payload, repeatable: *repeatable });
+    }
+
+    fn answered(&mut self, packet: u16, refused: Option<String>) {
+        match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
+            Publishing::Sent(command, Some(sent)) if sent == packet => {
+                let peer = self.client.broker();
+                command.finish(refused.map_or(Ok(()), |reason| Err(CommandError::Refused { peer, reason })));
+            }
+            other => self.publishing = other,
+        }
+    }
+
+    /// Sends what may be acknowledged and a DISCONNECT, if the broker takes it in time.
+    async fn say_good_bye(&mut self, mut link: Link) {
+        if !self.connected {
+            return;
+        }
+        let good_bye = async {
+            let mut said = false;
+            loop {
+                self.pass_on_requests();
+                said = said || (self.acknowledge.is_empty() && self.requests.disconnect());
+                match link.next().await {
+                    Ok(LinkEvent::Disconnected) | Err(_) => break,
+                    Ok(_) => {}
+                }
+            }
+        };
+        if timeout(GOOD_BYE, good_bye).await.is_err() {
+            debug!(adapter = self.client.name, "the broker did not hear our good-bye");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! MQTT, versions 3.1.1 and 5: as the client of a broker, or listening for devices with no broker
+//! between.
+//!
+//! In both roles a QoS 1 publication is acknowledged only once the reading is on disk, and what is
+//! repeated carries a [`Delivery`](crate::Delivery) by which the gateway knows it again.
+
+mod capture;
+mod client;
+mod in_order;
+mod link;
+mod listen;
+mod route;
+mod settling;
+mod topic;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, de};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::client::Client;
+use self::link::LinkOptions;
+use self::listen::{Limits, Listener};
+pub use self::route::{DeviceTemplate, InvalidRoute, Route};
+use self::route::Routes;
+pub use self::topic::{InvalidTopic, TopicFilter, TopicPattern};
+use crate::units::{Bytes, Duration};
+use crate::{Adapter, AdapterError, Command, ConfigError, Intake, Running, SecretSource};
+
+/// An adapter for MQTT: a table `[adapter.NAME]` with `type = "mqtt"`.
+///
+/// Exactly one of `url` and `listen` is given.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MqttConfig {
+    /// Be the client of this broker: `"mqtt://127.0.0.1:1883"`. The port is 1883 where it is left out.
+    pub url: Option<BrokerUrl>,
+    /// Listen on this address: devices publish straight to the agent, with no broker. Anyone who can
+    /// reach the address can publish; keep it to loopback or a network of devices.
+    pub listen: Option<SocketAddr>,
+    /// The version to speak to a broker, `"3.1.1"` or `5`. Devices may speak either.
+    #[serde(default)]
+    pub version: Version,
+    /// When a publication is acknowledged. There is one answer: `"queued"`, after it is on disk.
+    #[serde(default)]
+    pub ack: AckWhen,
+    /// The client identifier at the broker, by which it knows our session. Two clients of one broker
+    /// may not share it. The default is `atedge-` and the adapter's name.
+    pub client_id: Option<String>,
+    /// The user name at the broker.
+    pub username: Option<String>,
+    /// Where the password is kept: `"file:PATH"` or `"credential:NAME"`.
+    pub password: Option<SecretSource>,
+    /// How often to ask a broker whether it is still there, in whole seconds from `"5s"`.
+    /// It is given up after twice as long.
+    #[serde(default = "default_keep_alive")]
+    pub keep_alive: Duration,
+    /// How many publications a broker or a device may have sent that are not yet acknowledged. A
+    /// 3.1.1 broker has a limit of its own.
+    #[serde(default = "default_receive_maximum")]
+    pub receive_maximum: u16,
+    /// How long a broker (MQTT 5) keeps what arrives while we are away.
+    #[serde(default = "default_session_expiry")]
+    pub session_expiry: Duration,
+    /// The largest payload, in either direction. A larger one is refused and counted. A device that
+    /// sends a packet larger than this and 64 KiB is cut off.
+    #[serde(default = "default_max")]
+    pub max: Bytes,
+    /// How many devices may be connected at once (`listen` only).
+    #[serde(default = "default_connections")]
+    pub connections: usize,
+    /// Which publications become readings, and how.
+    #[serde(default)]
+    pub route: BTreeMap<String, Route>,
+}
+
+fn default_keep_alive() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_receive_maximum() -> u16 {
+    100
+}
+
+fn default_session_expiry() -> Duration {
+    Duration::from_secs(7 * 24 * 3600)
+}
+
+fn default_max() -> Bytes {
+    Bytes::kib(256)
+}
+
+fn default_connections() -> usize {
+    256
+}
+
+/// No payload may be configured to be larger than this, since packets are bounded as well.
+const LARGEST_MAX: Bytes = Bytes::mib(8);
+
+/// A version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Version {
+    /// 3.1.1, the ISO standard.
+    V3_1_1,
+    /// 5.0.
+    #[default]
+    V5,
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl de::Visitor<'_> for Written {
+            type Value = Version;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"3.1.1\" or 5")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Version, E> {
+                match text {
+                    "3.1.1" => Ok(Version::V3_1_1),
+                    "5" | "5.0" => Ok(Version::V5),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Version, E> {
+                match number {
+                    5 => Ok(Version::V5),
+                    _ => Err(E::invalid_value(de::Unexpected::Signed(number), &self)),
+                }
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Version, E> {
+                self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
+            }
+        }
+        deserializer.deserialize_any(Written)
+    }
+}
+
+/// When a publication is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AckWhen {
+    /// After the reading is on disk.
+    #[default]
+    Queued,
+}
+
+/// Where a broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    /// Its name or address.
+    pub host: String,
+    /// Its TCP port.
+    pub port: u16,
+}
+
+impl FromStr for BrokerUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("mqtts:") {
+            return Err("mqtts:// is not supported: use a broker on this host, or a tunnel to it");
+        }
+        let rest = text.strip_prefix("mqtt://").ok_or("expected a URL as in \"mqtt://127.0.0.1:1883\"")?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains('@') {
+            return Err("give the user name and the password as `username` and `password`");
+        }
+        let end_of_ipv6 = rest.rfind(']').unwrap_or(0);
+        let (host, port) = match rest.rfind(':') {
+            Some(colon) if colon > end_of_ipv6 => {
+                (&rest[..colon], rest[colon + 1..].parse().map_err(|_| "the port is not a number up to 65535")?)
+            }
+            _ => (rest, 1883),
+        };
+        if host.is_empty() || host.contains('/') {
+            return Err("expected a URL as in \"mqtt://127.0.0.1:1883\"");
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl<'de> Deserialize<'de> for BrokerUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// What an adapter is to MQTT.
+enum Role {
+    Client(BrokerUrl),
+    Listener(SocketAddr),
+}
+
+impl MqttConfig {
+    fn role(&self) -> Result<Role, ConfigError> {
+        match (&self.url, self.listen) {
+            (Some(url), None) => Ok(Role::Client(url.clone())),
+            (None, Some(address)) => Ok(Role::Listener(address)),
+            (None, None) | (Some(_), Some(_)) => {
+                Err(ConfigError::at("url", "exactly one of `url` and `listen` has to be given"))
+            }
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        self.role()?;
+        let seconds = self.keep_alive.get();
+        if seconds.subsec_nanos() != 0 || !(5..=65_535).contains(&seconds.as_secs()) {
+            return Err(ConfigError::at("keep_alive", "expected whole seconds from \"5s\" to 65535"));
+        }
+        if self.receive_maximum == 0 {
+            return Err(ConfigError::at("receive_maximum", "expected at least 1"));
+        }
+        if self.connections == 0 {
+            return Err(ConfigError::at("connections", "expected at least 1"));
+        }
+        if !(Bytes::new(1)..=LARGEST_MAX).contains(&self.max) {
+            return Err(ConfigError::at("max", format!("expected 1B to {LARGEST_MAX}")));
+        }
+        if self.client_id.as_ref().is_some_and(|id| id.is_empty() || id.len() > 256) {
+            return Err(ConfigError::at("client_id", "expected 1 to 256 bytes"));
+        }
+        if self.password.is_some() && self.username.is_none() {
+            return Err(ConfigError::at("password", "a password needs a `username`"));
+        }
+        if self.route.is_empty() {
+            return Err(ConfigError::at("route", "without a route nothing becomes a reading"));
+        }
+        let mut before: Vec<(&String, &Route)> = Vec::new();
+        for (name, route) in &self.route {
+            route.check().map_err(|error| ConfigError::at(format!("route.{name}"), error.to_string()))?;
+            let filter = route.topic.filter();
+            if let Some((other, _)) = before.iter().find(|(_, other)| other.topic.filter().overlaps(filter)) {
+                let what = format!("its topics overlap with those of route `{other}`");
+                return Err(ConfigError::at(format!("route.{name}.topic"), what));
+            }
+            before.push((name, route));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
+        self.check()?;
+        let role = self.role()?;
+        Ok(Box::new(MqttAdapter { name, role, config: self }))
+    }
+}
+
+struct MqttAdapter {
+    name: String,
+    role: Role,
+    config: MqttConfig,
+}
+
+impl Adapter for MqttAdapter {
+    fn run(
+        self: Box<Self>,
+        intake: Intake,
+        commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Running {
+        let Self { name, role, config } = *self;
+        let max = config.max.size();
+        let routes = Arc::new(Routes::new(config.route.into_values(), max));
+        match role {
+            Role::Listener(address) => {
+                let limits = Limits {
+                    max,
+                    receive_maximum: config.receive_maximum,
+                    connections: config.connections,
+                };
+                Box::pin(Listener::new(name, address, limits, routes).run(intake, commands, stop))
+            }
+            Role::Client(BrokerUrl { host, port }) => Box::pin(async move {
+                let login = login(config.username, config.password)
+                    .map_err(|cause| AdapterError::Secret { adapter: name.clone(), cause })?;
+                let options = LinkOptions {
+                    version: config.version,
+                    host,
+                    port,
+                    client_id: config.client_id.unwrap_or_else(|| format!("atedge-{name}")),
+                    login,
+                    keep_alive: config.keep_alive.get(),
+                    receive_maximum: config.receive_maximum,
+                    session_expiry_s: u32::try_from(config.session_expiry.get().as_secs()).unwrap_or(u32::MAX),
+                };
+                Client { name, options, routes, max }.run(intake, commands, stop).await
+            }),
+        }
+    }
+}
+
+fn login(
+    username: Option<String>,
+    password: Option<SecretSource>,
+) -> Result<Option<(String, String)>, crate::SecretError> {
+    let Some(username) = username else { return Ok(None) };
+    let password = password.map(|source| source.read()).transpose()?.unwrap_or_default();
+    Ok(Some((username, password)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTE: &str = r#"
+        [route.env]
+        topic = "factory/{line}/{dev}/env"
+        device = "{dev}"
+        stream = "process"
+        decode = { as = "json" }
+        pick = { temperature = "/temp", humidity = "/hum" }
+        time = { from = "/ts", as = "unix_ms" }
+        id = { from = "/seq" }
+    "#;
+
+    fn config(head: &str, tail: &str) -> Result<MqttConfig, toml::de::Error> {
+        toml::from_str(&format!("{head}\n{ROUTE}\n{tail}"))
+    }
+
+    fn complaint(head: &str, tail: &str) -> String {
+        config(head, tail).unwrap().check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_documented_example_is_read() {
+        let config = config("url = \"mqtt://127.0.0.1:1883\"\nversion = 5\nack = \"queued\"", "").unwrap();
+        config.check().unwrap();
+        assert_eq!(config.url, Some(BrokerUrl { host: "127.0.0.1".into(), port: 1883 }));
+        assert_eq!(config.version, Version::V5);
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        let url = "url = \"mqtt://h\"";
+        assert!(complaint("", "").contains("exactly one of `url` and `listen`"));
+        assert!(complaint(&format!("{url}\nlisten = \"127.0.0.1:1\""), "").contains("exactly one"));
+        assert!(complaint(&format!("{url}\nkeep_alive = \"1s\""), "").contains("keep_alive"));
+        assert!(complaint(&format!("{url}\nmax = \"1GiB\""), "").contains("max"));
+        assert!(complaint(&format!("{url}\nreceive_maximum = 0"), "").contains("receive_maximum"));
+        let overlapping = "[route.all]\ntopic = \"factory/#\"\ndevice = \"x\"\nstream = \"s\"\ndecode = { as = \"raw\" }";
+        assert!(complaint(url, overlapping).contains("route `all`"));
+    }
+
+    #[test]
+    fn wrong_values_and_unknown_settings_do_not_load() {
+        for head in [
+            "url = \"mqtts://h\"",
+            "url = \"h:1883\"",
+            "url = \"mqtt://user:pw@h\"",
+            "url = \"mqtt://h:99999\"",
+            "url = \"mqtt://\"",
+            "url = \"mqtt://h\"\nversion = 4",
+            "url = \"mqtt://h\"\nversion = \"3.1\"",
+            "url = \"mqtt://h\"\nbroker = 1",
+            "url = \"mqtt://h\"\npassword = \"hunter2\"",
+            "listen = \"1883\"",
+        ] {
+            assert!(config(head, "").is_err(), "{head} was taken");
+        }
+        assert!(config("url = \"mqtt://h\"", "qos = 1").is_err(), "an unknown setting in a route");
+    }
+
+    #[test]
+    fn urls_may_leave_out_the_port_and_name_ipv6() {
+        let parse = |text: &str| text.parse::<BrokerUrl>().map(|url| (url.host, url.port));
+        assert_eq!(parse("mqtt://broker.local/"), Ok(("broker.local".into(), 1883)));
+        assert_eq!(parse("mqtt://[::1]:1884"), Ok(("[::1]".into(), 1884)));
+        assert_eq!(parse("mqtt://[::1]"), Ok(("[::1]".into(), 1883)));
+    }
+}

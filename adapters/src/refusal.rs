@@ -1,0 +1,47 @@
+//! Why something that a device said did not become a reading.
+
+use crate::InvalidName;
+use crate::decode::DecodeError;
+
+/// Why something that a device said did not become a reading.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// No route has a topic that matches.
+    #[error("no route takes the topic {topic:?}")]
+    NoRoute {
+        /// The topic, cut to 128 characters.
+        topic: String,
+    },
+    /// The topic or the payload offers a name that cannot be one.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// It is larger than the adapter's `max`.
+    #[error("{bytes} bytes are more than the allowed {max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The adapter's limit.
+        max: usize,
+    },
+    /// A line did not end within the framing's `max`.
+    #[error("no line ending within {max} bytes")]
+    LineTooLong {
+        /// The framing's limit.
+        max: usize,
+    },
+    /// It does not decode as configured.
+    #[error(transparent)]
+    Undecodable(#[from] DecodeError),
+}
+
+impl Refusal {
+    /// One word for counters: `route`, `name`, `size` or `decode`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoRoute { .. } => "route",
+            Self::Name(_) | Self::Undecodable(DecodeError::Name(_)) => "name",
+            Self::TooLarge { .. } | Self::LineTooLong { .. } => "size",
+            Self::Undecodable(_) => "decode",
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Devices on a serial line that speak in lines of text.
+//!
+//! A serial device waits for no acknowledgement and repeats nothing: what it says between a crash of
+//! the gateway and the reading's commit is gone.
+
+mod line;
+mod port;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, de};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use self::line::{Ending, Framing};
+use self::port::Port;
+use crate::decode::{Decode, Decoder};
+use crate::units::Duration;
+use crate::{Adapter, Command, ConfigError, DeviceName, Intake, PointName, Running, StreamName};
+
+/// An adapter for a serial line: a table `[adapter.NAME]` with `type = "serial"`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SerialConfig {
+    /// The port. Use a path under `/dev/serial/by-id`, which stays the same wherever the device is
+    /// plugged in: when the device has gone, the adapter waits for this path to come back.
+    pub port: PathBuf,
+    /// Bits per second.
+    #[serde(default = "default_baud")]
+    pub baud: u32,
+    /// Bits of a character: 5 to 8.
+    #[serde(default)]
+    pub data_bits: DataBits,
+    /// The parity: `"none"`, `"even"` or `"odd"`.
+    #[serde(default)]
+    pub parity: Parity,
+    /// Stop bits: 1 or 2.
+    #[serde(default)]
+    pub stop_bits: StopBits,
+    /// The device.
+    pub device: DeviceName,
+    /// The stream its readings belong to.
+    pub stream: StreamName,
+    /// How frames are told apart.
+    pub framing: Framing,
+    /// How a frame is written.
+    pub decode: Decode,
+    /// The points' units, as SenML writes them (RFC 8428 §12.1).
+    #[serde(default)]
+    pub units: BTreeMap<PointName, String>,
+    /// What to ask the device, for one that speaks only when asked.
+    pub poll: Option<Poll>,
+}
+
+fn default_baud() -> u32 {
+    9600
+}
+
+/// A question that is asked again and again.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Poll {
+    /// What to send.
+    pub send: String,
+    /// How often, from `"10ms"`.
+    pub every: Duration,
+}
+
+/// A number of the configuration that can only have a few values.
+macro_rules! one_of {
+    ($(#[$doc:meta])* $name:ident, $expected:literal, { $($(#[$variant_doc:meta])* $number:literal => $variant:ident),+ }, $default:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::$default
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match u8::deserialize(deserializer)? {
+                    $($number => Ok(Self::$variant),)+
+                    other => Err(de::Error::invalid_value(de::Unexpected::Unsigned(other.into()), &$expected)),
+                }
+            }
+        }
+    };
+}
+
+one_of! {
+    /// Bits of a character.
+    DataBits, "5, 6, 7 or 8", {
+        /// 5
+        5 => Five,
+        /// 6
+        6 => Six,
+        /// 7
+        7 => Seven,
+        /// 8, the default
+        8 => Eight
+    }, Eight
+}
+
+one_of! {
+    /// Bits between characters.
+    StopBits, "1 or 2", {
+        /// 1, the default
+        1 => One,
+        /// 2
+        2 => Two
+    }, One
+}
+
+/// The parity bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Parity {
+    /// There is none.
+    #[default]
+    None,
+    /// Makes the number of ones even.
+    Even,
+    /// Makes the number of ones odd.
+    Odd,
+}
+
+/// The longest line that may be configured, in bytes.
+const LONGEST_LINE: usize = 64 * 1024;
+
+impl SerialConfig {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let Framing::Line { max, .. } = self.framing;
+        if !(1..=LONGEST_LINE).contains(&max) {
+            return Err(ConfigError::at("framing.max", format!("expected 1 to {LONGEST_LINE}")));
+        }
+        if self.baud == 0 {
+            return Err(ConfigError::at("baud", "expected at least 1"));
+        }
+        match &self.poll {
+            Some(poll) if poll.every < Duration::from_millis(10) => {
+                Err(ConfigError::at("poll.every", "expected at least \"10ms\""))
+            }
+            Some(poll) if poll.send.is_empty() => {
+                Err(ConfigError::at("poll.send", "expected something to send"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
+        self.check()?;
+        Ok(Box::new(SerialAdapter { name, config: self }))
+    }
+}
+
+struct SerialAdapter {
+    name: String,
+    config: SerialConfig,
+}
+
+impl Adapter for SerialAdapter {
+    fn run(
+        self: Box<Self>,
+        intake: Intake,
+        commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Running {
+        let Self { name, config } = *self;
+        let decoder = Decoder::plain(config.decode.clone(), config.units.clone());
+        Box::pin(async move {
+            Port::new(name, config, decoder, intake).run(commands, stop).await;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCALE: &str = r#"
+        port = "/dev/serial/by-id/usb-Prolific-port0"
+        baud = 115200
+        device = "scale1"
+        stream = "weights"
+        framing = { kind = "line", ending = "crlf", max = 512 }
+        decode = { as = "regex", pattern = '^(?<gross>[+-][0-9.]+)\s*kg', types = { gross = "f64" } }
+        poll = { send = "P\r\n", every = "1s" }
+    "#;
+
+    #[test]
+    fn the_documented_example_is_read() {
+        let config: SerialConfig = toml::from_str(SCALE).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.framing, Framing::Line { ending: Ending::Crlf, max: 512 });
+        assert_eq!((config.parity, config.stop_bits, config.data_bits), (
+            Parity::None,
+            StopBits::One,
+            DataBits::Eight
+        ));
+    }
+
+    #[test]
+    fn wrong_values_do_not_load_or_are_named() {
+        for tail in ["parity = \"mark\"", "stop_bits = 3", "data_bits = 9", "baudrate = 1"] {
+            assert!(toml::from_str::<SerialConfig>(&format!("{SCALE}\n{tail}")).is_err(), "{tail} was taken");
+        }
+        let mut config: SerialConfig = toml::from_str(SCALE).unwrap();
+        config.poll = Some(Poll { send: "P".into(), every: Duration::from_millis(1) });
+        assert_eq!(config.check().unwrap_err().setting, "poll.every");
+        config.framing = Framing::Line { ending: Ending::Lf, max: 0 };
+        assert_eq!(config.check().unwrap_err().setting, "framing.max");
+    }
+}

@@ -1,0 +1,224 @@
+//! The port at work: open it, read lines, ask and order, and wait for it when it has gone. All of
+//! tokio-serial is in here.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::select;
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio_serial::SerialStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::line::{Framing, LineReader, TooLong};
+use super::{DataBits, Parity, SerialConfig, StopBits};
+use crate::backoff::Backoff;
+use crate::decode::Decoder;
+use crate::{Ack, Captured, Command, CommandError, Intake, Order, Reading, Refusal};
+
+/// Reading pauses while so many captures wait for the intake.
+const WAITING: usize = 64;
+/// A write that the device does not take within this long has failed.
+const WRITE: Duration = Duration::from_secs(5);
+/// How long what was read may take to reach the intake when the adapter is stopped.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Why the port is no longer in use.
+enum End {
+    Stopped,
+    Gone(io::Error),
+}
+
+pub(super) struct Port {
+    name: String,
+    config: SerialConfig,
+    decoder: Decoder,
+    intake: Intake,
+    /// What was read and waits for room in the intake.
+    waiting: VecDeque<Captured>,
+}
+
+impl Port {
+    pub(super) fn new(name: String, config: SerialConfig, decoder: Decoder, intake: Intake) -> Self {
+        Self { name, config, decoder, intake, waiting: VecDeque::new() }
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        loop {
+            let end = match self.open() {
+                Ok(stream) => {
+                    info!(adapter = self.name, port = self.path(), "opened");
+                    self.attend(stream, &mut commands, &stop, &mut backoff).await
+                }
+                Err(error) => End::Gone(error.into()),
+            };
+            let End::Gone(cause) = end else { break };
+            let pause = backoff.next();
+            warn!(adapter = self.name, port = self.path(), %cause, ?pause, "the serial port is not there");
+            if !self.pause(pause, &mut commands, &stop).await {
+                break;
+            }
+        }
+        let last_words = async {
+            while let Some(captured) = self.waiting.pop_front() {
+                if self.intake.send(captured).await.is_err() {
+                    break;
+                }
+            }
+        };
+        if timeout(LAST_WORDS, last_words).await.is_err() {
+            warn!(adapter = self.name, "the gateway did not take the last readings; they are lost");
+        }
+    }
+
+    /// Waits while there is no port. Says whether to go on.
+    async fn pause(
+        &mut self,
+        pause: Duration,
+        commands: &mut mpsc::Receiver<Command>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let mut pause = pin!(sleep(pause));
+        loop {
+            select! {
+                () = &mut pause => return true,
+                () = stop.cancelled() => return false,
+                Some(command) = commands.recv() => {
+                    command.finish(Err(CommandError::NotConnected { peer: self.path() }));
+                }
+                permit = self.intake.reserve(), if !self.waiting.is_empty() => match permit {
+                    Ok(permit) => permit.send(self.waiting.pop_front().expect("something waits")),
+                    Err(_) => return false,
+                },
+            }
+        }
+    }
+
+    fn path(&self) -> String {
+        self.config.port.display().to_string()
+    }
+
+    fn open(&self) -> tokio_serial::Result<SerialStream> {
+        let builder = tokio_serial::new(self.path(), self.config.baud)
+            .data_bits(match self.config.data_bits {
+                DataBits::Five => tokio_serial::DataBits::Five,
+                DataBits::Six => tokio_serial::DataBits::Six,
+                DataBits::Seven => tokio_serial::DataBits::Seven,
+                DataBits::Eight => tokio_serial::DataBits::Eight,
+            })
+            .parity(match self.config.parity {
+                Parity::None => tokio_serial::Parity::None,
+                Parity::Even => tokio_serial::Parity::Even,
+                Parity::Odd => tokio_serial::Parity::Odd,
+            })
+            .stop_bits(match self.config.stop_bits {
+                StopBits::One => tokio_serial::StopBits::One,
+                StopBits::Two => tokio_serial::StopBits::Two,
+            });
+        SerialStream::open(&builder)
+    }
+
+    /// Works with the open port until it goes. A line that is cut by that is dropped with its reader.
+    async fn attend(
+        &mut self,
+        mut stream: SerialStream,
+        commands: &mut mpsc::Receiver<Command>,
+        stop: &CancellationToken,
+        backoff: &mut Backoff,
+    ) -> End {
+        let Framing::Line { ending, max } = self.config.framing;
+        let mut lines = LineReader::new(ending, max);
+        let mut buffer = [0; 1024];
+        let mut questions = self.config.poll.as_ref().map(|poll| {
+            let mut every = interval(poll.every.get());
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            every
+        });
+        loop {
+            select! {
+                read = stream.read(&mut buffer), if self.waiting.len() < WAITING => match read {
+                    Ok(0) => return End::Gone(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(count) => {
+                        backoff.reset();
+                        lines.read(&buffer[..count], |line| {
+                            let captured = captured(&self.config, &self.decoder, line);
+                            self.waiting.push_back(captured);
+                        });
+                    }
+                    Err(error) => return End::Gone(error),
+                },
+                permit = self.intake.reserve(), if !self.waiting.is_empty() => match permit {
+                    Ok(permit) => permit.send(self.waiting.pop_front().expect("something waits")),
+                    Err(_) => return End::Stopped,
+                },
+                () = next_question(&mut questions) => {
+                    let question = self.config.poll.as_ref().map(|poll| poll.send.clone()).unwrap_or_default();
+                    if let Err(error) = write(&mut stream, question.as_bytes()).await {
+                        return End::Gone(error);
+                    }
+                }
+                Some(command) = commands.recv() => {
+                    if let Some(error) = carry_out(command, self.path(), &mut stream).await {
+                        return End::Gone(error);
+                    }
+                }
+                () = stop.cancelled() => return End::Stopped,
+            }
+        }
+    }
+}
+
+/// Carries out an order; gives the error that means that the port has gone.
+async fn carry_out(command: Command, path: String, stream: &mut SerialStream) -> Option<io::Error> {
+    let written = match &command.order {
+        Order::Send { bytes } => write(stream, bytes).await,
+        Order::Publish { .. } => {
+            let error = CommandError::Unsupported { adapter: "serial", order: "publish" };
+            command.finish(Err(error));
+            return None;
+        }
+    };
+    let outcome =
+        written.as_ref().map_err(|error| CommandError::Write { peer: path, cause: error.to_string() });
+    command.finish(outcome.copied());
+    written.err()
+}
+
+fn captured(config: &SerialConfig, decoder: &Decoder, line: Result<&[u8], TooLong>) -> Captured {
+    let Framing::Line { max, .. } = config.framing;
+    let decoded = match line {
+        Ok(line) => decoder.decode(line).map_err(Refusal::from),
+        Err(TooLong) => Err(Refusal::LineTooLong { max }),
+    };
+    match decoded {
+        Ok(decoded) => Captured::Reading {
+            reading: Reading {
+                device: config.device.clone(),
+                stream: config.stream.clone(),
+                points: decoded.points,
+                time: decoded.time,
+                device_id: decoded.device_id,
+                delivery: None,
+            },
+            ack: Ack::nobody_waits(),
+        },
+        Err(why) => Captured::Refused { device: Some(config.device.clone()), why },
+    }
+}
+
+/// The next time to ask, or never.
+async fn next_question(questions: &mut Option<Interval>) {
+    match questions {
+        Some(every) => _ = every.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn write(stream: &mut SerialStream, bytes: &[u8]) -> io::Result<()> {
+    timeout(WRITE, stream.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
