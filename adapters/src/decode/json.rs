@@ -155,12 +155,15 @@ mod tests {
     fn without_picks_every_top_level_scalar_is_a_point() {
         let payload = br#"{"temp":21.5,"count":3,"on":true,"state":"ok","none":null,"deep":{"x":1}}"#;
         let decoded = decode(payload, &BTreeMap::new(), None, None).unwrap();
-        assert_eq!(values(&decoded), [
-            ("temp", &Value::Float(21.5)),
-            ("count", &Value::Integer(3)),
-            ("on", &Value::Bool(true)),
-            ("state", &Value::Text("ok".into())),
-        ]);
+        assert_eq!(
+            values(&decoded),
+            [
+                ("temp", &Value::Float(21.5)),
+                ("count", &Value::Integer(3)),
+                ("on", &Value::Bool(true)),
+                ("state", &Value::Text("ok".into())),
+            ]
+        );
     }
 
     #[test]
@@ -187,7 +190,10 @@ mod tests {
         let payload = br#"{"x":[{"y":7}],"odd/name":2,"Big":1}"#;
         let decoded = decode(payload, &pick, None, None).unwrap();
         assert_eq!(values(&decoded), [("a", &Value::Integer(7)), ("c", &Value::Integer(2))]);
-        assert!(matches!(decode(br#"{"x":[{"y":{}}]}"#, &pick, None, None), Err(DecodeError::NotScalar { .. })));
+        assert!(matches!(
+            decode(br#"{"x":[{"y":{}}]}"#, &pick, None, None),
+            Err(DecodeError::NotScalar { .. })
+        ));
     }
 
     #[test]

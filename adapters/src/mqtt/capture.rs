@@ -2,13 +2,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::select;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::in_order::{InOrder, Place};
 use super::route::Routes;
 use crate::{Ack, Captured, Delivery, Intake, Verdict};
+
+/// How long what was read may take to reach the intake when the connection is over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A publication as it came over the wire.
 pub(super) struct Publication<'p> {
@@ -45,6 +51,7 @@ pub(super) struct Capture {
 }
 
 impl Capture {
+    /// A connection stops reading while `limit` captures wait for the intake.
     pub(super) fn new(session: String, routes: Arc<Routes>, intake: Intake, limit: u16) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
         Self {
@@ -121,6 +128,36 @@ impl Capture {
     /// The next packet to acknowledge, if its turn has come.
     pub(super) fn next_acknowledgement(&mut self) -> Option<u16> {
         self.order.next()
+    }
+
+    /// Takes over what the session's last connection had not handed on.
+    pub(super) fn take_over(&mut self, left: VecDeque<Captured>) {
+        self.waiting = left;
+    }
+
+    /// What the connection leaves behind for the session's next one: all that nobody repeats.
+    pub(super) fn leave(&mut self) -> VecDeque<Captured> {
+        let mut left = std::mem::take(&mut self.waiting);
+        left.retain(|captured| match captured {
+            Captured::Reading { reading, .. } => reading.delivery.is_none(),
+            Captured::Settled { .. } | Captured::SessionLost { .. } | Captured::Refused { .. } => true,
+        });
+        left
+    }
+
+    /// Hands on what waits, when the connection is over. What is repeatable may be repeated, and is
+    /// then known again.
+    pub(super) async fn drain(&mut self) {
+        let drain = async {
+            while let Some(captured) = self.waiting.pop_front() {
+                if self.intake.send(captured).await.is_err() {
+                    break;
+                }
+            }
+        };
+        if timeout(LAST_WORDS, drain).await.is_err() {
+            warn!(session = self.session, "the gateway did not take the last readings");
+        }
     }
 
     /// Moves on by one step: a verdict arrives, or the intake takes one. Cancel-safe.

@@ -17,7 +17,7 @@ use super::route::Routes;
 use super::settling::SettledByPing;
 use super::topic::is_topic_name;
 use crate::backoff::Backoff;
-use crate::{AdapterError, Command, CommandError, Intake, Order};
+use crate::{AdapterError, Captured, Command, CommandError, Intake, Order};
 
 /// How long saying good-bye may take.
 const GOOD_BYE: Duration = Duration::from_secs(1);
@@ -88,6 +88,8 @@ struct Lasting {
     /// Whether the broker has confirmed our subscriptions since this process began.
     subscribed: bool,
     settling: SettledByPing,
+    /// What the last connection had not handed on.
+    left: VecDeque<Captured>,
 }
 
 /// A command on its way. There is one at a time, so that its answer cannot be another's.
@@ -117,12 +119,14 @@ impl<'c> Connection<'c> {
         let (link, requests) = link::open(&client.options);
         let session = format!("{}/{}", client.name, client.options.client_id);
         let limit = client.options.receive_maximum;
+        let mut capture = Capture::new(session, client.routes.clone(), intake, limit);
+        capture.take_over(std::mem::take(&mut lasting.left));
         Self {
             client,
             lasting,
             link: Some(link),
             requests,
-            capture: Capture::new(session, client.routes.clone(), intake, limit),
+            capture,
             acknowledge: VecDeque::new(),
             publishing: Publishing::Nothing,
             connected: false,
@@ -153,6 +157,7 @@ impl<'c> Connection<'c> {
             };
             if stop.is_cancelled() {
                 self.say_good_bye(link).await;
+                self.capture.drain().await;
                 return End::Stopped;
             }
             match event {
@@ -164,6 +169,7 @@ impl<'c> Connection<'c> {
     }
 
     fn interrupted(&mut self, failure: Failure) -> End {
+        self.lasting.left = self.capture.leave();
         match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
             Publishing::Nothing => {}
             Publishing::Waiting(command) => command.finish(Err(self.client.not_connected())),
@@ -270,12 +276,12 @@ impl<'c> Connection<'c> {
     }
 
     fn answered(&mut self, packet: u16, refused: Option<String>) {
-        match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
-            Publishing::Sent(command, Some(sent)) if sent == packet => {
-                let peer = self.client.broker();
-                command.finish(refused.map_or(Ok(()), |reason| Err(CommandError::Refused { peer, reason })));
-            }
-            other => self.publishing = other,
+        if !matches!(&self.publishing, Publishing::Sent(_, Some(sent)) if *sent == packet) {
+            return;
+        }
+        if let Publishing::Sent(command, _) = std::mem::replace(&mut self.publishing, Publishing::Nothing) {
+            let peer = self.client.broker();
+            command.finish(refused.map_or(Ok(()), |reason| Err(CommandError::Refused { peer, reason })));
         }
     }
 

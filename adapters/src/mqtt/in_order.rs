@@ -55,12 +55,10 @@ mod tests {
         order.accepted(places[1]);
         assert_eq!(order.next(), None);
         order.accepted(places[0]);
-        assert_eq!([order.next(), order.next(), order.next(), order.next()], [
-            Some(7),
-            Some(8),
-            Some(9),
-            None
-        ]);
+        assert_eq!(
+            [order.next(), order.next(), order.next(), order.next()],
+            [Some(7), Some(8), Some(9), None]
+        );
         assert_eq!(order.len(), 0);
     }
 

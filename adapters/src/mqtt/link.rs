@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::v5 as v5_packet;
 use super::Version;
+use rumqttc::v5::mqttbytes::v5 as v5_packet;
 use rumqttc::{AsyncClient, Event as V3Event, EventLoop, Incoming, MqttOptions, Outgoing, QoS, v5};
 
 /// How many requests wait for the event loop; ours wait in our own queues.
@@ -36,16 +36,27 @@ pub(super) struct LinkOptions {
 
 /// What happened on the connection.
 pub(super) enum LinkEvent {
-    Connected { session_present: bool },
+    Connected {
+        session_present: bool,
+    },
     Published(Incomer),
-    AckSent { packet: u16 },
+    AckSent {
+        packet: u16,
+    },
     PingSent,
     PingAnswered,
-    Subscribed { refused: usize },
+    Subscribed {
+        refused: usize,
+    },
     /// A message of ours left.
-    PublishSent { packet: u16 },
+    PublishSent {
+        packet: u16,
+    },
     /// The broker answered a message of ours.
-    PublishAnswered { packet: u16, refused: Option<String> },
+    PublishAnswered {
+        packet: u16,
+        refused: Option<String>,
+    },
     Disconnected,
     /// Nothing that matters to us.
     Other,
@@ -121,12 +132,8 @@ impl Link {
     /// The next thing that happens. After an error the connection is over.
     pub(super) async fn next(&mut self) -> Result<LinkEvent, LinkError> {
         match self {
-            Self::V3(link) => {
-                link.poll().await.map(from_v3).map_err(|error| LinkError::V3(Box::new(error)))
-            }
-            Self::V5(link) => {
-                link.poll().await.map(from_v5).map_err(|error| LinkError::V5(Box::new(error)))
-            }
+            Self::V3(link) => link.poll().await.map(from_v3).map_err(|error| LinkError::V3(Box::new(error))),
+            Self::V5(link) => link.poll().await.map(from_v5).map_err(|error| LinkError::V5(Box::new(error))),
         }
     }
 }
@@ -152,9 +159,7 @@ impl Requests {
     pub(super) fn publish(&self, topic: &str, payload: &[u8]) -> bool {
         match self {
             Self::V3(requests) => requests.try_publish(topic, QoS::AtLeastOnce, false, payload).is_ok(),
-            Self::V5(requests) => {
-                requests.try_publish(topic, v5_qos(), false, payload.to_vec()).is_ok()
-            }
+            Self::V5(requests) => requests.try_publish(topic, v5_qos(), false, payload.to_vec()).is_ok(),
         }
     }
 
@@ -162,9 +167,8 @@ impl Requests {
     pub(super) fn subscribe(&self, filters: Vec<String>) -> bool {
         match self {
             Self::V3(requests) => {
-                let filters = filters
-                    .into_iter()
-                    .map(|filter| rumqttc::SubscribeFilter::new(filter, QoS::AtLeastOnce));
+                let filters =
+                    filters.into_iter().map(|filter| rumqttc::SubscribeFilter::new(filter, QoS::AtLeastOnce));
                 requests.try_subscribe_many(filters).is_ok()
             }
             Self::V5(requests) => {
@@ -193,7 +197,8 @@ fn v5_qos() -> v5::mqttbytes::QoS {
 fn from_v3(event: V3Event) -> LinkEvent {
     match event {
         V3Event::Outgoing(outgoing) => sent(&outgoing),
-        V3Event::Incoming(packet) => {
+        V3Event::Incoming(packet) =>
+        {
             #[expect(clippy::wildcard_enum_match_arm, reason = "most packets mean nothing to us")]
             match packet {
                 Incoming::ConnAck(ack) => LinkEvent::Connected { session_present: ack.session_present },
@@ -220,7 +225,8 @@ fn from_v5(event: v5::Event) -> LinkEvent {
 
     match event {
         v5::Event::Outgoing(outgoing) => sent(&outgoing),
-        v5::Event::Incoming(packet) => {
+        v5::Event::Incoming(packet) =>
+        {
             #[expect(clippy::wildcard_enum_match_arm, reason = "most packets mean nothing to us")]
             match packet {
                 v5::Incoming::ConnAck(ack) => LinkEvent::Connected { session_present: ack.session_present },

@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use self::client::Client;
 use self::link::LinkOptions;
 use self::listen::{Limits, Listener};
-pub use self::route::{DeviceTemplate, InvalidRoute, Route};
 use self::route::Routes;
+pub use self::route::{DeviceTemplate, InvalidRoute, Route};
 pub use self::topic::{InvalidTopic, TopicFilter, TopicPattern};
 use crate::units::{Bytes, Duration};
 use crate::{Adapter, AdapterError, Command, ConfigError, Intake, Running, SecretSource};
@@ -177,9 +177,10 @@ impl FromStr for BrokerUrl {
         }
         let end_of_ipv6 = rest.rfind(']').unwrap_or(0);
         let (host, port) = match rest.rfind(':') {
-            Some(colon) if colon > end_of_ipv6 => {
-                (&rest[..colon], rest[colon + 1..].parse().map_err(|_| "the port is not a number up to 65535")?)
-            }
+            Some(colon) if colon > end_of_ipv6 => (
+                &rest[..colon],
+                rest[colon + 1..].parse().map_err(|_| "the port is not a number up to 65535")?,
+            ),
             _ => (rest, 1883),
         };
         if host.is_empty() || host.contains('/') {
@@ -274,11 +275,8 @@ impl Adapter for MqttAdapter {
         let routes = Arc::new(Routes::new(config.route.into_values(), max));
         match role {
             Role::Listener(address) => {
-                let limits = Limits {
-                    max,
-                    receive_maximum: config.receive_maximum,
-                    connections: config.connections,
-                };
+                let limits =
+                    Limits { max, receive_maximum: config.receive_maximum, connections: config.connections };
                 Box::pin(Listener::new(name, address, limits, routes).run(intake, commands, stop))
             }
             Role::Client(BrokerUrl { host, port }) => Box::pin(async move {
@@ -292,7 +290,8 @@ impl Adapter for MqttAdapter {
                     login,
                     keep_alive: config.keep_alive.get(),
                     receive_maximum: config.receive_maximum,
-                    session_expiry_s: u32::try_from(config.session_expiry.get().as_secs()).unwrap_or(u32::MAX),
+                    session_expiry_s: u32::try_from(config.session_expiry.get().as_secs())
+                        .unwrap_or(u32::MAX),
                 };
                 Client { name, options, routes, max }.run(intake, commands, stop).await
             }),
@@ -348,7 +347,8 @@ mod tests {
         assert!(complaint(&format!("{url}\nkeep_alive = \"1s\""), "").contains("keep_alive"));
         assert!(complaint(&format!("{url}\nmax = \"1GiB\""), "").contains("max"));
         assert!(complaint(&format!("{url}\nreceive_maximum = 0"), "").contains("receive_maximum"));
-        let overlapping = "[route.all]\ntopic = \"factory/#\"\ndevice = \"x\"\nstream = \"s\"\ndecode = { as = \"raw\" }";
+        let overlapping =
+            "[route.all]\ntopic = \"factory/#\"\ndevice = \"x\"\nstream = \"s\"\ndecode = { as = \"raw\" }";
         assert!(complaint(url, overlapping).contains("route `all`"));
     }
 

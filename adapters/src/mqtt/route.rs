@@ -59,11 +59,8 @@ impl Route {
         if let Some(name) = self.device.captures().find(|name| !self.topic.has(name)) {
             return Err(InvalidRoute::NoSuchCapture { name: name.to_owned() });
         }
-        let only_for_json = [
-            ("pick", !self.pick.is_empty()),
-            ("time", self.time.is_some()),
-            ("id", self.id.is_some()),
-        ];
+        let only_for_json =
+            [("pick", !self.pick.is_empty()), ("time", self.time.is_some()), ("id", self.id.is_some())];
         match only_for_json.into_iter().find(|(_, used)| *used) {
             Some((setting, _)) if !matches!(self.decode, Decode::Json {}) => {
                 Err(InvalidRoute::NeedsJson { setting })
@@ -170,11 +167,7 @@ impl Routes {
     }
 
     /// Makes a reading, without `delivery`, of a publication; else says whose it was and why not.
-    pub(super) fn read(
-        &self,
-        topic: &str,
-        payload: &[u8],
-    ) -> Result<Reading, (Option<DeviceName>, Refusal)> {
+    pub(super) fn read(&self, topic: &str, payload: &[u8]) -> Result<Reading, (Option<DeviceName>, Refusal)> {
         let Some((pattern, device, stream, decoder)) =
             self.routes.iter().find(|(pattern, ..)| pattern.filter().matches(topic))
         else {

@@ -197,11 +197,10 @@ mod tests {
         let config: SerialConfig = toml::from_str(SCALE).unwrap();
         config.check().unwrap();
         assert_eq!(config.framing, Framing::Line { ending: Ending::Crlf, max: 512 });
-        assert_eq!((config.parity, config.stop_bits, config.data_bits), (
-            Parity::None,
-            StopBits::One,
-            DataBits::Eight
-        ));
+        assert_eq!(
+            (config.parity, config.stop_bits, config.data_bits),
+            (Parity::None, StopBits::One, DataBits::Eight)
+        );
     }
 
     #[test]
