@@ -1,3 +1,13 @@
-//! What crosses crates: towns, scenarios, transcripts, the tidy check.
+//! What crosses crates: towns of real processes, scenarios, transcripts, the tidy check.
 
+pub mod broker;
+pub mod gateway;
+pub mod ledger;
+pub mod process;
+pub mod publisher;
+pub mod random;
+pub mod scenario;
+pub mod scenarios;
+pub mod town;
 pub mod transcript;
+pub mod wire;

@@ -1,0 +1,144 @@
+//! A real broker, mosquitto, and its own word on what was acknowledged to it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use anyhow::{Context as _, Result, bail};
+use regex::Regex;
+
+use crate::process::Process;
+
+/// How many publications the broker lets one client leave unacknowledged.
+pub const RECEIVE_MAXIMUM: u64 = 20;
+
+/// What the broker says about one of its clients.
+#[derive(Debug, Default)]
+pub struct View {
+    client: String,
+    /// Packet ids in flight, with their topics.
+    in_flight: BTreeMap<u16, String>,
+    /// How often each topic was acknowledged by the client, in the order of the first time.
+    acknowledged: Vec<String>,
+    /// Publications sent to the client a second time or more often.
+    pub redelivered: u64,
+    /// Connections of the client so far.
+    pub connections: u64,
+}
+
+impl View {
+    /// What is known of `client` before it has been seen.
+    #[must_use]
+    pub fn of(client: &str) -> Self {
+        Self { client: client.to_owned(), ..Self::default() }
+    }
+
+    /// Topics that the client has acknowledged, in that order. A scenario gives each publication a topic
+    /// of its own, since the broker's log does not show payloads.
+    #[must_use]
+    pub fn acknowledged(&self) -> &[String] {
+        &self.acknowledged
+    }
+
+    /// Takes in one line of the broker's log.
+    pub fn read(&mut self, line: &str) {
+        static SENT: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"Sending PUBLISH to (\S+) \(d([01]), q1, r\d, m(\d+), '([^']*)'")
+                .expect("a valid expression")
+        });
+        static ACK: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"Received PUBACK from (\S+) \(Mid: (\d+),").expect("a valid expression")
+        });
+        static CONNECTED: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"New client connected from \S+ as (\S+) ").expect("a valid expression")
+        });
+        if let Some(sent) = SENT.captures(line).filter(|sent| sent[1] == self.client) {
+            self.redelivered += u64::from(&sent[2] == "1");
+            if let Ok(packet) = sent[3].parse() {
+                self.in_flight.insert(packet, sent[4].to_owned());
+            }
+        } else if let Some(ack) = ACK.captures(line).filter(|ack| ack[1] == self.client) {
+            let topic = ack[2].parse().ok().and_then(|packet: u16| self.in_flight.remove(&packet));
+            self.acknowledged.extend(topic);
+        } else if CONNECTED.captures(line).is_some_and(|client| client[1] == self.client) {
+            self.connections += 1;
+        }
+    }
+}
+
+/// A running broker on loopback, which keeps sessions.
+pub struct Broker {
+    process: Process,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it says about the client that the scenario watches.
+    pub view: View,
+}
+
+impl Broker {
+    /// Starts mosquitto in `folder`, watching `client`.
+    ///
+    /// # Errors
+    /// It is not installed or does not start.
+    pub fn start(folder: &Path, client: &str) -> Result<Self> {
+        let address = crate::town::free_address()?;
+        let config = folder.join("mosquitto.conf");
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
+             persistence_location {}/\nmax_queued_messages 0\nmax_inflight_messages {RECEIVE_MAXIMUM}\n\
+             log_type all\nlog_dest stderr\n",
+            address.port(),
+            folder.display()
+        );
+        std::fs::write(&config, text)?;
+        // Only its standard error is written line by line.
+        let mut command = Command::new("sh");
+        command.args(["-c", "PATH=$PATH:/usr/sbin exec mosquitto -c \"$0\" 2>&1"]).arg(&config);
+        let process = Process::start_ready("mosquitto", &mut command, folder)
+            .context("mosquitto is needed: apt-get install mosquitto")?;
+        Ok(Self { process, address, view: View::of(client) })
+    }
+
+    /// Reads the broker's log until `enough` says so.
+    ///
+    /// # Errors
+    /// The broker has nothing more to say before that.
+    pub fn until(&mut self, what: &str, mut enough: impl FnMut(&View) -> bool) -> Result<()> {
+        while !enough(&self.view) {
+            match self.process.line().with_context(|| format!("the broker waits for {what}"))? {
+                Some(line) => self.view.read(&line),
+                None => bail!("the broker ended while it was to see {what}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_broker_is_taken_at_its_word() {
+        let mut view = View::of("agent");
+        for line in [
+            "1: New client connected from 127.0.0.1:1 as agent (p2, c0, k60).",
+            "1: Sending PUBLISH to agent (d0, q1, r0, m1, 'a/1', ... (2 bytes))",
+            "1: Sending PUBLISH to other (d0, q1, r0, m1, 'a/9', ... (2 bytes))",
+            "1: Received PUBACK from other (Mid: 1, RC:0)",
+            "1: New client connected from 127.0.0.1:1 as agent (p2, c0, k60).",
+            "1: Sending PUBLISH to agent (d1, q1, r0, m1, 'a/1', ... (2 bytes))",
+            "1: Sending PUBLISH to agent (d0, q1, r0, m2, 'a/2', ... (2 bytes))",
+            "1: Received PUBACK from agent (Mid: 2, RC:0)",
+        ] {
+            view.read(line);
+        }
+        assert_eq!(view.acknowledged(), ["a/2"]);
+        view.read("1: Received PUBACK from agent (Mid: 1, RC:0)");
+        view.read("1: Received PUBACK from agent (Mid: 1, RC:0)");
+        assert_eq!(view.acknowledged(), ["a/2", "a/1"]);
+        assert_eq!((view.redelivered, view.connections), (1, 2));
+    }
+}

@@ -1,0 +1,169 @@
+//! The gateway under test: an agent with its configuration, and the reader it sends to.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::ledger::Arrival;
+use crate::process::{Process, program};
+use crate::town::Town;
+
+/// Who the gateway is in every scenario.
+pub const GATEWAY: &str = "@gw";
+/// Who reads.
+pub const READER: &str = "@ops";
+/// The fleet's namespace.
+pub const NAMESPACE: &str = "plant7";
+/// The agent's name at the broker.
+pub const CLIENT: &str = "atedge-shop";
+
+/// An agent that can be killed and started again on the same state.
+pub struct Gateway {
+    program: Vec<String>,
+    config: PathBuf,
+    folder: PathBuf,
+    process: Option<Process>,
+}
+
+impl Gateway {
+    /// The agent as built, with its configuration for `town` and these further tables. It does not run
+    /// yet.
+    ///
+    /// # Errors
+    /// It has not been built, or the folder is not writable.
+    pub fn new(town: &Town, tables: &str) -> Result<Self> {
+        let agent = program("atedge-agent")?.to_str().context("a path in UTF-8")?.to_owned();
+        Self::with_program(vec![agent], town, tables)
+    }
+
+    /// The same with another program and its first arguments.
+    ///
+    /// # Errors
+    /// The folder is not writable.
+    pub fn with_program(program: Vec<String>, town: &Town, tables: &str) -> Result<Self> {
+        let config = town.folder.join("agent.toml");
+        std::fs::write(&config, format!("{}{tables}", head(town)))?;
+        Ok(Self { program, config, folder: town.folder.clone(), process: None })
+    }
+
+    /// The agent's command with these arguments and its configuration.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]).args(arguments).arg("--config").arg(&self.config);
+        command.arg("--state").arg(self.folder.join("agent"));
+        command
+    }
+
+    /// Starts it, and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(&mut self) -> Result<()> {
+        self.process = Some(Process::start_ready("agent", &mut self.command(&["run"]), &self.folder)?);
+        Ok(())
+    }
+
+    /// Kills it as a power cut would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the agent does not run")?.kill()
+    }
+
+    /// Stops it as the service manager would.
+    ///
+    /// # Errors
+    /// It does not run, or does not end well.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.process.take().context("the agent does not run")?.terminate()?;
+        ensure!(status.success(), "the agent ended with {status}");
+        Ok(())
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the agent does not run")
+    }
+}
+
+/// The tables that every scenario's agent has.
+fn head(town: &Town) -> String {
+    format!(
+        "schema = 1\n[gateway]\natsign = \"{GATEWAY}\"\nkeys = \"file:{}\"\ndirectory = \"localhost:{}\"\nca = \
+         {:?}\nnamespace = \"{NAMESPACE}\"\n[stream.process]\nto = [\"{READER}\"]\nbatch = {{ records = 100, \
+         bytes = \"64KiB\", linger = \"50ms\" }}\n",
+        town.keys(GATEWAY).display(),
+        town.directory.port(),
+        town.ca,
+    )
+}
+
+/// An MQTT adapter with one route that lets the gateway number readings and one that uses the device's
+/// own number. The last level of a topic is the reading's number, which is how the broker's log names it.
+#[must_use]
+pub fn mqtt_tables(broker: &impl std::fmt::Display) -> String {
+    format!(
+        "[adapter.shop]\ntype = \"mqtt\"\nurl = \"mqtt://{broker}\"\nversion = \"3.1.1\"\nclient_id = \
+         \"{CLIENT}\"\n[adapter.shop.route.plain]\ntopic = \"plain/{{dev}}/+\"\ndevice = \
+         \"{{dev}}\"\nstream = \"process\"\ndecode = {{ as = \"json\" }}\npick = {{ n = \"/n\" }}\n\
+         [adapter.shop.route.own]\ntopic = \"own/{{dev}}/+\"\ndevice = \"{{dev}}\"\nstream = \
+         \"process\"\ndecode = {{ as = \"json\" }}\npick = {{ n = \"/n\" }}\nid = {{ from = \"/seq\" }}\n"
+    )
+}
+
+/// A reader that confirms what it prints.
+pub struct Reader {
+    process: Process,
+    /// All readings so far.
+    pub arrivals: Vec<Arrival>,
+}
+
+impl Reader {
+    /// Starts `atedge watch` as the reader, and waits until its monitor is up.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(town: &Town) -> Result<Self> {
+        let mut command = town.tool(&["watch", READER, "--json", "--confirm"])?;
+        let process = Process::start("watch", &mut command, &town.folder)?;
+        let first = process.line()?.context("atedge watch ended")?;
+        ensure!(first.contains("\"watching\""), "atedge watch began with {first}");
+        Ok(Self { process, arrivals: Vec::new() })
+    }
+
+    /// Reads on until `enough` says so, or nothing has come for `patience`; says whether it was enough.
+    ///
+    /// # Errors
+    /// The reader ends, or prints what it should not.
+    pub fn until(&mut self, patience: Duration, mut enough: impl FnMut(&[Arrival]) -> bool) -> Result<bool> {
+        while !enough(&self.arrivals) {
+            let Ok(line) = self.process.line_within(patience) else { return Ok(false) };
+            self.arrivals.extend(Arrival::parse(&line.context("atedge watch ended")?)?);
+        }
+        Ok(true)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// A folder of the run for a scenario's town.
+///
+/// # Errors
+/// A part of the town does not start.
+pub fn gateway_town(folder: &Path) -> Result<Town> {
+    let town = Town::start(folder, &[&[GATEWAY, READER]])?;
+    town.onboard(GATEWAY)?;
+    town.onboard(READER)?;
+    Ok(town)
+}

@@ -1,0 +1,228 @@
+//! A private atPlatform of real processes: a directory and servers, on loopback, in one folder.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use atedge_service::tls::DevAuthority;
+use rustls::ClientConfig;
+use serde_json::Value;
+
+use crate::process::{Process, program, run};
+use crate::wire::{Wire, client_config};
+
+/// An address of this machine where nobody listens at the moment.
+///
+/// # Errors
+/// The system has none.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// Somebody who is hosted here.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// As `@alice`.
+    pub atsign: String,
+    /// Where this atSign alone is served.
+    pub address: SocketAddr,
+    /// What activates the atSign, once.
+    pub secret: String,
+}
+
+/// One server and those it hosts. Killed and started again, it finds everything as it was.
+pub struct Node {
+    name: String,
+    folder: PathBuf,
+    /// Who is hosted.
+    pub tenants: Vec<Tenant>,
+    process: Option<Process>,
+}
+
+impl Node {
+    /// Starts the server, and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = self.command()?;
+        command.arg("run").args(self.place());
+        self.process = Some(Process::start_ready(&self.name, &mut command, &self.folder)?);
+        Ok(())
+    }
+
+    /// Kills it as a power cut would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the server does not run")?.kill()
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the server does not run")
+    }
+
+    fn command(&self) -> Result<Command> {
+        Ok(Command::new(program("atedge-server")?))
+    }
+
+    fn place(&self) -> [PathBuf; 4] {
+        let state = self.folder.join(&self.name);
+        ["--config".into(), self.folder.join(format!("{}.toml", self.name)), "--state".into(), state]
+    }
+
+    fn add_tenant(&mut self, atsign: &str) -> Result<()> {
+        let address = free_address()?;
+        let mut command = self.command()?;
+        command
+            .args(["tenant", "add", atsign, "--json", "--listen", &address.to_string()])
+            .args(self.place());
+        let added = run("tenant-add", &mut command, &self.folder)?;
+        ensure!(added.status.success(), "{atsign} was not added: {}", String::from_utf8_lossy(&added.stderr));
+        let json: Value = serde_json::from_slice(&added.stdout)?;
+        let secret = json["cram"].as_str().with_context(|| format!("no secret in {json}"))?.to_owned();
+        self.tenants.push(Tenant { atsign: atsign.to_owned(), address, secret });
+        Ok(())
+    }
+}
+
+/// A directory and servers.
+pub struct Town {
+    /// Where everything is kept.
+    pub folder: PathBuf,
+    /// The authority that all trust.
+    pub ca: PathBuf,
+    /// Where the directory listens.
+    pub directory: SocketAddr,
+    /// The directory's process.
+    pub directory_process: Process,
+    /// The servers, in the order asked for.
+    pub nodes: Vec<Node>,
+}
+
+impl Town {
+    /// Starts a directory, and a server for each list of atSigns.
+    ///
+    /// # Errors
+    /// A part is not built or does not start.
+    pub fn start(folder: &Path, hosted: &[&[&str]]) -> Result<Self> {
+        let authority = DevAuthority::open_or_create(&folder.join("ca"), &[])?;
+        let tls = format!("[tls]\ncert = {:?}\nkey = {:?}\n", authority.cert(), authority.key());
+        let directory = free_address()?;
+        let registry = folder.join("directory");
+        let mut nodes = Vec::new();
+        for (number, atsigns) in hosted.iter().enumerate() {
+            let name = format!("server{}", number + 1);
+            let text = format!(
+                "schema = 1\n[listen]\naddress = \"{}\"\n{tls}[store]\nkind = \"sqlite\"\n[directory]\naddress = \
+                 \"localhost:{}\"\nca = {:?}\n",
+                free_address()?,
+                directory.port(),
+                authority.ca()
+            );
+            std::fs::write(folder.join(format!("{name}.toml")), text)?;
+            let mut node = Node { name, folder: folder.to_owned(), tenants: Vec::new(), process: None };
+            for atsign in *atsigns {
+                node.add_tenant(atsign)?;
+            }
+            nodes.push(node);
+        }
+        for tenant in nodes.iter().flat_map(|node| &node.tenants) {
+            let address = format!("localhost:{}", tenant.address.port());
+            let mut command = Command::new(program("atedge-directory")?);
+            command.args(["add", &tenant.atsign, &address, "--state"]).arg(&registry);
+            ensure!(run("directory-add", &mut command, folder)?.status.success(), "the directory refused");
+        }
+        let config = folder.join("directory.toml");
+        std::fs::write(&config, format!("schema = 1\n[listen]\naddress = \"{directory}\"\n{tls}"))?;
+        let mut command = Command::new(program("atedge-directory")?);
+        command.args(["run", "--config"]).arg(&config).arg("--state").arg(&registry);
+        let directory_process = Process::start_ready("directory", &mut command, folder)?;
+        for node in &mut nodes {
+            node.start()?;
+        }
+        Ok(Self { folder: folder.to_owned(), ca: authority.ca(), directory, directory_process, nodes })
+    }
+
+    /// Somebody who is hosted in this town.
+    ///
+    /// # Errors
+    /// Nobody is called so.
+    pub fn tenant(&self, atsign: &str) -> Result<&Tenant> {
+        let mut all = self.nodes.iter().flat_map(|node| &node.tenants);
+        all.find(|tenant| tenant.atsign == atsign).with_context(|| format!("{atsign} does not live here"))
+    }
+
+    /// What clients of this town trust.
+    ///
+    /// # Errors
+    /// The authority's file is gone.
+    pub fn trust(&self) -> Result<Arc<ClientConfig>> {
+        client_config(&self.ca, None)
+    }
+
+    /// A greeted connection to an atSign's server.
+    ///
+    /// # Errors
+    /// It is not served.
+    pub fn dial(&self, atsign: &str) -> Result<Wire> {
+        Wire::greeted(self.tenant(atsign)?.address, &self.trust()?)
+    }
+
+    /// The tool, set up for this town, with a home of its own.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub fn tool(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(program("atedge")?);
+        command
+            .args(arguments)
+            .env("HOME", self.home())
+            .env("ATEDGE_DIRECTORY", format!("localhost:{}", self.directory.port()))
+            .env("ATEDGE_CA", &self.ca);
+        Ok(command)
+    }
+
+    /// Runs the tool to its end.
+    ///
+    /// # Errors
+    /// It fails; the error says what it said.
+    pub fn use_tool(&self, arguments: &[&str]) -> Result<Output> {
+        let output = run("atedge", &mut self.tool(arguments)?, &self.folder)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "atedge {}: {}", arguments.join(" "), said.trim());
+        Ok(output)
+    }
+
+    /// Activates an atSign by the tool; its keys are then in the town's home.
+    ///
+    /// # Errors
+    /// The tool fails.
+    pub fn onboard(&self, atsign: &str) -> Result<PathBuf> {
+        std::fs::create_dir_all(self.home())?;
+        let secret = self.folder.join(format!("{atsign}.cram"));
+        std::fs::write(&secret, &self.tenant(atsign)?.secret)?;
+        let path = secret.to_str().context("a path in UTF-8")?;
+        self.use_tool(&["onboard", atsign, "--cram-file", path])?;
+        Ok(self.keys(atsign))
+    }
+
+    /// Where the tool keeps an atSign's keys, which is where all SDKs look for them.
+    #[must_use]
+    pub fn keys(&self, atsign: &str) -> PathBuf {
+        self.home().join(".atsign/keys").join(format!("{atsign}_key.atKeys"))
+    }
+
+    /// The home of the tool's user.
+    #[must_use]
+    pub fn home(&self) -> PathBuf {
+        self.folder.join("home")
+    }
+}
