@@ -230,6 +230,23 @@ mod tests {
     }
 
     #[test]
+    fn clients_of_both_versions_are_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = DevAuthority::open_or_create(folder.path(), &[]).unwrap();
+        let server = authority.server_config(ClientCertificates::Recorded).unwrap();
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(read_certificates(&authority.ca()).unwrap());
+            let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            assert_eq!(handshake(server.clone(), client, "localhost"), Ok(0), "{:?}", version.version);
+        }
+    }
+
+    #[test]
     fn a_client_certificate_is_recorded_whoever_issued_it_and_not_required() {
         let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let ours = DevAuthority::open_or_create(ours.path(), &[]).unwrap();

@@ -172,10 +172,14 @@ fn merge<'a>(
             None => {
                 into.insert(key, value);
             }
-            Some(old) => match (old.get_mut(), value.into_inner()) {
-                (DeValue::Table(old), DeValue::Table(new)) => merge(old, new, twice, contradictions),
-                (_, new) if twice == Twice::Replaces => *old = Spanned::new(key.span(), new),
-                (old, new) if agree(old, &new) => {}
+            Some(old) => match (old.get_mut(), value) {
+                (DeValue::Table(old), new) if new.get_ref().is_table() => {
+                    if let DeValue::Table(new) = new.into_inner() {
+                        merge(old, new, twice, contradictions);
+                    }
+                }
+                (_, new) if twice == Twice::Replaces => *old = new,
+                (old, new) if agree(old, new.get_ref()) => {}
                 _ => contradictions.push(key.span()),
             },
         }

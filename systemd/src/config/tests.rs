@@ -296,6 +296,8 @@ fn the_environment_has_the_last_word() {
     assert_eq!(agent.gateway.atsign, "@other");
     assert_eq!(agent.gateway.port, 6400);
     assert_eq!(agent.gateway.names, ["a", "b"]);
+    let error = read(&[GATEWAY], &[("ATEDGE__GATEWAY__ATSIGN", "7")]).unwrap_err();
+    assert!(error.contains("--> ATEDGE__GATEWAY__ATSIGN:1:18\n"), "{error}");
     let error = read(&[GATEWAY], &[("ATEDGE__GATEWAY__PROT", "64")]).unwrap_err();
     assert_eq!(
         error,
