@@ -1,0 +1,3 @@
+//! The whole road in one process.
+
+pub mod evidence;
