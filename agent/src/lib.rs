@@ -3,3 +3,4 @@
 pub mod clock;
 pub mod outbox;
 pub mod payload;
+pub mod uplink;

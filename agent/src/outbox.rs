@@ -24,6 +24,8 @@ mod salvage;
 mod schema;
 mod seal;
 mod send;
+#[cfg(test)]
+pub(crate) mod sim;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -66,16 +66,7 @@ pub(super) fn take(store: &mut Store, waiting: &Waiting, from: u64) -> Vec<(u64,
     let Some(parcel) = parcel else { return Vec::new() };
     let batch = Batch::from_json(parcel.json.as_bytes()).unwrap();
     assert_eq!(batch.lane, *waiting.lane);
-    batch
-        .records
-        .iter()
-        .map(|record| match record.points[0].value {
-            Value::Integer(value) => (record.seq, value),
-            Value::Float(_) | Value::Bool(_) | Value::Text(_) | Value::Data { .. } => {
-                panic!("never captured here")
-            }
-        })
-        .collect()
+    batch.records.iter().map(|record| (record.seq, super::sim::value(record))).collect()
 }
 
 #[test]

@@ -1,0 +1,223 @@
+//! From the outbox to the readers: the oldest due batch of each flow, sealed for its reader, sent as a
+//! notification, and sent again until the reader has confirmed it.
+//!
+//! [`Schedule`](schedule::Schedule) decides, on virtual time in tests; [`run`] does what it says.
+
+mod flow;
+mod pace;
+mod schedule;
+#[cfg(test)]
+mod sim;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use at_protocol::AtSign;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+pub use flow::{FlowRules, NoteStatus};
+pub use schedule::StreamRules;
+
+use crate::outbox::{FlowKey, Outbox, OutboxError, Parcel, Receipted};
+use crate::payload::{Lane, NoteId, name};
+use flow::Pinned;
+use schedule::{Action, Schedule};
+
+/// A batch on its way out, not yet sealed.
+#[derive(Debug, Clone, Copy)]
+pub struct Note<'a> {
+    /// To whom.
+    pub to: &'a AtSign,
+    /// The id that it must have.
+    pub id: &'a NoteId,
+    /// Its key name, `<stream>.<device>.tel.<namespace>`.
+    pub name: &'a str,
+    /// The batch, JSON; whoever sends it seals it.
+    pub plain: &'a str,
+    /// How long servers may keep it for a reader that is away.
+    pub ttln: Duration,
+}
+
+/// Why a notification was not sent, as far as it matters what to do next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RoadError {
+    /// Our own atServer was not reached or did not answer. It may have the notification.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It cannot be sent to this reader now.
+    #[error("{0}")]
+    Later(String),
+    /// It can never be sent to this reader.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The way to the readers: seals and sends.
+pub trait Road {
+    /// Done when our own atServer has stored the notification.
+    fn notify(&self, note: Note<'_>) -> impl Future<Output = Result<(), RoadError>> + Send;
+    /// What our own atServer says became of a notification.
+    fn status(&self, id: &NoteId) -> impl Future<Output = Result<NoteStatus, RoadError>> + Send;
+}
+
+/// What the uplink works with.
+pub struct Uplink<R> {
+    /// The queue.
+    pub outbox: Outbox,
+    /// The way out.
+    pub road: R,
+    /// The last part of key names.
+    pub namespace: String,
+    /// How the streams are sent, and to whom.
+    pub streams: StreamRules,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// What to do next to the outbox or on the road.
+enum Work {
+    Act(Action),
+    Confirm { key: FlowKey, upto: u64 },
+}
+
+/// What came of it.
+enum Outcome {
+    Confirmed,
+    Sent { key: FlowKey, from: u64, last: u64, more: bool, id: NoteId },
+    Gone { key: FlowKey, from: u64, to: u64 },
+    Status { key: FlowKey, first: u64, status: NoteStatus },
+    Failed { key: FlowKey, sent: Option<Pinned>, error: RoadError },
+}
+
+impl<R: Road> Uplink<R> {
+    /// Sends until `stop`, then until every reader has confirmed everything or `grace` is over. What comes
+    /// through `receipts` the outbox has taken already.
+    ///
+    /// # Errors
+    /// When the outbox no longer answers.
+    pub async fn run(
+        self,
+        mut receipts: mpsc::Receiver<Receipted>,
+        stop: CancellationToken,
+        grace: Duration,
+    ) -> Result<(), OutboxError> {
+        let began = Instant::now();
+        let mut schedule = Schedule::new(self.streams.clone(), self.outbox.boot(), self.seed);
+        for waiting in self.outbox.waiting().await? {
+            schedule.add_waiting(waiting, Duration::ZERO);
+        }
+        let mut under_way = FuturesUnordered::new();
+        let mut deadline: Option<Instant> = None;
+        loop {
+            let now = began.elapsed();
+            while let Some(action) = schedule.next(now) {
+                under_way.push(self.perform(Work::Act(action)));
+            }
+            let drained = schedule.is_drained() && under_way.is_empty();
+            if deadline.is_some_and(|end| drained || Instant::now() >= end) {
+                return Ok(());
+            }
+            let wake = schedule.deadline().map(|due| began + due);
+            let wake = [wake, deadline].into_iter().flatten().min();
+            tokio::select! {
+                Some(outcome) = under_way.next() => {
+                    if let Some(confirmed) = answer(&mut schedule, outcome?, began.elapsed()) {
+                        under_way.push(self.perform(confirmed));
+                    }
+                }
+                grown = self.outbox.grown() => {
+                    for (id, (lane, last)) in grown {
+                        schedule.on_grown(id, &lane, last, began.elapsed());
+                    }
+                }
+                Some(receipt) = receipts.recv() => {
+                    if let Some(upto) = schedule.on_receipt(&receipt, began.elapsed()) {
+                        under_way.push(self.perform(Work::Confirm { key: receipt.key, upto }));
+                    }
+                }
+                () = sleep_until(wake.unwrap_or(began)), if wake.is_some() => {}
+                () = stop.cancelled(), if deadline.is_none() => deadline = Some(Instant::now() + grace),
+            }
+        }
+    }
+
+    async fn perform(&self, work: Work) -> Result<Outcome, OutboxError> {
+        match work {
+            Work::Confirm { key, upto } => self.outbox.confirm(key, upto).await.map(|()| Outcome::Confirmed),
+            Work::Act(Action::Ask { key, first, id }) => Ok(match self.road.status(&id).await {
+                Ok(status) => Outcome::Status { key, first, status },
+                Err(error) => Outcome::Failed { key, sent: None, error },
+            }),
+            Work::Act(Action::Send { key, lane, from, to, limit, ttln, attempt }) => {
+                let taken = self.outbox.take(key.clone(), Arc::clone(&lane), from, to, limit).await?;
+                let Some(Parcel { first, last, json }) = taken else {
+                    return Ok(Outcome::Gone { key, from, to });
+                };
+                let id = NoteId::new(lane.boot, first, attempt);
+                let name = name::telemetry(&lane.device, &lane.stream, &self.namespace);
+                match self
+                    .road
+                    .notify(Note { to: &key.reader, id: &id, name: &name, plain: &json, ttln })
+                    .await
+                {
+                    Ok(()) => Ok(Outcome::Sent { key, from, last, more: last < to, id }),
+                    Err(RoadError::Refused(reason)) => self.set_aside(key, &lane, from, last, reason).await,
+                    Err(error) => {
+                        Ok(Outcome::Failed { key, sent: Some(Pinned { from, to: last, attempt }), error })
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts by what will never be taken.
+    async fn set_aside(
+        &self,
+        key: FlowKey,
+        lane: &Lane,
+        from: u64,
+        last: u64,
+        reason: String,
+    ) -> Result<Outcome, OutboxError> {
+        error!(reader = %key.reader, %lane, first = from, last, reason, "refused for good; set aside");
+        self.outbox.set_aside(key.clone(), from, last, reason).await?;
+        Ok(Outcome::Gone { key, from, to: last })
+    }
+}
+
+/// Tells the schedule; returns what the outbox must be told in turn.
+fn answer(schedule: &mut Schedule, outcome: Outcome, now: Duration) -> Option<Work> {
+    let (key, confirmed) = match outcome {
+        Outcome::Confirmed => return None,
+        Outcome::Sent { key, from, last, more, id } => {
+            debug!(reader = %key.reader, lane = key.lane, from, last, %id, "sent");
+            let confirmed = schedule.on_sent(&key, from, last, more, id, now);
+            (key, confirmed)
+        }
+        Outcome::Gone { key, from, to } => {
+            let confirmed = schedule.on_gone(&key, from, to, now);
+            (key, confirmed)
+        }
+        Outcome::Status { key, first, status } => {
+            let confirmed = schedule.on_status(&key, first, status, now);
+            (key, confirmed)
+        }
+        Outcome::Failed { key, sent, error: RoadError::Unreachable(reason) } => {
+            if schedule.on_unreachable(&key, sent, now) {
+                warn!(reason, "our atServer is not reached; trying again");
+            }
+            return None;
+        }
+        Outcome::Failed { key, sent, error: RoadError::Later(reason) | RoadError::Refused(reason) } => {
+            info!(reader = %key.reader, lane = key.lane, reason, "cannot be sent now; trying again");
+            schedule.on_failed(&key, sent, now);
+            return None;
+        }
+    };
+    confirmed.map(|upto| Work::Confirm { key, upto })
+}

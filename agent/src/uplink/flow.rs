@@ -1,0 +1,334 @@
+//! One reader in one lane: what it was sent, what it has, what comes next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::pace::{Backoff, Dice};
+use crate::outbox::{BatchLimit, Receipted};
+use crate::payload::{Lane, NoteId};
+
+/// Time since the uplink began.
+pub(super) type Time = Duration;
+
+/// Most batches of one flow that may be unconfirmed. A reader that is away costs its server this many and
+/// no more; the outbox keeps the rest.
+const WINDOW: usize = 16;
+/// First and longest pause between questions for the state of a notification.
+const ASK: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(60) };
+/// First and longest pause before a batch without receipt is sent again.
+const REDELIVER: Backoff = Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(3600) };
+/// A batch that a receipt reports missing is sent again if it was sent at least this long ago: a receipt
+/// may cross with what it lacks.
+const CROSSING: Duration = Duration::from_secs(5);
+/// First and longest pause after this reader could not be sent to.
+const RETRY: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
+
+/// How a stream is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRules {
+    /// How much a batch may hold.
+    pub limit: BatchLimit,
+    /// How long a batch that is not full waits for more.
+    pub linger: Duration,
+    /// Only receipts confirm; else it also does that the reader's server has it.
+    pub receipts: bool,
+    /// How long a server may keep a notification for a reader that is away.
+    pub ttln: Duration,
+}
+
+/// What the flow wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Send records `from` to `to`, as many as fit, as attempt `attempt`.
+    Send { from: u64, to: u64, attempt: u64 },
+    /// Ask what became of the notification that carries the batch from `first` on.
+    Ask { first: u64, id: NoteId },
+}
+
+/// What the sender's server says of a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteStatus {
+    /// The reader's server has it.
+    Delivered,
+    /// It is on its way.
+    Queued,
+    /// It will not arrive: errored, expired, or no longer known.
+    Failed,
+}
+
+/// A batch that was sent.
+#[derive(Debug)]
+struct Batch {
+    first: u64,
+    last: u64,
+    id: Option<NoteId>,
+    sent_at: Time,
+    /// When to ask, or to send again.
+    look_at: Time,
+    looks: u32,
+    /// It is confirmed, and waits for those before it.
+    done: bool,
+    /// It must be sent again.
+    again: bool,
+}
+
+/// A batch that may have been stored, although nobody said so: it is tried again under the same id with
+/// the same records, so that the server can drop it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pinned {
+    /// The number that was asked for.
+    pub(super) from: u64,
+    /// The last number that was taken.
+    pub(super) to: u64,
+    /// The attempt that the id was made of.
+    pub(super) attempt: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) lane: Arc<Lane>,
+    rules: FlowRules,
+    /// The reader has everything up to here.
+    confirmed: u64,
+    /// The first number that this run has not sent.
+    next: u64,
+    /// The last number there is.
+    last: u64,
+    /// When the first of the unsent was noticed.
+    unsent_since: Time,
+    batches: VecDeque<Batch>,
+    /// A step is under way.
+    busy: bool,
+    failures: u32,
+    not_before: Time,
+    pinned: Option<Pinned>,
+}
+
+impl Flow {
+    /// A flow whose reader has everything up to `confirmed`.
+    pub(super) fn new(lane: Arc<Lane>, rules: FlowRules, confirmed: u64) -> Self {
+        Self {
+            lane,
+            rules,
+            confirmed,
+            next: confirmed + 1,
+            last: confirmed,
+            unsent_since: Time::ZERO,
+            batches: VecDeque::new(),
+            busy: false,
+            failures: 0,
+            not_before: Time::ZERO,
+            pinned: None,
+        }
+    }
+
+    pub(super) const fn rules(&self) -> FlowRules {
+        self.rules
+    }
+
+    /// Whether its reader has everything.
+    pub(super) const fn is_drained(&self) -> bool {
+        self.confirmed >= self.last && !self.busy
+    }
+
+    /// Whether it has something that was never sent.
+    const fn has_unsent(&self) -> bool {
+        self.next <= self.last
+    }
+
+    /// The lane has records up to `last`. Those that `wait` were there before and wait for no others.
+    pub(super) fn grow(&mut self, last: u64, now: Time, wait: bool) {
+        if !self.has_unsent() {
+            self.unsent_since = if wait { now.saturating_sub(self.rules.linger) } else { now };
+        }
+        self.last = self.last.max(last);
+    }
+
+    /// When it wants [`Flow::step`] called; `None` while it waits for others.
+    pub(super) fn due(&self) -> Option<Time> {
+        if self.busy {
+            return None;
+        }
+        let looks = self.open_batches().map(|(_, due)| due);
+        looks.chain(self.next_batch_due()).min().map(|due| due.max(self.not_before))
+    }
+
+    /// The batches that are not confirmed, and when each is due. Receipts are cumulative, so only the
+    /// first of those is sent again by the clock: the others follow when the reader is back and says so.
+    fn open_batches(&self) -> impl Iterator<Item = (&Batch, Time)> {
+        let open = self.batches.iter().filter(|batch| !batch.done).enumerate();
+        open.filter_map(|(index, batch)| match (batch.again, self.rules.receipts && index > 0) {
+            (true, _) => Some((batch, Time::ZERO)),
+            (false, false) => Some((batch, batch.look_at)),
+            (false, true) => None,
+        })
+    }
+
+    fn next_batch_due(&self) -> Option<Time> {
+        if !self.has_unsent() || self.batches.len() >= WINDOW {
+            return None;
+        }
+        let waiting = self.last - self.next + 1;
+        let full = usize::try_from(waiting).unwrap_or(usize::MAX) >= self.rules.limit.records;
+        Some(if full || self.pinned.is_some() { Time::ZERO } else { self.unsent_since + self.rules.linger })
+    }
+
+    /// What to do at `now`; `attempt` makes a number that was never used. Answered by one of the
+    /// `on_...` below, until when nothing else is due.
+    pub(super) fn step(&mut self, now: Time, mut attempt: impl FnMut() -> u64) -> Option<Step> {
+        if self.due().is_none_or(|due| due > now) {
+            return None;
+        }
+        self.busy = true;
+        if let Some(Pinned { from, to, attempt }) = self.pinned {
+            return Some(Step::Send { from, to, attempt });
+        }
+        let receipts = self.rules.receipts;
+        if let Some((batch, _)) = self.open_batches().find(|(_, due)| *due <= now) {
+            return Some(match &batch.id {
+                Some(id) if !batch.again && !receipts => Step::Ask { first: batch.first, id: id.clone() },
+                _ => Step::Send { from: batch.first, to: batch.last, attempt: attempt() },
+            });
+        }
+        Some(Step::Send { from: self.next, to: self.last, attempt: attempt() })
+    }
+
+    /// The server has stored records `from` to `last` under `id`. They were cut short of what was asked
+    /// for if there are `more`, which then need not wait for company.
+    pub(super) fn on_sent(&mut self, from: u64, last: u64, more: bool, id: NoteId, now: Time) {
+        self.calm(now);
+        let looks = self.find(from).map_or(0, |index| self.batches[index].looks);
+        let pause = if self.rules.receipts { REDELIVER } else { ASK }.most(looks + 1);
+        let sent = Batch {
+            first: from,
+            last,
+            id: Some(id),
+            sent_at: now,
+            look_at: now + pause,
+            looks: looks + 1,
+            done: false,
+            again: false,
+        };
+        self.place(sent, now);
+        if more {
+            self.unsent_since = now.saturating_sub(self.rules.linger);
+        }
+    }
+
+    /// Records `from` to `to` are no longer there: nobody will get them.
+    pub(super) fn on_gone(&mut self, from: u64, to: u64, now: Time) {
+        self.calm(now);
+        let gone = Batch {
+            first: from,
+            last: to,
+            id: None,
+            sent_at: now,
+            look_at: now,
+            looks: 0,
+            done: true,
+            again: false,
+        };
+        self.place(gone, now);
+    }
+
+    /// What became of `Step::Ask`.
+    pub(super) fn on_status(&mut self, first: u64, status: NoteStatus, now: Time) {
+        self.calm(now);
+        let Some(index) = self.find(first) else { return };
+        let batch = &mut self.batches[index];
+        match status {
+            NoteStatus::Delivered => batch.done = true,
+            NoteStatus::Failed => batch.again = true,
+            NoteStatus::Queued => {
+                batch.looks += 1;
+                batch.look_at = now + ASK.most(batch.looks);
+            }
+        }
+        self.pop_done();
+    }
+
+    /// The step failed; another time it may not. The server may have what was `sent`.
+    pub(super) fn on_failed(&mut self, sent: Option<Pinned>, now: Time, dice: &mut Dice) {
+        self.failures += 1;
+        self.not_before = now + RETRY.pause(self.failures, dice);
+        self.on_unreachable(sent);
+    }
+
+    /// The step failed since our own server is not reached; the schedule waits for all flows.
+    pub(super) fn on_unreachable(&mut self, sent: Option<Pinned>) {
+        self.busy = false;
+        self.pinned = sent.or(self.pinned);
+    }
+
+    /// A receipt came.
+    pub(super) fn on_receipt(&mut self, receipt: &Receipted, now: Time) {
+        self.confirmed = self.confirmed.max(receipt.confirmed);
+        self.next = self.next.max(receipt.confirmed + 1);
+        for batch in &mut self.batches {
+            let lacks =
+                receipt.missing.iter().any(|(first, last)| *first <= batch.last && batch.first <= *last);
+            if lacks {
+                batch.again |= batch.sent_at + CROSSING <= now;
+            } else {
+                batch.done |= batch.last <= receipt.upto;
+            }
+        }
+        self.pop_done();
+    }
+
+    /// What the reader has, from the first number on.
+    pub(super) const fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// A step went well.
+    fn calm(&mut self, now: Time) {
+        self.busy = false;
+        self.failures = 0;
+        self.not_before = now;
+        self.pinned = None;
+    }
+
+    fn find(&self, first: u64) -> Option<usize> {
+        self.batches.iter().position(|batch| batch.first == first)
+    }
+
+    /// Puts a batch in the place of the one that begins where it begins. If it is shorter, the rest of
+    /// that one must be sent too.
+    fn place(&mut self, batch: Batch, now: Time) {
+        if let Some(index) = self.find(batch.first) {
+            let old = &mut self.batches[index];
+            let rest = (batch.last + 1, old.last);
+            *old = batch;
+            if rest.0 <= rest.1 {
+                let rest = Batch {
+                    first: rest.0,
+                    last: rest.1,
+                    id: None,
+                    sent_at: now,
+                    look_at: now,
+                    looks: 0,
+                    done: false,
+                    again: true,
+                };
+                self.batches.insert(index + 1, rest);
+            }
+        } else if batch.last >= self.next {
+            self.next = batch.last + 1;
+            self.unsent_since = now;
+            self.batches.push_back(batch);
+        }
+        self.pop_done();
+    }
+
+    fn pop_done(&mut self) {
+        while let Some(batch) = self.batches.front() {
+            if !batch.done && batch.last > self.confirmed {
+                break;
+            }
+            self.confirmed = self.confirmed.max(batch.last);
+            self.batches.pop_front();
+        }
+    }
+}
