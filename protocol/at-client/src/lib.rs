@@ -7,12 +7,31 @@
 //! Nothing here spawns a task: every future does its work where it is awaited, also on a runtime of one
 //! thread.
 
+mod account;
+mod backoff;
+mod client;
+pub mod keyfile;
 pub mod login;
+mod monitor;
+mod notify;
+pub mod onboard;
+mod peers;
+mod random;
 mod refusal;
+mod requests;
 pub mod resolve;
+mod rpc;
 pub mod tls;
 pub mod wire;
 
+pub use account::{ClientConfig, ConnectError, TlsWire, open};
+pub use client::{Client, Record, RecordError};
+pub use monitor::{Incoming, Monitor, MonitorConfig, MonitorError, MonitorState, Payload};
+pub use notify::{NotifyRequest, SendError, Status};
+pub use onboard::{OnboardError, Onboarding};
+pub use peers::PairError;
+pub use requests::AskError;
 pub use resolve::Directory;
+pub use rpc::{Call, CallError, CallRequest, CallState};
 pub use tls::{ClientIdentity, ClientTls, Trust};
 pub use wire::Wire;

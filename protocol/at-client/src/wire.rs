@@ -154,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Adds a line, without its end, to what is to be written: [`Wire::next`] and [`Wire::request`] write
-    /// it. One answer is then owed.
+    /// it. One answer is then owed. Several lines may be said at once to servers that cut lines apart.
     pub fn say(&mut self, line: &impl Display) {
         self.tell(line);
         self.owed += 1;
@@ -172,11 +172,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// # Errors
     /// The server refuses, is silent for too long, or the connection ends.
     pub async fn request(&mut self, line: &impl Display) -> Result<String, RequestError> {
-        self.say(line);
         let latest = Instant::now() + LONGEST;
+        let mut said = false;
         loop {
+            // Older servers take two lines that arrive together for one (wire reference §2.2).
+            if self.owed == 0 && !std::mem::replace(&mut said, true) {
+                self.say(line);
+            }
             match self.said()? {
-                Some(Said::Answer(answer)) if self.owed == 0 => return answer.map_err(RequestError::Refused),
+                Some(Said::Answer(answer)) if said => return answer.map_err(RequestError::Refused),
                 // Of a request that was dropped.
                 Some(Said::Answer(_)) => {}
                 Some(Said::Notification(frame)) => self.keep(*frame)?,

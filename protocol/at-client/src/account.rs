@@ -1,0 +1,130 @@
+//! An atSign with its keys, and the way to its atServer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use at_protocol::AtSign;
+use at_protocol::directory::Address;
+use at_protocol::keys::AtKeys;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::login::{LoginError, authenticate};
+use crate::resolve::{Directory, ResolveError};
+use crate::tls::{ClientTls, DialError, dial};
+use crate::wire::{Wire, WireError};
+
+/// A connection to an atServer over TLS.
+pub type TlsWire = Wire<TlsStream<TcpStream>>;
+
+/// How long connecting and the TLS handshake may take. Small ARM boards need seconds for a handshake.
+pub(crate) const DIAL: Duration = Duration::from_secs(15);
+
+/// What a client needs to act for an atSign.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// For whom.
+    pub atsign: AtSign,
+    /// Its keys.
+    pub keys: Arc<AtKeys>,
+    /// Who knows where its atServer is.
+    pub directory: Arc<Directory>,
+    /// Whom to trust.
+    pub tls: ClientTls,
+}
+
+/// Why there is no authenticated connection to the atServer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The directory does not answer.
+    #[error("cannot find the atServer of {atsign}: {source}")]
+    Resolve {
+        /// For whom.
+        atsign: AtSign,
+        /// What is wrong with the directory.
+        source: ResolveError,
+    },
+    /// The directory answers that there is no such atSign.
+    #[error("the directory {directory} does not know {atsign}; is it spelled right, and added there?")]
+    UnknownAtSign {
+        /// For whom.
+        atsign: AtSign,
+        /// Who was asked.
+        directory: Address,
+    },
+    /// The atServer is not reached, or not who it should be.
+    #[error("cannot reach the atServer of {atsign}: {source}")]
+    Dial {
+        /// For whom.
+        atsign: AtSign,
+        /// How dialling failed.
+        source: DialError,
+    },
+    /// The atServer does not begin as atServers do.
+    #[error("the atServer of {atsign} at {address} does not greet: {source}")]
+    Greeting {
+        /// For whom.
+        atsign: AtSign,
+        /// Where it should be.
+        address: Address,
+        /// What came instead.
+        source: WireError,
+    },
+    /// The atServer does not let us in.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+}
+
+impl ConnectError {
+    /// Whether trying again may help without anybody changing keys or settings.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Resolve { source, .. } => source.is_transient(),
+            Self::UnknownAtSign { .. } => false,
+            Self::Dial { source, .. } => source.is_transient(),
+            Self::Greeting { .. } => true,
+            Self::Login(error) => error.is_transient(),
+        }
+    }
+}
+
+/// Opens a connection to the atServer of `atsign`, as nobody in particular: enough to look at public
+/// records and to sign in.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn open(atsign: &AtSign, directory: &Directory, tls: &ClientTls) -> Result<TlsWire, ConnectError> {
+    let found = directory.find(atsign).await;
+    let found = found.map_err(|source| ConnectError::Resolve { atsign: atsign.clone(), source })?;
+    let address = found.ok_or_else(|| ConnectError::UnknownAtSign {
+        atsign: atsign.clone(),
+        directory: directory.address().clone(),
+    })?;
+    let stream = dial(&address, tls, DIAL).await.map_err(|source| {
+        // It may have moved.
+        directory.suspect(atsign);
+        ConnectError::Dial { atsign: atsign.clone(), source }
+    })?;
+    Wire::open(stream).await.map_err(|source| ConnectError::Greeting {
+        atsign: atsign.clone(),
+        address,
+        source,
+    })
+}
+
+impl ClientConfig {
+    /// Opens a connection and signs in.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(&self) -> Result<TlsWire, ConnectError> {
+        let mut wire = open(&self.atsign, &self.directory, &self.tls).await?;
+        let login = authenticate(&mut wire, &self.atsign, &self.keys).await;
+        if let Err(LoginError::WrongServer { .. }) = &login {
+            self.directory.suspect(&self.atsign);
+        }
+        login?;
+        Ok(wire)
+    }
+}

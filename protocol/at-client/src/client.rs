@@ -1,0 +1,327 @@
+//! Acting for one atSign: its records, and what others share with it.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use at_protocol::crypto::{OpenError, Plain, Sealed, open, seal};
+use at_protocol::metadata::RecordMetadata;
+use at_protocol::verb::{Delete, LLookup, Lookup, PLookup, Scan, Shape, Update, Verb};
+use at_protocol::{AtKey, AtSign, KeyName, Metadata};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::account::{ClientConfig, ConnectError};
+use crate::peers::{Label, Own, PairError, Peers};
+use crate::random;
+use crate::requests::{AskError, Requests};
+
+/// A client of one atSign. Cheap to clone; clones share the connection and the keys of peers.
+///
+/// Requests go one after the other over one connection. It is made when first needed and anew when it
+/// breaks, after a pause that grows while it keeps breaking. A request that is dropped may or may not
+/// have been carried out.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    config: ClientConfig,
+    requests: Requests,
+    peers: Peers,
+}
+
+/// A record as it was read.
+pub struct Record {
+    /// Its value, decrypted where it was sealed.
+    pub value: Zeroizing<Vec<u8>>,
+    /// What the server says about it.
+    pub metadata: RecordMetadata,
+}
+
+/// Why a record was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The atServer did not do it.
+    #[error("{key}: {source}")]
+    Ask {
+        /// Which record.
+        key: AtKey,
+        /// Why not.
+        source: AskError,
+    },
+    /// There is no key for the atSign that it is to be shared with.
+    #[error("cannot share {key}: {source}")]
+    Pair {
+        /// Which record.
+        key: AtKey,
+        /// Why not.
+        source: PairError,
+    },
+    /// The record belongs to somebody else, or to the server.
+    #[error("{key} is not for {atsign} to read or write like this")]
+    NotOurs {
+        /// Which record.
+        key: AtKey,
+        /// Who we are.
+        atsign: AtSign,
+    },
+    /// A public value must be text.
+    #[error("{key} is public and its value is not UTF-8 text; encode it, in base64 for example")]
+    NotText {
+        /// Which record.
+        key: AtKey,
+    },
+    /// The value cannot be decrypted, or claims an encoding that it does not have.
+    #[error("{key} cannot be opened with the keys of {atsign}; ask its owner to share it again")]
+    Unreadable {
+        /// Which record.
+        key: AtKey,
+        /// Who we are.
+        atsign: AtSign,
+    },
+    /// The server's answer is not what the protocol says.
+    #[error("the atServer gave a strange answer about {key}")]
+    Answer {
+        /// Which record.
+        key: AtKey,
+    },
+}
+
+impl RecordError {
+    /// Whether trying again may help without anybody changing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Ask { source, .. } => source.is_transient(),
+            Self::Pair { source, .. } => source.is_transient(),
+            Self::NotOurs { .. } | Self::NotText { .. } | Self::Unreadable { .. } | Self::Answer { .. } => {
+                false
+            }
+        }
+    }
+}
+
+/// `lookup:all:` and its kin.
+#[derive(Deserialize)]
+struct Answer {
+    data: Option<String>,
+    #[serde(rename = "metaData", default)]
+    metadata: RecordMetadata,
+}
+
+impl Client {
+    /// A client for the atSign of `config`. Nothing is connected yet.
+    #[must_use]
+    pub fn new(config: ClientConfig) -> Self {
+        Self(Arc::new(Inner { config, requests: Requests::default(), peers: Peers::default() }))
+    }
+
+    /// Connects and signs in now rather than at the first request.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(&self) -> Result<(), ConnectError> {
+        self.0.requests.connect(&self.0.config).await
+    }
+
+    /// For whom this client acts.
+    #[must_use]
+    pub fn atsign(&self) -> &AtSign {
+        &self.0.config.atsign
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn config(&self) -> &ClientConfig {
+        &self.0.config
+    }
+
+    /// Says one verb, for what has no method of its own.
+    ///
+    /// # Errors
+    /// The server refuses, or cannot be reached.
+    pub async fn ask(&self, verb: &Verb) -> Result<String, AskError> {
+        self.say(verb).await
+    }
+
+    pub(crate) async fn say(&self, line: &impl Display) -> Result<String, AskError> {
+        self.0.requests.ask(&self.0.config, line).await
+    }
+
+    pub(crate) fn own(&self) -> Own<'_> {
+        Own { config: &self.0.config, requests: &self.0.requests }
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    /// Writes a record and gives its commit id: in the clear and signed where it is public, sealed for
+    /// oneself or for the atSign that it is shared with otherwise. Of `metadata`, lifetimes and the like
+    /// are taken; what describes the sealing is set here.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub async fn put(&self, key: &AtKey, value: &[u8], mut metadata: Metadata) -> Result<i64, RecordError> {
+        let keys = &self.0.config.keys;
+        let text = match key {
+            AtKey::Public { owner, .. } if owner == self.atsign() => {
+                let value =
+                    std::str::from_utf8(value).map_err(|_| RecordError::NotText { key: key.clone() })?;
+                let plain = Plain::signed(&keys.encryption, value);
+                plain.describe(&mut metadata);
+                // An update keeps what it does not mention: an encoding of the value before must go.
+                metadata.encoding.get_or_insert_with(|| "null".to_owned());
+                plain.text().to_owned()
+            }
+            AtKey::Own { owner, .. } if owner == self.atsign() => {
+                sealed(&seal::seal_self(&keys.self_key, random::iv(), value), &mut metadata)
+            }
+            AtKey::Shared { owner, with, .. } if owner == self.atsign() => {
+                sealed(&self.seal_for(with, value).await.map_err(|e| pair_error(key, e))?, &mut metadata)
+            }
+            AtKey::Public { .. }
+            | AtKey::Own { .. }
+            | AtKey::Shared { .. }
+            | AtKey::CachedPublic { .. }
+            | AtKey::CachedShared { .. }
+            | AtKey::PrivateKey { .. }
+            | AtKey::Private { .. } => return Err(self.not_ours(key)),
+        };
+        let update = Verb::Update(Box::new(Update { key: key.clone(), metadata, value: text }));
+        self.commit(key, &update).await
+    }
+
+    /// Seals for `to`, with the self key where that is ourselves.
+    pub(crate) async fn seal_for(&self, to: &AtSign, value: &[u8]) -> Result<Sealed, PairError> {
+        if to == self.atsign() {
+            return Ok(seal::seal_self(&self.0.config.keys.self_key, random::iv(), value));
+        }
+        let pair = self.0.peers.outgoing(self.own(), to).await?;
+        Ok(seal::seal_shared(&pair, random::iv(), value))
+    }
+
+    /// Reads a record: our own, one shared with us, or a public one of anybody. `None` where there is none,
+    /// or none at this time.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub async fn get(&self, key: &AtKey) -> Result<Option<Record>, RecordError> {
+        let verb = self.reading(key).ok_or_else(|| self.not_ours(key))?;
+        let asked = self.own().look(verb).await;
+        let Some(json) = asked.map_err(|source| RecordError::Ask { key: key.clone(), source })? else {
+            return Ok(None);
+        };
+        let answer: Answer =
+            serde_json::from_str(&json).map_err(|_| RecordError::Answer { key: key.clone() })?;
+        let Some(text) = answer.data.filter(|text| text != "null") else { return Ok(None) };
+        let value = self.opened(key, &answer.metadata.set, &text).await?;
+        Ok(Some(Record { value, metadata: answer.metadata }))
+    }
+
+    /// Removes a record, ours or our server's copy of another's, and gives the commit id. It need not exist.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub async fn delete(&self, key: &AtKey) -> Result<i64, RecordError> {
+        self.commit(key, &Verb::Delete(Delete { key: key.clone(), priority: None })).await
+    }
+
+    /// Lists keys: our own in full, another's as it shows them to us, without their scope.
+    ///
+    /// # Errors
+    /// The server refuses, or cannot be reached.
+    pub async fn scan(&self, scan: Scan) -> Result<Vec<String>, AskError> {
+        let json = self.say(&Verb::Scan(scan)).await?;
+        Ok(serde_json::from_str::<Option<Vec<String>>>(&json).ok().flatten().unwrap_or_default())
+    }
+
+    async fn commit(&self, key: &AtKey, verb: &Verb) -> Result<i64, RecordError> {
+        let answer = self.say(verb).await.map_err(|source| RecordError::Ask { key: key.clone(), source })?;
+        answer.trim().parse().map_err(|_| RecordError::Answer { key: key.clone() })
+    }
+
+    /// The verb that reads `key`, if we may hope to read it.
+    fn reading(&self, key: &AtKey) -> Option<Verb> {
+        let me = self.atsign();
+        let llookup = || Some(Verb::LLookup(LLookup { key: key.clone(), shape: Shape::All }));
+        match key {
+            AtKey::Public { owner, .. } | AtKey::Own { owner, .. } | AtKey::Shared { owner, .. }
+                if owner == me =>
+            {
+                llookup()
+            }
+            AtKey::CachedPublic { .. } => llookup(),
+            AtKey::CachedShared { with, .. } if with == me => llookup(),
+            AtKey::Public { name, owner } => Some(plookup(name, owner)),
+            AtKey::Shared { name, owner, with } if with == me => Some(lookup(name, owner)),
+            AtKey::Own { .. }
+            | AtKey::Shared { .. }
+            | AtKey::CachedShared { .. }
+            | AtKey::PrivateKey { .. }
+            | AtKey::Private { .. } => None,
+        }
+    }
+
+    async fn opened(
+        &self,
+        key: &AtKey,
+        metadata: &Metadata,
+        text: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, RecordError> {
+        let me = self.atsign();
+        let ask = |source| RecordError::Ask { key: key.clone(), source };
+        let label = Label {
+            shared_key_enc: metadata.shared_key_enc.as_deref(),
+            iv_nonce: metadata.iv_nonce.as_deref(),
+        };
+        let plain = match key {
+            AtKey::Public { .. } | AtKey::CachedPublic { .. } => {
+                let text = seal::read_public(metadata, text);
+                return text.map(|text| Zeroizing::new(text.into_bytes())).map_err(|_| self.unreadable(key));
+            }
+            AtKey::Shared { with, owner, .. } if owner == me && with != me => {
+                let sent = self.0.peers.sent(self.own(), with).await.map_err(ask)?;
+                sent.ok_or(OpenError).and_then(|key| open(&key, label.iv_nonce, text))
+            }
+            AtKey::Shared { owner, .. } | AtKey::CachedShared { owner, .. } => {
+                self.0.peers.open(self.own(), owner, label, text).await.map_err(ask)?
+            }
+            AtKey::Own { .. } | AtKey::PrivateKey { .. } | AtKey::Private { .. } => {
+                open(&self.0.config.keys.self_key, label.iv_nonce, text)
+            }
+        };
+        match plain {
+            Ok(plain) => Ok(plain),
+            // Data from before there was a flag, and what applications chose to leave in the clear.
+            Err(_) if !seal::is_sealed(metadata) => Ok(Zeroizing::new(text.as_bytes().to_vec())),
+            Err(_) => Err(self.unreadable(key)),
+        }
+    }
+
+    fn not_ours(&self, key: &AtKey) -> RecordError {
+        RecordError::NotOurs { key: key.clone(), atsign: self.atsign().clone() }
+    }
+
+    fn unreadable(&self, key: &AtKey) -> RecordError {
+        RecordError::Unreadable { key: key.clone(), atsign: self.atsign().clone() }
+    }
+}
+
+fn sealed(sealed: &Sealed, metadata: &mut Metadata) -> String {
+    sealed.describe(metadata);
+    sealed.text().to_owned()
+}
+
+fn pair_error(key: &AtKey, source: PairError) -> RecordError {
+    RecordError::Pair { key: key.clone(), source }
+}
+
+fn lookup(name: &KeyName, owner: &AtSign) -> Verb {
+    let (name, owner) = (name.clone(), owner.clone());
+    Verb::Lookup(Lookup { name, owner, shape: Shape::All, bypass_cache: false })
+}
+
+fn plookup(name: &KeyName, owner: &AtSign) -> Verb {
+    let (name, owner) = (name.clone(), owner.clone());
+    Verb::PLookup(PLookup { name, owner, shape: Shape::All, bypass_cache: false })
+}
