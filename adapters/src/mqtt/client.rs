@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::select;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -92,13 +92,23 @@ struct Lasting {
     left: VecDeque<Captured>,
 }
 
+/// Who waits for the end of a command.
+type Done = oneshot::Sender<Result<(), CommandError>>;
+
 /// A command on its way. There is one at a time, so that its answer cannot be another's.
 enum Publishing {
     Nothing,
     /// Waits for room in the queue of requests.
-    Waiting(Command),
+    Waiting {
+        topic: String,
+        payload: Vec<u8>,
+        done: Done,
+    },
     /// Given to the link, with its packet identifier once it has left.
-    Sent(Command, Option<u16>),
+    Sent {
+        packet: Option<u16>,
+        done: Done,
+    },
 }
 
 /// One connection from CONNECT to its end.
@@ -170,12 +180,11 @@ impl<'c> Connection<'c> {
 
     fn interrupted(&mut self, failure: Failure) -> End {
         self.lasting.left = self.capture.leave();
+        let peer = self.client.broker();
         match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
             Publishing::Nothing => {}
-            Publishing::Waiting(command) => command.finish(Err(self.client.not_connected())),
-            Publishing::Sent(command, _) => {
-                command.finish(Err(CommandError::Interrupted { peer: self.client.broker() }));
-            }
+            Publishing::Waiting { done, .. } => tell(done, Err(CommandError::NotConnected { peer })),
+            Publishing::Sent { done, .. } => tell(done, Err(CommandError::Interrupted { peer })),
         }
         End::Failed(failure)
     }
@@ -183,39 +192,37 @@ impl<'c> Connection<'c> {
     fn pass_on_requests(&mut self) {
         self.acknowledge.extend(std::iter::from_fn(|| self.capture.next_acknowledgement()));
         while self.acknowledge.pop_front_if(|packet| self.requests.ack(*packet)).is_some() {}
-        if let Publishing::Waiting(command) = std::mem::replace(&mut self.publishing, Publishing::Nothing) {
-            let Order::Publish { topic, payload } = &command.order else {
-                unreachable!("only publications are begun")
-            };
-            self.publishing = match self.requests.publish(topic, payload) {
-                true => Publishing::Sent(command, None),
-                false => Publishing::Waiting(command),
-            };
+        self.publishing = match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
+            Publishing::Waiting { topic, payload, done } => match self.requests.publish(&topic, &payload) {
+                true => Publishing::Sent { packet: None, done },
+                false => Publishing::Waiting { topic, payload, done },
+            },
+            other @ (Publishing::Nothing | Publishing::Sent { .. }) => other,
+        };
+    }
+
+    fn begin(&mut self, Command { order, done }: Command) {
+        match self.checked(order) {
+            Ok((topic, payload)) => self.publishing = Publishing::Waiting { topic, payload, done },
+            Err(error) => tell(done, Err(error)),
         }
     }
 
-    fn begin(&mut self, command: Command) {
-        match self.check(&command.order) {
-            Ok(()) => self.publishing = Publishing::Waiting(command),
-            Err(error) => command.finish(Err(error)),
-        }
-    }
-
-    fn check(&self, order: &Order) -> Result<(), CommandError> {
+    fn checked(&self, order: Order) -> Result<(String, Vec<u8>), CommandError> {
         let (topic, payload) = match order {
             Order::Publish { topic, payload } => (topic, payload),
             Order::Send { .. } => {
                 return Err(CommandError::Unsupported { adapter: "mqtt", order: "send" });
             }
         };
-        if !is_topic_name(topic) {
-            return Err(CommandError::InvalidTopic { topic: topic.clone() });
+        if !is_topic_name(&topic) {
+            return Err(CommandError::InvalidTopic { topic });
         }
         let max = self.client.max;
         if payload.len() > max {
             return Err(CommandError::TooLarge { bytes: payload.len(), max });
         }
-        if self.connected { Ok(()) } else { Err(self.client.not_connected()) }
+        if self.connected { Ok((topic, payload)) } else { Err(self.client.not_connected()) }
     }
 
     fn on(&mut self, event: LinkEvent) {
@@ -249,7 +256,7 @@ impl<'c> Connection<'c> {
                 self.capture.settled(self.lasting.settling.answered());
             }
             LinkEvent::PublishSent { packet } => {
-                if let Publishing::Sent(_, sent) = &mut self.publishing {
+                if let Publishing::Sent { packet: sent, .. } = &mut self.publishing {
                     *sent = Some(packet);
                 }
             }
@@ -276,13 +283,14 @@ impl<'c> Connection<'c> {
     }
 
     fn answered(&mut self, packet: u16, refused: Option<String>) {
-        if !matches!(&self.publishing, Publishing::Sent(_, Some(sent)) if *sent == packet) {
-            return;
-        }
-        if let Publishing::Sent(command, _) = std::mem::replace(&mut self.publishing, Publishing::Nothing) {
-            let peer = self.client.broker();
-            command.finish(refused.map_or(Ok(()), |reason| Err(CommandError::Refused { peer, reason })));
-        }
+        self.publishing = match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
+            Publishing::Sent { packet: Some(sent), done } if sent == packet => {
+                let peer = self.client.broker();
+                tell(done, refused.map_or(Ok(()), |reason| Err(CommandError::Refused { peer, reason })));
+                Publishing::Nothing
+            }
+            other @ (Publishing::Nothing | Publishing::Waiting { .. } | Publishing::Sent { .. }) => other,
+        };
     }
 
     /// Sends what may be acknowledged and a DISCONNECT, if the broker takes it in time.
@@ -305,4 +313,9 @@ impl<'c> Connection<'c> {
             debug!(adapter = self.client.name, "the broker did not hear our good-bye");
         }
     }
+}
+
+/// Whoever no longer waits is not an error.
+fn tell(done: Done, outcome: Result<(), CommandError>) {
+    done.send(outcome).ok();
 }
