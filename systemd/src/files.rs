@@ -15,7 +15,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, 0o600)
 }
 
-/// Replaces `path` with `bytes`, readable by everybody (mode 0644).
+/// Replaces `path` with `bytes`, readable by everybody whom the umask lets (mode 0644).
 ///
 /// # Errors
 /// As [`write_private`].
