@@ -6,6 +6,7 @@ pub mod ledger;
 pub mod process;
 pub mod publisher;
 pub mod random;
+pub mod replay;
 pub mod scenario;
 pub mod scenarios;
 pub mod town;

@@ -33,6 +33,26 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The agent that acknowledges before it commits, which a scenario has to find out. It stands under a name
+/// of its own, so that it cannot be mistaken for the real one.
+///
+/// # Errors
+/// It has not been built; the error says how to.
+pub fn sabotaged_agent() -> Result<String> {
+    let real = program("atedge-agent")?;
+    let sabotaged = real.with_file_name("atedge-agent-sabotaged");
+    let release =
+        if real.parent().is_some_and(|folder| folder.ends_with("release")) { " --release" } else { "" };
+    ensure!(
+        sabotaged.exists(),
+        "{sabotaged} is missing; build it with: cargo build{release} -p atedge-agent --features sabotage && mv \
+         {real} {sabotaged} && cargo build{release} -p atedge-agent",
+        sabotaged = sabotaged.display(),
+        real = real.display(),
+    );
+    Ok(sabotaged.to_str().context("a path in UTF-8")?.to_owned())
+}
+
 /// A running process. Its output goes to `<name>.log`; it is killed when this is dropped.
 pub struct Process {
     name: String,
@@ -41,15 +61,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it writes is added to `<name>.log` in `folder`, and its standard output can
-    /// be read by [`Self::line`].
+    /// Starts `command`; what it writes is added to `<name>.log` in `folder`, and its standard output can be
+    /// read by [`Self::line`].
     ///
     /// # Errors
     /// The program cannot be started.
     pub fn start(name: &str, command: &mut Command, folder: &Path) -> Result<Self> {
         let log = log_file(folder, name)?;
         let mut copy = log.try_clone()?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        // Never written to, but open as long as this is kept: some programs end with their input.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let output = child.stdout.take().context("a piped standard output")?;
         let (said, lines) = channel();

@@ -21,6 +21,11 @@ pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
+/// An address that names this machine.
+fn loopback(text: &str) -> Result<SocketAddr> {
+    text.replace("localhost", "127.0.0.1").parse().with_context(|| format!("not an address: {text}"))
+}
+
 /// Somebody who is hosted here.
 #[derive(Debug, Clone)]
 pub struct Tenant {
@@ -36,8 +41,6 @@ pub struct Tenant {
 pub struct Node {
     name: String,
     folder: PathBuf,
-    /// Who is hosted.
-    pub tenants: Vec<Tenant>,
     process: Option<Process>,
 }
 
@@ -78,7 +81,7 @@ impl Node {
         ["--config".into(), self.folder.join(format!("{}.toml", self.name)), "--state".into(), state]
     }
 
-    fn add_tenant(&mut self, atsign: &str) -> Result<()> {
+    fn add_tenant(&self, atsign: &str) -> Result<Tenant> {
         let address = free_address()?;
         let mut command = self.command()?;
         command
@@ -88,8 +91,7 @@ impl Node {
         ensure!(added.status.success(), "{atsign} was not added: {}", String::from_utf8_lossy(&added.stderr));
         let json: Value = serde_json::from_slice(&added.stdout)?;
         let secret = json["cram"].as_str().with_context(|| format!("no secret in {json}"))?.to_owned();
-        self.tenants.push(Tenant { atsign: atsign.to_owned(), address, secret });
-        Ok(())
+        Ok(Tenant { atsign: atsign.to_owned(), address, secret })
     }
 }
 
@@ -101,10 +103,11 @@ pub struct Town {
     pub ca: PathBuf,
     /// Where the directory listens.
     pub directory: SocketAddr,
-    /// The directory's process.
-    pub directory_process: Process,
-    /// The servers, in the order asked for.
+    /// Who lives here.
+    pub tenants: Vec<Tenant>,
+    /// The servers, in the order asked for; none in the tool's own town, which is one process.
     pub nodes: Vec<Node>,
+    process: Process,
 }
 
 impl Town {
@@ -117,7 +120,7 @@ impl Town {
         let tls = format!("[tls]\ncert = {:?}\nkey = {:?}\n", authority.cert(), authority.key());
         let directory = free_address()?;
         let registry = folder.join("directory");
-        let mut nodes = Vec::new();
+        let (mut nodes, mut tenants) = (Vec::new(), Vec::new());
         for (number, atsigns) in hosted.iter().enumerate() {
             let name = format!("server{}", number + 1);
             let text = format!(
@@ -128,13 +131,13 @@ impl Town {
                 authority.ca()
             );
             std::fs::write(folder.join(format!("{name}.toml")), text)?;
-            let mut node = Node { name, folder: folder.to_owned(), tenants: Vec::new(), process: None };
+            let node = Node { name, folder: folder.to_owned(), process: None };
             for atsign in *atsigns {
-                node.add_tenant(atsign)?;
+                tenants.push(node.add_tenant(atsign)?);
             }
             nodes.push(node);
         }
-        for tenant in nodes.iter().flat_map(|node| &node.tenants) {
+        for tenant in &tenants {
             let address = format!("localhost:{}", tenant.address.port());
             let mut command = Command::new(program("atedge-directory")?);
             command.args(["add", &tenant.atsign, &address, "--state"]).arg(&registry);
@@ -144,11 +147,40 @@ impl Town {
         std::fs::write(&config, format!("schema = 1\n[listen]\naddress = \"{directory}\"\n{tls}"))?;
         let mut command = Command::new(program("atedge-directory")?);
         command.args(["run", "--config"]).arg(&config).arg("--state").arg(&registry);
-        let directory_process = Process::start_ready("directory", &mut command, folder)?;
+        let process = Process::start_ready("directory", &mut command, folder)?;
         for node in &mut nodes {
             node.start()?;
         }
-        Ok(Self { folder: folder.to_owned(), ca: authority.ca(), directory, directory_process, nodes })
+        Ok(Self { folder: folder.to_owned(), ca: authority.ca(), directory, tenants, nodes, process })
+    }
+
+    /// The town that the tool makes for developers: `atedge town`.
+    ///
+    /// # Errors
+    /// It does not start, or its first line is not as documented.
+    pub fn of_tool(folder: &Path, atsigns: &[&str]) -> Result<Self> {
+        let mut command = Command::new(program("atedge")?);
+        command.args(["town", "--atsigns", &atsigns.join(","), "--dir"]).arg(folder.join("town"));
+        let process = Process::start("town", &mut command, folder)?;
+        let first = process.line()?.context("atedge town ended; see town.log")?;
+        let json: Value = serde_json::from_str(&first).with_context(|| format!("not JSON: {first}"))?;
+        let text =
+            |value: &Value| value.as_str().map(str::to_owned).with_context(|| format!("not whole: {json}"));
+        let mut tenants = Vec::new();
+        for atsign in atsigns {
+            let one = &json["atsigns"][atsign];
+            let (address, secret) = (loopback(&text(&one["address"])?)?, text(&one["cram"])?);
+            tenants.push(Tenant { atsign: (*atsign).to_owned(), address, secret });
+        }
+        let directory = loopback(&text(&json["directory"])?)?;
+        let ca = text(&json["ca"])?.into();
+        Ok(Self { folder: folder.to_owned(), ca, directory, tenants, nodes: Vec::new(), process })
+    }
+
+    /// The process of the directory.
+    #[must_use]
+    pub fn directory_process(&self) -> &Process {
+        &self.process
     }
 
     /// Somebody who is hosted in this town.
@@ -156,8 +188,14 @@ impl Town {
     /// # Errors
     /// Nobody is called so.
     pub fn tenant(&self, atsign: &str) -> Result<&Tenant> {
-        let mut all = self.nodes.iter().flat_map(|node| &node.tenants);
-        all.find(|tenant| tenant.atsign == atsign).with_context(|| format!("{atsign} does not live here"))
+        let found = self.tenants.iter().find(|tenant| tenant.atsign == atsign);
+        found.with_context(|| format!("{atsign} does not live here"))
+    }
+
+    /// The certificate that all servers of this town show, with its key.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join("ca/server.pem")
     }
 
     /// What clients of this town trust.

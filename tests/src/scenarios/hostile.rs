@@ -1,0 +1,216 @@
+//! Strangers who send what no client sends: the server and the directory answer or hang up, stay small,
+//! and go on serving everybody else.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use rustls::ClientConfig;
+
+use crate::random::Random;
+use crate::replay::Owner;
+use crate::scenario::Run;
+use crate::town::Town;
+use crate::wire::Wire;
+
+const ALICE: &str = "@alice";
+/// Longest line before and after authentication (`at_protocol::line`).
+const LIMITS: [usize; 2] = [at_protocol::line::MAX_ANONYMOUS, at_protocol::line::MAX_AUTHENTICATED];
+/// Random lines in all, and on one connection.
+const LINES: usize = 10_000;
+const LINES_EACH: usize = 100;
+/// Connections that begin something and never end it.
+const HALVES: usize = 50;
+/// How much a daemon may have grown by a second round of everything. What the first one left behind is
+/// the allocator's; growth beyond it is a leak.
+const FLAT_KIB: u64 = 12 * 1024;
+
+/// Two rounds of all of it.
+///
+/// # Errors
+/// An honest client was not answered, or a daemon grew.
+pub(super) fn run(run: &mut Run) -> Result<()> {
+    let town = Town::start(&run.folder, &[&[ALICE]])?;
+    let owner = Owner::new(&town.tenant(ALICE)?.secret)?;
+    owner.activate(ALICE, &mut town.dial(ALICE)?)?;
+    let mut crowd = Crowd {
+        trust: town.trust()?,
+        server: town.tenant(ALICE)?.address,
+        directory: town.directory,
+        honest: town.dial(ALICE)?,
+        honest_at_directory: Wire::greeted(town.directory, &town.trust()?)?,
+        owner,
+        random: run.random(),
+    };
+    crowd.owner.sign_in(ALICE, &mut crowd.honest)?;
+    let before = crowd.round(&town)?;
+    run.note("lines", LINES);
+    run.note("server_kib", before[0]);
+    run.note("directory_kib", before[1]);
+    for _ in 0..if run.long { 10 } else { 1 } {
+        let after = crowd.round(&town)?;
+        run.note("server_again_kib", after[0]);
+        run.note("directory_again_kib", after[1]);
+        for (daemon, (before, after)) in ["server", "directory"].iter().zip(before.iter().zip(after)) {
+            ensure!(after <= before + FLAT_KIB, "the {daemon} grew from {before} to {after} KiB");
+        }
+    }
+    Ok(())
+}
+
+struct Crowd {
+    trust: Arc<ClientConfig>,
+    server: SocketAddr,
+    directory: SocketAddr,
+    honest: Wire,
+    honest_at_directory: Wire,
+    owner: Owner,
+    random: Random,
+}
+
+impl Crowd {
+    /// Everything once; resident memory of server and directory behind it.
+    fn round(&mut self, town: &Town) -> Result<[u64; 2]> {
+        self.endless_lines().context("lines over the limit")?;
+        self.no_text().context("invalid UTF-8")?;
+        let halves = self.halves().context("half lines and half-open sockets")?;
+        self.random_lines().context("random lines at the server")?;
+        self.random_names().context("random lines at the directory")?;
+        drop(halves);
+        self.still_served()?;
+        Ok([town.nodes[0].process()?.resident_kib()?, town.directory_process().resident_kib()?])
+    }
+
+    /// An honest client of each daemon gets its answer.
+    fn still_served(&mut self) -> Result<()> {
+        let answer = self.honest.ask("llookup:public:publickey@alice")?;
+        ensure!(answer.starts_with("data:MII"), "an honest client was answered {answer:.80}");
+        let answer = self.honest_at_directory.ask("alice")?;
+        ensure!(answer.starts_with("localhost:"), "an honest question was answered {answer:.80}");
+        Ok(())
+    }
+
+    fn stranger(&self) -> Result<Wire> {
+        Wire::greeted(self.server, &self.trust)
+    }
+
+    fn insider(&self) -> Result<Wire> {
+        let mut wire = self.stranger()?;
+        self.owner.sign_in(ALICE, &mut wire)?;
+        Ok(wire)
+    }
+
+    fn endless_lines(&mut self) -> Result<()> {
+        let wires = [self.stranger()?, self.insider()?];
+        for (limit, mut wire) in LIMITS.into_iter().zip(wires) {
+            // The server may hang up in the middle of it.
+            let said = wire.say(&vec![b'x'; limit + 2]);
+            match wire.hear() {
+                Ok(Some(answer)) => {
+                    ensure!(answer.starts_with("error:AT0005-"), "answered {answer:.80}");
+                    ensure!(!matches!(wire.hear(), Ok(Some(_))), "the connection was left open");
+                }
+                Ok(None) => {}
+                Err(error) => ensure!(said.is_err(), "neither answered nor closed: {error:#}"),
+            }
+            self.still_served()?;
+        }
+        let mut wire = Wire::greeted(self.directory, &self.trust)?;
+        wire.say(&[b'x'; 256])?;
+        ensure!(wire.hear()?.is_none(), "the directory answered an endless line");
+        Ok(())
+    }
+
+    fn no_text(&mut self) -> Result<()> {
+        for mut wire in [self.stranger()?, self.insider()?] {
+            wire.say(b"llookup:\xff\xfe\xc0\x80@alice\n")?;
+            if let Some(answer) = wire.hear()? {
+                ensure!(answer.starts_with("error:"), "invalid UTF-8 was answered {answer:.80}");
+            }
+        }
+        self.still_served()
+    }
+
+    /// Sockets that never say a whole line, or nothing at all, to be kept open.
+    fn halves(&mut self) -> Result<(Vec<Wire>, Vec<TcpStream>)> {
+        let (mut wires, mut sockets) = (Vec::new(), Vec::new());
+        for number in 0..HALVES {
+            let mut wire = self.stranger()?;
+            wire.say(&b"from:@alice"[..number % 11])?;
+            wires.push(wire);
+            for address in [self.server, self.directory] {
+                let mut socket = TcpStream::connect(address)?;
+                // The first bytes of a TLS handshake, cut anywhere.
+                socket.write_all(&[22, 3, 1, 2, 0, 1, 0][..number % 8])?;
+                sockets.push(socket);
+            }
+        }
+        self.still_served()?;
+        Ok((wires, sockets))
+    }
+
+    fn random_lines(&mut self) -> Result<()> {
+        for connection in 0..LINES / LINES_EACH {
+            let mut wire = if connection % 2 == 0 { self.stranger()? } else { self.insider()? };
+            let mut noise: Vec<u8> = (0..LINES_EACH).flat_map(|_| line(&mut self.random)).collect();
+            noise.extend(b"noop:0\n");
+            // It may be cut off while it talks.
+            if wire.say(&noise).is_ok() {
+                while let Ok(Some(answer)) = wire.hear() {
+                    if answer.starts_with("data:ok") {
+                        break;
+                    }
+                }
+            }
+            self.still_served()?;
+        }
+        Ok(())
+    }
+
+    fn random_names(&mut self) -> Result<()> {
+        for _ in 0..LINES / LINES_EACH {
+            let mut wire = Wire::greeted(self.directory, &self.trust)?;
+            let noise: Vec<u8> = (0..LINES_EACH).flat_map(|_| line(&mut self.random)).collect();
+            // Answers to names that do not exist are held back, so nobody waits for them.
+            wire.say(&noise).ok();
+            let answer = self.honest_at_directory.ask("alice")?;
+            ensure!(answer.starts_with("localhost:"), "an honest question was answered {answer:.80}");
+        }
+        Ok(())
+    }
+}
+
+/// Up to 300 bytes of anything, or a verb with something wrong about it; and a line end.
+fn line(random: &mut Random) -> Vec<u8> {
+    const VERBS: [&str; 12] = [
+        "from:@alice:clientConfig:{\"version\":\"3.0.38\"}",
+        "cram:00",
+        "pkam:signingAlgo:rsa2048:hashingAlgo:sha512:c2ln",
+        "pol",
+        "update:ttl:1000:isEncrypted:true:@bob:x.y@alice value",
+        "llookup:all:public:publickey@alice",
+        "lookup:x@alice",
+        "scan:showhidden:true (a|b)+",
+        "notify:id:1:update:messageType:key:ttln:1000:@alice:x.y@alice:v",
+        "notify:list:2024-01-01:2024-01-02:x",
+        "sync:from:-1:limit:3:x",
+        "enroll:request:{\"appName\":\"a\"}",
+    ];
+    let mut line: Vec<u8> = if random.below(2) == 0 {
+        (0..random.below(300)).map(|_| random.byte()).collect()
+    } else {
+        let mut line = VERBS[random.place(VERBS.len())].as_bytes().to_vec();
+        for _ in 0..=random.below(3) {
+            let at = random.place(line.len());
+            match random.below(3) {
+                0 => line[at] = random.byte(),
+                1 => line.truncate(at + 1),
+                _ => line.insert(at, b':'),
+            }
+        }
+        line
+    };
+    line.push(b'\n');
+    line
+}

@@ -1,0 +1,50 @@
+//! The link is cut for a while: readings keep coming, and all arrive in order once it is back.
+
+use anyhow::{Result, ensure};
+
+use super::crash::{Accounts, account, await_arrivals, publish};
+use crate::broker::Broker;
+use crate::gateway::{CLIENT, Gateway, Reader, gateway_town, mqtt_tables};
+use crate::publisher::Publisher;
+use crate::scenario::Run;
+
+/// Cuts of the link, one after the other.
+const CUTS: u64 = 3;
+
+/// Stops the server, publishes, starts it again.
+///
+/// # Errors
+/// A reading is lost or out of order.
+pub(super) fn run(run: &mut Run) -> Result<()> {
+    let during = if run.long { 20_000 } else { 1_000 };
+    let mut town = gateway_town(&run.folder)?;
+    let mut broker = Broker::start(&run.folder, CLIENT)?;
+    let mut gateway = Gateway::new(&town, &mqtt_tables(&broker.address))?;
+    let mut reader = Reader::start(&town)?;
+    let mut devices = Publisher::connect(broker.address, "devices")?;
+    gateway.start()?;
+    broker.until("the agent's subscription", |view| view.subscribed)?;
+    let mut published = 0;
+    for _ in 0..CUTS {
+        publish(&mut devices, &mut published, 100)?;
+        town.nodes[0].kill()?;
+        publish(&mut devices, &mut published, during)?;
+        broker
+            .until("acknowledgements during the cut", |view| view.acknowledged().len() as u64 >= published)?;
+        town.nodes[0].start()?;
+        await_arrivals(&mut reader, &broker.view)?;
+    }
+    run.note("cuts", CUTS);
+    run.note("published", published);
+    let Accounts(accounts) = account(run, &broker.view, &reader.arrivals)?;
+    for account in accounts.values() {
+        ensure!(account.lost == 0, "readings were lost");
+        ensure!(account.inversions == 0, "readings arrived out of order");
+        ensure!(account.duplicates_after_dedup == 0, "ids were given twice as new");
+        ensure!(
+            account.captured_again == 0,
+            "readings were captured twice though the agent was never killed"
+        );
+    }
+    gateway.stop()
+}
