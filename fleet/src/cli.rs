@@ -20,7 +20,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Activate an atSign: make its keys and register them with its atServer.
-    #[command(after_help = "Example: atedge onboard @plant7gw1 --cram-file secret.txt --directory localhost:6400")]
+    #[command(
+        after_help = "Example: atedge onboard @plant7gw1 --cram-file secret.txt --directory localhost:6400"
+    )]
     Onboard(Onboard),
     /// Write a record.
     #[command(after_help = "Examples:
@@ -47,9 +49,11 @@ pub enum Command {
     #[command(after_help = "Example: atedge watch @plant7ops --regex '\\.tel\\.plant7@' --json")]
     Watch(Watch),
     /// Send a command to a gateway's device and follow it to its end.
-    #[command(after_help = "Example: atedge cmd @plant7gw1 boiler.setpoint value=62 --as @plant7ops --namespace plant7
+    #[command(
+        after_help = "Example: atedge cmd @plant7gw1 boiler.setpoint value=62 --as @plant7ops --namespace plant7
 
-Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 expired or not delivered.")]
+Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 expired or not delivered."
+    )]
     Cmd(Cmd),
     /// Run a private atPlatform in a folder, for development.
     #[command(after_help = "Example: atedge town --atsigns @alice,@bob --dir town
@@ -249,7 +253,8 @@ pub struct Demo {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}: write a number and a unit, such as 30s"))
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: write a number and a unit, such as 30s"))
 }
 
 #[cfg(test)]

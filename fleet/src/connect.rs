@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use at_client::{Client, ClientConfig, ClientTls, Directory, Trust};
+use anyhow::Result;
+use at_client::{Client, ClientConfig, ClientTls, Directory, Trust, keyfile};
 use at_protocol::AtSign;
-use at_protocol::keys::AtKeys;
-use zeroize::Zeroizing;
 
 use crate::cli::Access;
 
@@ -25,7 +23,7 @@ impl Access {
     pub fn key_file(&self, atsign: &AtSign) -> PathBuf {
         self.keys.clone().unwrap_or_else(|| {
             let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
-            home.join(".atsign/keys").join(format!("{atsign}_key.atKeys"))
+            keyfile::default_path(&home, atsign)
         })
     }
 
@@ -34,11 +32,7 @@ impl Access {
     /// # Errors
     /// Its key file, or the authority's, cannot be used.
     pub fn client(&self, atsign: &AtSign) -> Result<Client> {
-        let path = self.key_file(atsign);
-        let json = std::fs::read_to_string(&path).map(Zeroizing::new).with_context(|| {
-            format!("cannot read the keys of {atsign} from {}; activate it with `atedge onboard`, or say --keys", path.display())
-        })?;
-        let keys = AtKeys::parse(&json).with_context(|| format!("cannot use the keys in {}", path.display()))?;
+        let keys = keyfile::read(&self.key_file(atsign))?;
         let tls = self.tls()?;
         Ok(Client::new(ClientConfig {
             atsign: atsign.clone(),

@@ -3,12 +3,16 @@
 //! A file a command; [`cli`] is what people type.
 
 pub mod cli;
+pub mod cmd;
 pub mod connect;
 pub mod demo;
 pub mod key;
 pub mod notify;
+pub mod onboard;
 pub mod output;
+pub mod reader;
 pub mod record;
+pub mod watch;
 
 use anyhow::Result;
 use atedge_service::Exit;
@@ -26,6 +30,9 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Delete(args) => record::delete(args).await,
         Command::Scan(args) => record::scan(args).await,
         Command::Notify(args) => notify::run(args).await,
+        Command::Onboard(args) => onboard::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
+        Command::Cmd(args) => cmd::run(args).await,
         _ => anyhow::bail!("x"),
     }
 }

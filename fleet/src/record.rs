@@ -44,7 +44,8 @@ pub async fn get(args: Get) -> Result<Exit> {
     let record = client.get(&key).await?.with_context(|| format!("{key} does not exist"))?;
     let value = String::from_utf8_lossy(&record.value);
     let output = Output::new(args.access.json);
-    output.say(|| value.to_string(), || json!({ "key": key, "value": value, "metadata": record.metadata }))?;
+    output
+        .say(|| value.to_string(), || json!({ "key": key, "value": value, "metadata": record.metadata }))?;
     Ok(Exit::Done)
 }
 

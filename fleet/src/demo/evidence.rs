@@ -34,7 +34,9 @@ pub fn search(folders: &[&Path], canaries: &[String]) -> io::Result<Findings> {
     let mut forms = Vec::new();
     for canary in canaries {
         if canary.len() < MIN_CANARY {
-            return Err(io::Error::other(format!("the canary {canary:?} is shorter than {MIN_CANARY} bytes")));
+            return Err(io::Error::other(format!(
+                "the canary {canary:?} is shorter than {MIN_CANARY} bytes"
+            )));
         }
         forms.extend(forms_of(canary.as_bytes()));
     }
