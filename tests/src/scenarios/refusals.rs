@@ -74,15 +74,15 @@ impl Cases<'_> {
     }
 
     fn unknown_setting(&mut self) -> Result<()> {
-        let wrong = "reserv = \"32MiB\"";
+        let wrong = "maxx = \"32MiB\"";
         for verb in ["check", "run"] {
             let mut command = self.agent(&format!("[outbox]\n{wrong}\n"), &[verb])?;
             let said = self.said("unknown setting", &mut command, CONFIGURATION)?;
             let (path, line) = self.line_of(wrong)?;
             let margin = " ".repeat(line.to_string().len());
             let expected = format!(
-                "error: unknown setting `reserv`\n {margin}--> {path}:{line}:1\n {margin} |\n {line} | {wrong}\n \
-                 {margin} | ^^^^^^ expected `reserve`\n1 error. The running configuration is unchanged.\n"
+                "error: unknown setting `maxx`\n {margin}--> {path}:{line}:1\n {margin} |\n {line} | {wrong}\n \
+                 {margin} | ^^^^ expected `max`\n1 error. The running configuration is unchanged.\n"
             );
             ensure!(said == expected, "an unknown setting is reported as\n{said}instead of\n{expected}");
         }
