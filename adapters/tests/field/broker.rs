@@ -1,7 +1,11 @@
 //! The client role against Mosquitto.
 
+use std::net::Ipv4Addr;
+
 use atedge_adapters::{CommandError, Order, Value};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::gateway::{Gateway, value, within};
@@ -301,6 +305,51 @@ async fn commands_are_published() {
         assert_eq!(large, Err(CommandError::TooLarge { bytes: 2000, max: 1024 }));
         let serial = gateway.order(Order::Send { bytes: b"x".into() }).await;
         assert!(matches!(serial, Err(CommandError::Unsupported { .. })));
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_may_want_a_password() {
+    let broker = Mosquitto::start_guarded().await;
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    for version in [V3, V5] {
+        let login = format!("username = \"gateway\"\npassword = \"file:{}\"\n", password.display());
+        let (head, routes) =
+            table(&broker, version).split_once("[route").map(|(h, r)| (h.to_owned(), r.to_owned())).unwrap();
+        let table = format!("{head}{login}[route{routes}");
+
+        std::fs::write(&password, "open barley\n").unwrap();
+        let before = broker.logged("not authorised").len();
+        let gateway = Gateway::start(&table);
+        broker.logs_more_than(before, "not authorised").await;
+        gateway.stop().await;
+
+        std::fs::write(&password, "open sesame\n").unwrap();
+        let before = broker.logged("Sending SUBACK to gateway").len();
+        let gateway = Gateway::start(&table);
+        broker.logs_more_than(before, "Sending SUBACK to gateway").await;
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_talks_nonsense_is_tried_again() {
+    for (version, accepted) in [(V3, &b"\x20\x02\x00\x00"[..]), (V5, &b"\x20\x03\x00\x00\x00"[..])] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let gateway = Gateway::start(&format!(
+            "type = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\nversion = {version}\n[route.r]\n\
+             topic = \"t\"\ndevice = \"d\"\nstream = \"s\"\ndecode = {{ as = \"raw\" }}"
+        ));
+        for answer in [&b"\xff\xff\xff\xff\xff\xff"[..], b"\x20", &[accepted, b"\x32\x07\x00\x01"].concat()] {
+            let (mut stream, _) = within("a connection", listener.accept()).await.unwrap();
+            let mut connect = [0; 16];
+            within("a CONNECT", stream.read_exact(&mut connect)).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+        }
+        within("another try", listener.accept()).await.unwrap();
         gateway.stop().await;
     }
 }

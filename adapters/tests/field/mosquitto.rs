@@ -30,10 +30,27 @@ pub(crate) struct Mosquitto {
 
 impl Mosquitto {
     pub(crate) async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), "allow_anonymous true").await
+    }
+
+    /// Starts a broker that only lets `gateway` in, with the password `open sesame`.
+    pub(crate) async fn start_guarded() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let passwords = folder.path().join("passwords");
+        let made = Command::new("mosquitto_passwd")
+            .args(["-c", "-b"])
+            .arg(&passwords)
+            .args(["gateway", "open sesame"])
+            .status()
+            .unwrap();
+        assert!(made.success());
+        Self::start_in(folder, &format!("allow_anonymous false\npassword_file {}", passwords.display())).await
+    }
+
+    async fn start_in(folder: TempDir, access: &str) -> Self {
         let port = free_port();
         let config = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
+            "listener {port} 127.0.0.1\n{access}\nuser root\npersistence true\n\
              persistence_location {}/\nlog_dest stderr\nlog_type all\n",
             folder.path().display()
         );

@@ -69,7 +69,7 @@ enum End {
 pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, intake: Intake, stop: CancellationToken) {
     let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
     let max_packet = u32::try_from(shared.limits.max + BESIDE_PAYLOAD).unwrap_or(u32::MAX);
-    let mut socket = Socket { stream, wire: Wire::new(max_packet), inbox: Vec::new() };
+    let mut socket = Socket { stream, wire: Wire::new(max_packet), inbox: Vec::new(), heard: 0 };
     let hello = select! {
         hello = timeout(INTRODUCTION, socket.hello()) => hello.unwrap_or(Err(End::Unknown)),
         () = stop.cancelled() => return,
@@ -177,8 +177,10 @@ impl Drop for Presence {
 struct Socket {
     stream: TcpStream,
     wire: Wire,
-    /// What was read and not yet understood; reading goes on when it is empty.
+    /// What was read at once; reading goes on when all of it is understood.
     inbox: Vec<u8>,
+    /// How much of the inbox is understood.
+    heard: usize,
 }
 
 impl Socket {
@@ -202,7 +204,9 @@ impl Socket {
         match self.stream.read(&mut chunk).await? {
             0 => Err(End::Closed),
             count => {
+                self.inbox.clear();
                 self.inbox.extend_from_slice(&chunk[..count]);
+                self.heard = 0;
                 Ok(())
             }
         }
@@ -210,9 +214,14 @@ impl Socket {
 
     /// The next packet of what was read.
     fn hear(&mut self) -> Option<Heard> {
-        let (used, heard) = self.wire.take(&self.inbox);
-        self.inbox.drain(..used);
+        let (used, heard) = self.wire.take(&self.inbox[self.heard..]);
+        self.heard += used;
         heard
+    }
+
+    /// Whether there is something to hear.
+    fn has_more(&self) -> bool {
+        self.heard < self.inbox.len() && self.wire.end().is_none()
     }
 
     /// Sends what is to be sent, and fails if the connection has to end after that.
@@ -242,9 +251,11 @@ struct Device {
 impl Device {
     async fn run(&mut self, stop: &CancellationToken) -> Result<(), End> {
         let mut heard_at = Instant::now();
+        let mut held_back = false;
         let leave = self.presence.link.leave.clone();
         loop {
-            while self.may_hear() && !self.socket.inbox.is_empty() && self.socket.wire.end().is_none() {
+            self.acknowledge();
+            while self.may_hear() && self.socket.has_more() {
                 if let Some(heard) = self.socket.hear() {
                     heard_at = Instant::now();
                     if let Heard::Disconnect { keep } = heard {
@@ -252,11 +263,17 @@ impl Device {
                         return Ok(());
                     }
                     self.on(heard);
+                    self.acknowledge();
                 }
             }
-            self.acknowledge();
             self.socket.flush().await?;
             let may_hear = self.may_hear();
+            // A device that we did not listen to was not silent.
+            if held_back || !may_hear {
+                heard_at = Instant::now();
+            }
+            held_back = !may_hear;
+            let may_order = self.unanswered.len() < ORDERS && self.socket.wire.may_publish();
             let silent_at = self.socket.wire.keep_alive().map(|longest| heard_at + longest);
             select! {
                 read = self.socket.read(), if may_hear => read?,
@@ -265,7 +282,7 @@ impl Device {
                     Err(CaptureEnd::Abandoned) => self.socket.wire.turn_away(Reason::Unkept),
                     Err(end @ CaptureEnd::IntakeClosed) => return Err(end.into()),
                 },
-                Some(order) = self.orders.recv(), if self.unanswered.len() < ORDERS => self.carry_out(order),
+                Some(order) = self.orders.recv(), if may_order => self.carry_out(order),
                 () = silence(silent_at), if may_hear => self.socket.wire.silent(),
                 () = leave.cancelled() => self.socket.wire.turn_away(Reason::TakenOver),
                 () = stop.cancelled() => self.socket.wire.turn_away(Reason::ShuttingDown),

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::device::{Shared, serve};
 use self::sessions::Sessions;
@@ -97,7 +97,11 @@ impl Listener {
                 Some(command) = commands.recv() => {
                     deliveries.spawn(deliver(shared.clone(), command));
                 }
-                Some(_) = devices.join_next(), if !devices.is_empty() => {}
+                Some(ended) = devices.join_next(), if !devices.is_empty() => {
+                    if let Err(cause) = ended {
+                        error!(adapter, %cause, "serving a device failed; please report this");
+                    }
+                }
                 Some(_) = deliveries.join_next(), if !deliveries.is_empty() => {}
                 () = stop.cancelled() => break,
             }

@@ -207,6 +207,11 @@ impl Wire {
         self.say(packet);
     }
 
+    /// Whether the device takes another message of QoS 1 now.
+    pub(super) fn may_publish(&self) -> bool {
+        self.codec.get_receive_maximum_vacancy_for_send() != Some(0)
+    }
+
     /// Publishes to the device. Gives the packet identifier of QoS 1, or why it cannot be sent.
     pub(super) fn publish(&mut self, topic: &str, payload: &[u8], qos: u8) -> Result<Option<u16>, String> {
         let packet_id = match qos {
@@ -402,4 +407,96 @@ fn session_expiry(properties: &[Property]) -> Option<Duration> {
             seconds => Duration::from_secs(seconds.into()),
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNECT: [&[u8]; 2] = [
+        b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02d1",
+        b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x02d1",
+    ];
+    const PUBLISH: [&[u8]; 2] = [b"\x32\x06\x00\x01t\x00\x07x", b"\x32\x07\x00\x01t\x00\x07\x00x"];
+    const SUBSCRIBE: [&[u8]; 2] =
+        [b"\x82\x08\x00\x01\x00\x03c/+\x01", b"\x82\x09\x00\x01\x00\x00\x03c/+\x01"];
+    const REST: [&[u8]; 2] = [
+        b"\xc0\x00\xa2\x07\x00\x02\x00\x03c/+\x40\x02\x00\x01\xe0\x00",
+        b"\xc0\x00\xa2\x08\x00\x02\x00\x00\x03c/+\x40\x02\x00\x01\xe0\x00",
+    ];
+
+    /// Hears all of `bytes` and answers as a device task does.
+    fn hear(wire: &mut Wire, mut bytes: &[u8]) -> Vec<Heard> {
+        let mut all = Vec::new();
+        while !bytes.is_empty() && wire.end().is_none() {
+            let (used, heard) = wire.take(bytes);
+            bytes = &bytes[used..];
+            match &heard {
+                Some(Heard::Connect(_)) => wire.welcome(false, None, 10),
+                Some(Heard::Publish(Message { repeatable: Some((packet, _)), .. })) => {
+                    wire.acknowledge(*packet)
+                }
+                Some(Heard::Subscribe { packet, filters }) => {
+                    wire.granted(*packet, &vec![Some(1); filters.len()]);
+                    wire.publish("c/x", b"on", 1).unwrap();
+                }
+                Some(Heard::Unsubscribe { packet, filters }) => {
+                    wire.released(*packet, &vec![true; filters.len()]);
+                }
+                _ => {}
+            }
+            all.extend(heard);
+        }
+        all
+    }
+
+    #[test]
+    fn a_conversation_is_understood_in_both_versions() {
+        for version in 0..2 {
+            let mut wire = Wire::new(1000);
+            let talk = [CONNECT[version], PUBLISH[version], SUBSCRIBE[version], REST[version]].concat();
+            let heard = hear(&mut wire, &talk);
+            assert_eq!(wire.end(), None);
+            assert_eq!(wire.keep_alive(), None, "after DISCONNECT there is nothing to wait for");
+            let keep = Duration::ZERO;
+            assert_eq!(heard[0], Heard::Connect(Hello { client_id: "d1".into(), clean: true, keep }));
+            let message = Message { topic: "t".into(), payload: b"x".into(), repeatable: Some((7, false)) };
+            assert_eq!(heard[1], Heard::Publish(message));
+            assert_eq!(heard[2], Heard::Subscribe { packet: 1, filters: vec![("c/+".into(), 1)] });
+            assert_eq!(heard[3], Heard::Alive);
+            assert_eq!(heard[4], Heard::Unsubscribe { packet: 2, filters: vec!["c/+".into()] });
+            assert_eq!(heard[5], Heard::Answered { packet: 1, refused: None });
+            assert_eq!(heard[6], Heard::Disconnect { keep: None });
+        }
+    }
+
+    #[test]
+    fn no_byte_can_break_it() {
+        for version in 0..2 {
+            let talk = [CONNECT[version], SUBSCRIBE[version], PUBLISH[version], REST[version]].concat();
+            for at in 0..talk.len() {
+                for byte in 0..=u8::MAX {
+                    let mut broken = talk.clone();
+                    broken[at] = byte;
+                    hear(&mut Wire::new(1000), &broken);
+                    hear(&mut Wire::new(1000), &broken[at..]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_may_limit_what_it_is_sent() {
+        // Maximum packet size 64, receive maximum 1.
+        let connect = b"\x10\x17\x00\x04MQTT\x05\x02\x00\x3c\x08\x27\x00\x00\x00\x40\x21\x00\x01\x00\x02d1";
+        let mut wire = Wire::new(1000);
+        hear(&mut wire, connect);
+        assert_eq!(wire.publish("c", &[0; 100], 1), Err("PacketTooLarge".to_owned()));
+        assert!(wire.may_publish());
+        wire.publish("c", &[0; 10], 1).unwrap();
+        assert!(!wire.may_publish());
+        assert_eq!(wire.end(), None);
+        hear(&mut wire, b"\x40\x02\x00\x01");
+        assert!(wire.may_publish());
+    }
 }
