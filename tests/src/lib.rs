@@ -1,6 +1,7 @@
 //! What crosses crates: towns of real processes, scenarios, transcripts, the tidy check.
 
 pub mod broker;
+pub mod fuzz;
 pub mod gateway;
 pub mod ledger;
 pub mod process;

@@ -1,0 +1,41 @@
+//! Every parser that strangers can reach, as functions of bytes that must not panic.
+//!
+//! `tests/fuzz` runs them under cargo-fuzz; `tests/tests/corpus.rs` replays the committed corpus and
+//! mutations of it with every `cargo test`. Where a parser promises more than to survive, its target
+//! checks that, too.
+
+mod field;
+mod keys;
+mod payload;
+mod wire;
+
+/// What a target does with its input.
+pub type Target = fn(&[u8]);
+
+/// All targets, by name; each has a folder of that name in the corpus.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("lines", wire::lines),
+    ("verb", wire::verb),
+    ("metadata", wire::metadata),
+    ("notification", wire::notification),
+    ("remote_error", wire::remote_error),
+    ("client_session", wire::client_session),
+    ("server_session", wire::server_session),
+    ("directory_answer", wire::directory_answer),
+    ("rpc", wire::rpc),
+    ("key_file", keys::key_file),
+    ("pkam_key", keys::pkam_key),
+    ("sealed", keys::sealed),
+    ("batch", payload::batch),
+    ("receipt", payload::receipt),
+    ("decode", field::decode),
+];
+
+/// Runs one target; for cargo-fuzz.
+///
+/// # Panics
+/// The target does, which is a finding; or there is none of this name.
+pub fn run(name: &str, input: &[u8]) {
+    let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target of this name");
+    target(input);
+}
