@@ -1,5 +1,6 @@
 //! A device on a serial line: it writes lines to a pseudo-terminal that an adapter opens by its path.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -8,8 +9,9 @@ use tokio_serial::{SerialPort as _, SerialStream};
 /// A scale that weighs when it is told to, and keeps what it was sent.
 pub struct Scale {
     device: SerialStream,
-    /// The end that adapters open; held open here, so that the line lives without them.
-    _line: SerialStream,
+    /// The end that adapters open; held open here, so that the line lives without them. A plain file,
+    /// since a serial port locks it against them.
+    _line: File,
     path: PathBuf,
 }
 
@@ -36,7 +38,7 @@ impl Scale {
         let (device, mut line) = SerialStream::pair().map_err(ScaleError::Make)?;
         line.set_exclusive(false).map_err(ScaleError::Make)?;
         let path = line.name().map(PathBuf::from).ok_or(ScaleError::Nameless)?;
-        Ok(Self { device, _line: line, path })
+        Ok(Self { device, _line: File::open(&path)?, path })
     }
 
     /// The path that an adapter opens.

@@ -9,3 +9,4 @@ mod listen;
 mod mosquitto;
 mod packet;
 mod serial;
+mod sim;
