@@ -12,6 +12,7 @@ pub mod onboard;
 pub mod output;
 pub mod reader;
 pub mod record;
+pub mod town;
 pub mod watch;
 
 use anyhow::Result;
@@ -33,6 +34,7 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Onboard(args) => onboard::run(args).await,
         Command::Watch(args) => watch::run(args).await,
         Command::Cmd(args) => cmd::run(args).await,
+        Command::Town(args) => town::run(args).await,
         _ => anyhow::bail!("x"),
     }
 }

@@ -1,0 +1,237 @@
+//! `town`: a private atPlatform in a folder.
+//!
+//! A directory and one or more servers on loopback ports, with an authority of their own. The folder holds
+//! all of it: `ca.pem`, a folder each for the directory and the servers, and one file a resident with its
+//! activation secret. Started again on the same folder, the town is as it was.
+
+use std::io::{self, Read as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use at_protocol::AtSign;
+use at_protocol::directory::Address;
+use atedge_directory::{Directory, DirectoryConfig, Limits, Registry};
+use atedge_server::{Server, ServerConfig, ServerTls};
+use atedge_service::tls::{ClientCertificates, DevAuthority};
+use atedge_service::{Exit, files, stop_signal};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli;
+use crate::cmd::fresh_key;
+use crate::output::Output;
+
+/// The name that every certificate and every answer of the directory has; it resolves on a bare machine.
+const HOST: &str = "localhost";
+
+/// A town that runs.
+pub struct Town {
+    folder: PathBuf,
+    ca: PathBuf,
+    directory: atedge_directory::Running,
+    servers: Vec<atedge_server::Running>,
+    residents: Vec<(AtSign, Resident)>,
+}
+
+/// An atSign that is hosted in the town.
+#[derive(Debug, Clone)]
+pub struct Resident {
+    /// The secret that activates it.
+    pub cram: String,
+    /// Where its atServer listens.
+    pub address: Address,
+}
+
+/// What a folder remembers that no store of the town does.
+#[derive(Serialize, Deserialize)]
+struct Charter {
+    directory: SocketAddr,
+}
+
+/// Runs a town until SIGTERM, or until standard input closes.
+///
+/// # Errors
+/// The folder or the ports cannot be used.
+pub async fn run(args: cli::Town) -> Result<Exit> {
+    let stop = stop_signal()?;
+    let temporary =
+        if args.dir.is_none() { Some(tempfile::tempdir().context("make a folder")?) } else { None };
+    let folder = match (&args.dir, &temporary) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(temporary)) => temporary.path().to_owned(),
+        (None, None) => bail!("a town needs a folder"),
+    };
+    let town = Town::start(&folder, &[args.atsigns], args.port, stop.clone()).await?;
+    Output::new(true).say(String::new, || town.description())?;
+    let closed = stop.clone();
+    // A thread of its own, since nothing interrupts a read of standard input.
+    std::thread::spawn(move || {
+        let mut sink = [0; 4096];
+        while matches!(io::stdin().read(&mut sink), Ok(length) if length > 0) {}
+        closed.cancel();
+    });
+    stop.cancelled().await;
+    town.finished().await;
+    Ok(Exit::Done)
+}
+
+impl Town {
+    /// Starts a town in `folder`: one server for each group of atSigns. With `port` the directory listens
+    /// there and the atSigns after it, in their order; without, on free ports, which the folder remembers.
+    ///
+    /// # Errors
+    /// The folder or the ports cannot be used.
+    pub async fn start(
+        folder: &Path,
+        groups: &[Vec<AtSign>],
+        port: Option<u16>,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let ports = u16::try_from(groups.iter().map(Vec::len).sum::<usize>())
+            .context("too many atSigns for ports")?;
+        ensure!(
+            port.is_none_or(|port| port.checked_add(ports).is_some()),
+            "there are not so many ports above --port"
+        );
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("cannot use {}", folder.display()))?;
+        let authority = DevAuthority::open_or_create(&folder, &[])?;
+        let directory = start_directory(&folder, &authority, port, stop.clone()).await?;
+        let mut town =
+            Self { ca: authority.ca(), directory, servers: Vec::new(), residents: Vec::new(), folder };
+        let mut next_port = port;
+        for (place, atsigns) in groups.iter().enumerate() {
+            let state = town.folder.join(format!("server{}", place + 1));
+            let server = town.start_server(&authority, &state, stop.clone()).await?;
+            for atsign in atsigns {
+                next_port = next_port.map(|port| port + 1);
+                let resident = town.settle(&server, atsign, next_port.unwrap_or(0)).await?;
+                town.residents.push((atsign.clone(), resident));
+            }
+            town.servers.push(server);
+        }
+        Ok(town)
+    }
+
+    async fn start_server(
+        &self,
+        authority: &DevAuthority,
+        state: &Path,
+        stop: CancellationToken,
+    ) -> Result<atedge_server::Running> {
+        std::fs::create_dir_all(state).with_context(|| format!("cannot make {}", state.display()))?;
+        let mut config = ServerConfig::default();
+        config.listen.address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        config.tls.cert = Some(authority.cert());
+        config.tls.key = Some(authority.key());
+        config.directory = Some(atedge_server::config::DirectoryConfig {
+            address: self.directory(),
+            ca: Some(self.ca.clone()),
+        });
+        let tls = ServerTls::load(&config, state)?;
+        Ok(Server::start(config, tls, state, stop).await?)
+    }
+
+    /// Has `server` host `atsign`, if it does not yet, and the directory know it.
+    async fn settle(&self, server: &atedge_server::Running, atsign: &AtSign, port: u16) -> Result<Resident> {
+        let secret_file = self.folder.join(format!("{}.cram", atsign.as_str()));
+        let hosted = server.tenants().await?.into_iter().any(|tenant| tenant.atsign == *atsign);
+        let (cram, bound) = if hosted {
+            let cram = std::fs::read_to_string(&secret_file)
+                .with_context(|| format!("cannot read {}", secret_file.display()))?;
+            (cram.trim().to_owned(), server.address_of(atsign))
+        } else {
+            let cram = fresh_key()? + &fresh_key()?;
+            files::write_private(&secret_file, cram.as_bytes())
+                .with_context(|| format!("cannot write {}", secret_file.display()))?;
+            let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let bound = server.add_tenant(atsign.clone(), &cram, Some(listen)).await?;
+            (cram, bound)
+        };
+        ensure!(
+            port == 0 || bound.port() == port,
+            "{atsign} was settled on port {}; leave out --port, or begin in another folder",
+            bound.port()
+        );
+        let address: Address = format!("{HOST}:{}", bound.port()).parse()?;
+        self.directory.registry.put(atsign, &address)?;
+        Ok(Resident { cram, address })
+    }
+
+    /// Where the directory listens.
+    #[must_use]
+    pub fn directory(&self) -> Address {
+        self.directory.address.to_string().parse().expect("a socket address is an address")
+    }
+
+    /// The certificate of the town's authority, in PEM.
+    #[must_use]
+    pub fn ca(&self) -> &Path {
+        &self.ca
+    }
+
+    /// Who lives here, in the order given.
+    pub fn residents(&self) -> impl Iterator<Item = (&AtSign, &Resident)> {
+        self.residents.iter().map(|(atsign, resident)| (atsign, resident))
+    }
+
+    /// What a program needs to know of the town.
+    #[must_use]
+    pub fn description(&self) -> Value {
+        let residents: Map<String, Value> = self
+            .residents()
+            .map(|(atsign, Resident { cram, address })| {
+                (atsign.to_string(), json!({ "cram": cram, "address": address }))
+            })
+            .collect();
+        json!({ "directory": self.directory(), "ca": self.ca, "atsigns": residents })
+    }
+
+    /// Waits until all of it has ended, after `stop`.
+    pub async fn finished(self) {
+        for server in self.servers {
+            server.finished().await;
+        }
+        self.directory.wait().await;
+    }
+}
+
+async fn start_directory(
+    folder: &Path,
+    authority: &DevAuthority,
+    port: Option<u16>,
+    stop: CancellationToken,
+) -> Result<atedge_directory::Running> {
+    let charter_file = folder.join("town.json");
+    let remembered = match std::fs::read(&charter_file) {
+        Ok(json) => Some(
+            serde_json::from_slice::<Charter>(&json).with_context(|| charter_file.display().to_string())?,
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", charter_file.display())),
+    };
+    let address = match (&remembered, port) {
+        (Some(charter), Some(port)) if charter.directory.port() != port => bail!(
+            "this town was founded on port {}; leave out --port, or begin in another folder",
+            charter.directory.port()
+        ),
+        (Some(charter), _) => charter.directory,
+        (None, port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(0))),
+    };
+    let state = folder.join("directory");
+    std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+    let config = DirectoryConfig {
+        address,
+        tls: authority.server_config(ClientCertificates::Ignored)?,
+        registry: Registry::open(&state)?,
+        limits: Limits::default(),
+    };
+    let running = Directory::start(config, stop)
+        .await
+        .with_context(|| format!("cannot listen on {address}; does another town run in this folder?"))?;
+    let charter = Charter { directory: running.address };
+    files::write_public(&charter_file, serde_json::to_string(&charter)?.as_bytes())?;
+    Ok(running)
+}
