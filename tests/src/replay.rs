@@ -120,18 +120,18 @@ pub fn replay(transcript: &Transcript, proofs: &dyn Proofs, wire: &mut dyn Conve
         match &transcript.steps[at] {
             Step::Say(said) => {
                 let said = memory.fill(said, proofs)?;
-                wire.say(said.as_bytes()).with_context(|| transcript.name.clone())?;
+                wire.say(said.as_bytes())?;
                 at += 1;
             }
             Step::Closed => {
                 let heard = wire.hear()?;
-                ensure!(heard.is_none(), "{}: {heard:?} instead of a hang-up", transcript.name);
+                ensure!(heard.is_none(), "{heard:?} instead of a hang-up");
                 return Ok(answers);
             }
             Step::Expect(_) => {
                 let heard = hear(wire)?;
                 let matches = memory.matches(&transcript.steps[at..=at], &heard)?;
-                ensure!(matches, "{}: {heard:?} is not {:?}", transcript.name, transcript.steps[at]);
+                ensure!(matches, "{heard:?} is not {:?}", transcript.steps[at]);
                 answers += 1;
                 at += 1;
             }
@@ -143,7 +143,7 @@ pub fn replay(transcript: &Transcript, proofs: &dyn Proofs, wire: &mut dyn Conve
                     heard += &hear(wire)?;
                 }
                 let matches = memory.matches(&rest[..many], &heard)?;
-                ensure!(matches, "{}: {heard:?} is not {:?}", transcript.name, &rest[..many]);
+                ensure!(matches, "{heard:?} is not {:?}", &rest[..many]);
                 answers += many;
                 at += many;
             }
@@ -152,7 +152,7 @@ pub fn replay(transcript: &Transcript, proofs: &dyn Proofs, wire: &mut dyn Conve
     // Had the server said anything beyond, it would stand before this answer.
     wire.say(b"noop:0\n")?;
     let last = hear(wire)?;
-    ensure!(last.starts_with("data:ok\n"), "{}: {last:?} was said unasked", transcript.name);
+    ensure!(last.starts_with("data:ok\n"), "{last:?} was said unasked");
     Ok(answers)
 }
 
