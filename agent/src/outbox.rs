@@ -33,7 +33,9 @@ mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use at_protocol::AtSign;
@@ -152,16 +154,15 @@ pub struct Outbox {
     boot: Boot,
 }
 
-/// An append on its way. Ends after the COMMIT.
+/// An append on its way: done after the COMMIT. If it fails with [`OutboxError::NotStored`], the caller
+/// still has the capture and may try again.
 pub struct Appending(oneshot::Receiver<Appended>);
 
-impl Appending {
-    /// Waits for the COMMIT.
-    ///
-    /// # Errors
-    /// [`OutboxError::NotStored`]; the caller still has the capture and may try again.
-    pub async fn done(self) -> Result<Appended, OutboxError> {
-        self.0.await.map_err(|_| OutboxError::NotStored)
+impl Future for Appending {
+    type Output = Result<Appended, OutboxError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map_err(|_| OutboxError::NotStored)
     }
 }
 
@@ -181,7 +182,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxError::NotStored`].
     pub async fn append(&self, capture: Arc<Capture>) -> Result<Appended, OutboxError> {
-        self.submit(capture).await?.done().await
+        self.submit(capture).await?.await
     }
 
     /// The first half of [`Outbox::append`]: done when `capture` has its place in the order. Waits while

@@ -28,18 +28,18 @@ use crate::payload::{Lane, NoteId, name};
 use flow::Pinned;
 use schedule::{Action, Schedule};
 
-/// A batch on its way out, not yet sealed.
+/// A notification on its way out, not yet sealed.
 #[derive(Debug, Clone, Copy)]
 pub struct Note<'a> {
     /// To whom.
     pub to: &'a AtSign,
-    /// The id that it must have.
-    pub id: &'a NoteId,
-    /// Its key name, `<stream>.<device>.tel.<namespace>`.
+    /// The id that it must have; any, where absent.
+    pub id: Option<&'a NoteId>,
+    /// Its key name.
     pub name: &'a str,
-    /// The batch, JSON; whoever sends it seals it.
+    /// What is said; whoever sends it seals it.
     pub plain: &'a str,
-    /// How long servers may keep it for a reader that is away.
+    /// How long servers may keep it for a recipient that is away.
     pub ttln: Duration,
 }
 
@@ -95,8 +95,8 @@ enum Outcome {
 }
 
 impl<R: Road> Uplink<R> {
-    /// Sends until `stop`, then until every reader has confirmed everything or `grace` is over. What comes
-    /// through `receipts` the outbox has taken already.
+    /// Sends until `stop`, then until everything that waits was sent or `grace` is over. What comes through
+    /// `receipts` the outbox has taken already.
     ///
     /// # Errors
     /// When the outbox no longer answers.
@@ -118,8 +118,8 @@ impl<R: Road> Uplink<R> {
             while let Some(action) = schedule.next(now) {
                 under_way.push(self.perform(Work::Act(action)));
             }
-            let drained = schedule.is_drained() && under_way.is_empty();
-            if deadline.is_some_and(|end| drained || Instant::now() >= end) {
+            let sent = schedule.is_sent() && under_way.is_empty();
+            if deadline.is_some_and(|end| sent || Instant::now() >= end) {
                 return Ok(());
             }
             let wake = schedule.deadline().map(|due| began + due);
@@ -141,7 +141,10 @@ impl<R: Road> Uplink<R> {
                     }
                 }
                 () = sleep_until(wake.unwrap_or(began)), if wake.is_some() => {}
-                () = stop.cancelled(), if deadline.is_none() => deadline = Some(Instant::now() + grace),
+                () = stop.cancelled(), if deadline.is_none() => {
+                    deadline = Some(Instant::now() + grace);
+                    schedule.hurry(began.elapsed());
+                }
             }
         }
     }
@@ -162,7 +165,7 @@ impl<R: Road> Uplink<R> {
                 let name = name::telemetry(&lane.device, &lane.stream, &self.namespace);
                 match self
                     .road
-                    .notify(Note { to: &key.reader, id: &id, name: &name, plain: &json, ttln })
+                    .notify(Note { to: &key.reader, id: Some(&id), name: &name, plain: &json, ttln })
                     .await
                 {
                     Ok(()) => Ok(Outcome::Sent { key, from, last, more: last < to, id }),

@@ -58,6 +58,14 @@ pub struct Unfinished {
 }
 
 impl Outbox {
+    /// What is known of a command that has begun before.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn recall(&self, id: CommandId) -> Result<Option<Begun>, OutboxError> {
+        self.call(move |store| store.recall_command(&id)).await
+    }
+
     /// Writes down that a command begins, unless it has begun before.
     ///
     /// # Errors
@@ -94,18 +102,20 @@ impl Outbox {
 }
 
 impl Store {
-    pub(super) fn begin_command(&self, new: &NewCommand) -> rusqlite::Result<Begun> {
-        let CommandId { caller, key } = &new.id;
-        let known: Option<Option<String>> = self
+    fn recall_command(&self, id: &CommandId) -> rusqlite::Result<Option<Begun>> {
+        let outcome: Option<Option<String>> = self
             .db
             .prepare_cached("SELECT outcome FROM command WHERE caller = ? AND key = ?")?
-            .query_row(params![caller.as_str(), key], |row| row.get(0))
+            .query_row(params![id.caller.as_str(), id.key], |row| row.get(0))
             .optional()?;
-        match known {
-            Some(Some(outcome)) => return Ok(Begun::Ended(outcome)),
-            Some(None) => return Ok(Begun::Running),
-            None => {}
+        Ok(outcome.map(|outcome| outcome.map_or(Begun::Running, Begun::Ended)))
+    }
+
+    pub(super) fn begin_command(&self, new: &NewCommand) -> rusqlite::Result<Begun> {
+        if let Some(begun) = self.recall_command(&new.id)? {
+            return Ok(begun);
         }
+        let CommandId { caller, key } = &new.id;
         let floor: Option<i64> = self
             .db
             .prepare_cached("SELECT expires_ms FROM command_floor WHERE caller = ?")?

@@ -329,7 +329,7 @@ async fn a_full_outbox_holds_appends_back_until_there_is_room() {
     // The thread has dealt with everything before this, and still answers.
     assert_eq!(outbox.stat().await.unwrap().records, 0);
     drop(outbox);
-    assert!(matches!(waiting.done().await, Err(OutboxError::NotStored)), "never acknowledged");
+    assert!(matches!(waiting.await, Err(OutboxError::NotStored)), "never acknowledged");
 }
 
 #[tokio::test]
@@ -343,7 +343,7 @@ async fn groups_are_told_to_the_sender_and_everything_is_written_at_the_end() {
     }
     let mut numbers = Vec::new();
     for append in on_the_way {
-        match append.done().await.unwrap() {
+        match append.await.unwrap() {
             Appended::New { seq, .. } => numbers.push(seq),
             Appended::Repeated => panic!("nothing was repeated"),
         }

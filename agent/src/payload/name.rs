@@ -25,6 +25,14 @@ impl fmt::Display for Lane {
     }
 }
 
+/// Words that mean something in keys, and so can be neither device nor stream.
+const RESERVED: [&str; 9] = ["tel", "cmd", "receipt", "gap", "timefix", "latest", "status", "caps", "epoch"];
+
+/// Whether `name` can be neither device nor stream, since it means something in keys.
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
 /// The key name of a batch: `<stream>.<device>.tel.<namespace>`.
 pub fn telemetry(device: &DeviceName, stream: &StreamName, namespace: &str) -> String {
     format!("{stream}.{device}.tel.{namespace}")

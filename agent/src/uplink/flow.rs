@@ -16,6 +16,8 @@ pub(super) type Time = Duration;
 const WINDOW: usize = 16;
 /// First and longest pause between questions for the state of a notification.
 const ASK: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(60) };
+/// After this many looks (half a minute) a notification that errored is sent again under a new id.
+const PATIENCE: u32 = 6;
 /// First and longest pause before a batch without receipt is sent again.
 const REDELIVER: Backoff = Backoff { first: Duration::from_secs(30), longest: Duration::from_secs(3600) };
 /// A batch that a receipt reports missing is sent again if it was sent at least this long ago: a receipt
@@ -53,7 +55,9 @@ pub enum NoteStatus {
     Delivered,
     /// It is on its way.
     Queued,
-    /// It will not arrive: errored, expired, or no longer known.
+    /// An attempt to deliver it failed. Most servers try again, some do not.
+    Errored,
+    /// It will not arrive: expired, or no longer known.
     Failed,
 }
 
@@ -143,6 +147,16 @@ impl Flow {
             self.unsent_since = if wait { now.saturating_sub(self.rules.linger) } else { now };
         }
         self.last = self.last.max(last);
+    }
+
+    /// Whether everything was sent that may be.
+    pub(super) fn is_sent(&self) -> bool {
+        !self.busy && (!self.has_unsent() || self.batches.len() >= WINDOW)
+    }
+
+    /// What waits for company waits no longer.
+    pub(super) fn hurry(&mut self, now: Time) {
+        self.unsent_since = now.saturating_sub(self.rules.linger);
     }
 
     /// When it wants [`Flow::step`] called; `None` while it waits for others.
@@ -240,7 +254,8 @@ impl Flow {
         match status {
             NoteStatus::Delivered => batch.done = true,
             NoteStatus::Failed => batch.again = true,
-            NoteStatus::Queued => {
+            NoteStatus::Errored if batch.looks >= PATIENCE => batch.again = true,
+            NoteStatus::Queued | NoteStatus::Errored => {
                 batch.looks += 1;
                 batch.look_at = now + ASK.most(batch.looks);
             }

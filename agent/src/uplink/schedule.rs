@@ -184,9 +184,17 @@ impl Schedule {
         confirmed
     }
 
-    /// Whether every reader has everything.
-    pub(super) fn is_drained(&self) -> bool {
-        self.flows.values().all(Flow::is_drained)
+    /// The agent stops: what waits for company goes now.
+    pub(super) fn hurry(&mut self, now: Time) {
+        let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
+        for key in keys {
+            self.change(key, |flow| flow.iter_mut().for_each(|flow| flow.hurry(now)));
+        }
+    }
+
+    /// Whether everything was sent that may be.
+    pub(super) fn is_sent(&self) -> bool {
+        self.flows.values().all(Flow::is_sent)
     }
 
     fn reached(&mut self) {
