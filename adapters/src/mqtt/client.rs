@@ -24,28 +24,30 @@ const GOOD_BYE: Duration = Duration::from_secs(1);
 
 /// The client of one broker.
 pub(super) struct Client {
-    pub(super) name: String,
-    pub(super) options: LinkOptions,
-    pub(super) routes: Arc<Routes>,
+    name: String,
+    /// Its address, as it is shown.
+    broker: String,
+    options: LinkOptions,
+    routes: Arc<Routes>,
     /// The largest payload that is published, in bytes.
-    pub(super) max: usize,
+    max: usize,
 }
 
-/// Why a connection is over.
-enum End {
-    Stopped,
-    Failed(Failure),
-}
-
+/// Why a connection is over that was not to end.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
-    Capture(CaptureEnd),
+    Capture(#[from] CaptureEnd),
 }
 
 impl Client {
+    pub(super) fn new(name: String, options: LinkOptions, routes: Arc<Routes>, max: usize) -> Self {
+        let broker = format!("{}:{}", options.host, options.port);
+        Self { name, broker, options, routes, max }
+    }
+
     pub(super) async fn run(
         self,
         intake: Intake,
@@ -54,13 +56,15 @@ impl Client {
     ) -> Result<(), AdapterError> {
         let mut lasting = Lasting::default();
         loop {
-            let mut connection = Connection::new(&self, intake.clone(), &mut lasting);
-            let failure = match connection.run(&mut commands, &stop).await {
-                End::Stopped => return Ok(()),
-                End::Failed(failure) => failure,
+            let (link, requests) = link::open(&self.options);
+            let mut connection = Connection::new(&self, requests, intake.clone(), &mut lasting);
+            let failure = match connection.run(link, &mut commands, &stop).await {
+                Ok(()) | Err(Failure::Capture(CaptureEnd::IntakeClosed)) => return Ok(()),
+                Err(failure) => failure,
             };
-            let pause = lasting.backoff.next();
-            warn!(adapter = self.name, broker = self.broker(), cause = %failure, ?pause, "no connection to the broker");
+            connection.interrupted();
+            let (broker, pause) = (&self.broker, lasting.backoff.next());
+            warn!(adapter = self.name, broker, cause = %failure, ?pause, "no connection to the broker");
             let mut pause = pin!(sleep(pause));
             loop {
                 select! {
@@ -72,12 +76,8 @@ impl Client {
         }
     }
 
-    fn broker(&self) -> String {
-        format!("{}:{}", self.options.host, self.options.port)
-    }
-
     fn not_connected(&self) -> CommandError {
-        CommandError::NotConnected { peer: self.broker() }
+        CommandError::NotConnected { peer: self.broker.clone() }
     }
 }
 
@@ -115,7 +115,6 @@ enum Publishing {
 struct Connection<'c> {
     client: &'c Client,
     lasting: &'c mut Lasting,
-    link: Option<Link>,
     requests: Requests,
     capture: Capture,
     /// Acknowledgements whose turn has come, waiting for room in the queue of requests.
@@ -125,8 +124,7 @@ struct Connection<'c> {
 }
 
 impl<'c> Connection<'c> {
-    fn new(client: &'c Client, intake: Intake, lasting: &'c mut Lasting) -> Self {
-        let (link, requests) = link::open(&client.options);
+    fn new(client: &'c Client, requests: Requests, intake: Intake, lasting: &'c mut Lasting) -> Self {
         let session = format!("{}/{}", client.name, client.options.client_id);
         let limit = client.options.receive_maximum;
         let mut capture = Capture::new(session, client.routes.clone(), intake, limit);
@@ -134,7 +132,6 @@ impl<'c> Connection<'c> {
         Self {
             client,
             lasting,
-            link: Some(link),
             requests,
             capture,
             acknowledge: VecDeque::new(),
@@ -143,50 +140,48 @@ impl<'c> Connection<'c> {
         }
     }
 
-    async fn run(&mut self, commands: &mut mpsc::Receiver<Command>, stop: &CancellationToken) -> End {
-        let mut link = self.link.take().expect("a connection runs once");
-        let failure = loop {
+    async fn run(
+        &mut self,
+        mut link: Link,
+        commands: &mut mpsc::Receiver<Command>,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        loop {
             let event = {
                 // Kept until it is done: dropping it half-way could lose packets.
                 let mut event = pin!(link.next());
                 loop {
                     self.pass_on_requests();
                     select! {
-                        event = &mut event, if self.capture.has_room() => break event,
-                        step = self.capture.step() => match step {
-                            Ok(()) => {}
-                            Err(CaptureEnd::IntakeClosed) => return End::Stopped,
-                            Err(end) => return self.interrupted(Failure::Capture(end)),
-                        },
+                        event = &mut event, if self.capture.has_room() => break Some(event?),
+                        step = self.capture.step() => step?,
                         Some(command) = commands.recv(), if matches!(self.publishing, Publishing::Nothing) => {
                             self.begin(command);
                         }
-                        () = stop.cancelled() => break Ok(LinkEvent::Disconnected),
+                        () = stop.cancelled() => break None,
                     }
                 }
             };
-            if stop.is_cancelled() {
-                self.say_good_bye(link).await;
-                self.capture.drain().await;
-                return End::Stopped;
-            }
             match event {
-                Ok(event) => self.on(event),
-                Err(error) => break error,
+                Some(event) => self.on(event),
+                None => {
+                    self.say_good_bye(link).await;
+                    self.capture.drain().await;
+                    return Ok(());
+                }
             }
-        };
-        self.interrupted(Failure::Link(failure))
+        }
     }
 
-    fn interrupted(&mut self, failure: Failure) -> End {
+    /// The connection is lost: says so to who waits, and keeps what the next one can hand on.
+    fn interrupted(&mut self) {
         self.lasting.left = self.capture.leave();
-        let peer = self.client.broker();
+        let peer = self.client.broker.clone();
         match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
             Publishing::Nothing => {}
             Publishing::Waiting { done, .. } => tell(done, Err(CommandError::NotConnected { peer })),
             Publishing::Sent { done, .. } => tell(done, Err(CommandError::Interrupted { peer })),
         }
-        End::Failed(failure)
     }
 
     fn pass_on_requests(&mut self) {
@@ -226,7 +221,7 @@ impl<'c> Connection<'c> {
     }
 
     fn on(&mut self, event: LinkEvent) {
-        let (adapter, broker) = (&self.client.name, self.client.broker());
+        let (adapter, broker) = (&self.client.name, &self.client.broker);
         match event {
             LinkEvent::Connected { session_present } => {
                 info!(adapter, broker, session_present, "connected");
@@ -285,7 +280,7 @@ impl<'c> Connection<'c> {
     fn answered(&mut self, packet: u16, refused: Option<String>) {
         self.publishing = match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
             Publishing::Sent { packet: Some(sent), done } if sent == packet => {
-                let peer = self.client.broker();
+                let peer = self.client.broker.clone();
                 tell(done, refused.map_or(Ok(()), |reason| Err(CommandError::Refused { peer, reason })));
                 Publishing::Nothing
             }

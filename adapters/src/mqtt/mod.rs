@@ -64,7 +64,7 @@ pub struct MqttConfig {
     /// 3.1.1 broker has a limit of its own.
     #[serde(default = "default_receive_maximum")]
     pub receive_maximum: u16,
-    /// How long a broker (MQTT 5) keeps what arrives while we are away.
+    /// How long a broker (MQTT 5) keeps what arrives while we are away, from `"1m"`.
     #[serde(default = "default_session_expiry")]
     pub session_expiry: Duration,
     /// The largest payload, in either direction. A larger one is refused and counted. A device that
@@ -219,6 +219,9 @@ impl MqttConfig {
         if seconds.subsec_nanos() != 0 || !(5..=65_535).contains(&seconds.as_secs()) {
             return Err(ConfigError::at("keep_alive", "expected whole seconds from \"5s\" to 65535"));
         }
+        if self.session_expiry < Duration::from_secs(60) {
+            return Err(ConfigError::at("session_expiry", "expected at least \"1m\""));
+        }
         if self.receive_maximum == 0 {
             return Err(ConfigError::at("receive_maximum", "expected at least 1"));
         }
@@ -293,7 +296,7 @@ impl Adapter for MqttAdapter {
                     session_expiry_s: u32::try_from(config.session_expiry.get().as_secs())
                         .unwrap_or(u32::MAX),
                 };
-                Client { name, options, routes, max }.run(intake, commands, stop).await
+                Client::new(name, options, routes, max).run(intake, commands, stop).await
             }),
         }
     }
@@ -345,6 +348,7 @@ mod tests {
         assert!(complaint("", "").contains("exactly one of `url` and `listen`"));
         assert!(complaint(&format!("{url}\nlisten = \"127.0.0.1:1\""), "").contains("exactly one"));
         assert!(complaint(&format!("{url}\nkeep_alive = \"1s\""), "").contains("keep_alive"));
+        assert!(complaint(&format!("{url}\nsession_expiry = \"0s\""), "").contains("session_expiry"));
         assert!(complaint(&format!("{url}\nmax = \"1GiB\""), "").contains("max"));
         assert!(complaint(&format!("{url}\nreceive_maximum = 0"), "").contains("receive_maximum"));
         let overlapping =
