@@ -4,6 +4,7 @@ pub mod broker;
 pub mod fuzz;
 pub mod gateway;
 pub mod ledger;
+pub mod peer;
 pub mod process;
 pub mod publisher;
 pub mod random;

@@ -168,7 +168,7 @@ fn hear(wire: &mut dyn Conversation) -> Result<String> {
 }
 
 /// Brings a greeted connection into the state that a transcript begins with; `second` is another greeted
-/// connection to the same server. The state of a peer is not made here: it takes two servers.
+/// connection to the same server. The state of a peer is not made here: it takes a [`Peer`](crate::peer::Peer).
 ///
 /// # Errors
 /// The server does not play along.
@@ -187,25 +187,4 @@ pub fn prepare(
             owner.sign_in(atsign, wire)
         }
     }
-}
-
-/// Proves on `wire` that `peer` speaks, with the key that its server keeps for that: `home` is a
-/// connection to that server, signed in as its owner.
-///
-/// # Errors
-/// A server does not play along.
-pub fn sign_in_as_peer(peer: &str, home: &mut dyn Conversation, wire: &mut dyn Conversation) -> Result<()> {
-    let key = ask(home, &format!("llookup:{peer}:signing_privatekey{peer}"))?;
-    let key = at_protocol::crypto::RsaPrivateKey::from_pkcs8_base64(&key)?;
-    let challenge = ask(wire, &format!("from:{peer}"))?;
-    let (cookie, proof) = challenge
-        .strip_prefix("proof:")
-        .and_then(|challenge| challenge.rsplit_once(':'))
-        .with_context(|| format!("not a challenge for a peer: {challenge}"))?;
-    let signature = key.sign(proof.as_bytes(), Hash::Sha256);
-    ask(home, &format!("update:public:{cookie} {signature}"))?;
-    wire.say(b"pol\n")?;
-    let answer = wire.hear()?;
-    ensure!(answer == Some(format!("{peer}@")), "pol was answered {answer:?}");
-    Ok(())
 }

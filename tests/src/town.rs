@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use atedge_service::tls::DevAuthority;
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -13,12 +14,24 @@ use serde_json::Value;
 use crate::process::{Process, program, run};
 use crate::wire::{Wire, client_config};
 
-/// An address of this machine where nobody listens at the moment.
+/// An address of this machine where nobody listens at the moment, and which this process has not given
+/// out before. Below the ports that the system hands to those who connect, so that none of them takes it.
 ///
 /// # Errors
-/// The system has none.
+/// There is none.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    const FIRST: u32 = 20_000;
+    const MANY: u32 = 12_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..MANY {
+        // Two runs at the same time begin at different places.
+        let place = std::process::id().wrapping_mul(769).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(FIRST + place % MANY)?));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("every port is taken")
 }
 
 /// An address that names this machine.
@@ -116,6 +129,14 @@ impl Town {
     /// # Errors
     /// A part is not built or does not start.
     pub fn start(folder: &Path, hosted: &[&[&str]]) -> Result<Self> {
+        Self::with_guests(folder, hosted, &[])
+    }
+
+    /// The same, and the directory also knows guests, who are served elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn with_guests(folder: &Path, hosted: &[&[&str]], guests: &[(&str, SocketAddr)]) -> Result<Self> {
         let authority = DevAuthority::open_or_create(&folder.join("ca"), &[])?;
         let tls = format!("[tls]\ncert = {:?}\nkey = {:?}\n", authority.cert(), authority.key());
         let directory = free_address()?;
@@ -137,10 +158,11 @@ impl Town {
             }
             nodes.push(node);
         }
-        for tenant in &tenants {
-            let address = format!("localhost:{}", tenant.address.port());
+        let served = tenants.iter().map(|tenant: &Tenant| (tenant.atsign.as_str(), tenant.address));
+        for (atsign, address) in served.chain(guests.iter().copied()) {
+            let address = format!("localhost:{}", address.port());
             let mut command = Command::new(program("atedge-directory")?);
-            command.args(["add", &tenant.atsign, &address, "--state"]).arg(&registry);
+            command.args(["add", atsign, &address, "--state"]).arg(&registry);
             ensure!(run("directory-add", &mut command, folder)?.status.success(), "the directory refused");
         }
         let config = folder.join("directory.toml");

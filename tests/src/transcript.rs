@@ -59,15 +59,15 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// Reads a transcript; `alice` takes the place of `alice` wherever it stands, so that many can be
-    /// replayed against one server.
+    /// Reads a transcript; `alice`, which is `alice` and perhaps more, takes the place of `alice` wherever
+    /// and however it is spelled, so that many can be replayed against one server.
     ///
     /// # Errors
     /// A line that is none of the documented ones.
     pub fn parse(name: &str, text: &str, alice: &str) -> Result<Self> {
         let mut transcript = Self { name: name.to_owned(), given: Given::Fresh, steps: Vec::new() };
         for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-            let line = line.replace("alice", alice);
+            let line = line.replace("lice", &alice[1..]);
             let step = match line.split_once(": ") {
                 Some(("given", "activated")) => {
                     transcript.given = Given::Activated;

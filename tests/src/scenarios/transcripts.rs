@@ -1,10 +1,13 @@
 //! Every transcript over TLS against a running server: the bytes, and that each answer is one record.
 
 use anyhow::{Result, ensure};
+use at_protocol::crypto::RsaPrivateKey;
+use atedge_service::tls::{ClientCertificates, server_config};
 
-use crate::replay::{Owner, prepare, replay, sign_in_as_peer};
+use crate::peer::Peer;
+use crate::replay::{Owner, prepare, replay};
 use crate::scenario::Run;
-use crate::town::Town;
+use crate::town::{Town, free_address};
 use crate::transcript::{Given, Transcript};
 use crate::wire::{Wire, client_config};
 
@@ -15,13 +18,14 @@ const PEER: &str = "@bob";
 /// # Errors
 /// An answer is not as written.
 pub(super) fn run(run: &mut Run) -> Result<()> {
-    let all = Transcript::all(atsign)?;
-    let hosted: Vec<String> = all.iter().map(|transcript| format!("@{}", atsign(&transcript.name))).collect();
-    let mut hosted: Vec<&str> = hosted.iter().map(String::as_str).collect();
-    hosted.push(PEER);
-    let town = Town::start(&run.folder, &[&hosted])?;
-    let bob = Owner::new(&town.tenant(PEER)?.secret)?;
-    bob.activate(PEER, &mut town.dial(PEER)?)?;
+    let all = Transcript::all(alice)?;
+    let hosted: Vec<String> = all.iter().map(|transcript| format!("@{}", alice(&transcript.name))).collect();
+    let hosted: Vec<&str> = hosted.iter().map(String::as_str).collect();
+    let elsewhere = free_address()?;
+    let town = Town::with_guests(&run.folder, &[&hosted], &[(PEER, elsewhere)])?;
+    let certificate = town.certificate();
+    let tls = server_config(&certificate, &certificate, ClientCertificates::Ignored)?;
+    let bob = Peer::serve(PEER, RsaPrivateKey::generate(), elsewhere, tls)?;
     let (mut answers, mut faults) = (0, Vec::new());
     for transcript in &all {
         match say(&town, &bob, transcript) {
@@ -35,28 +39,23 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-fn say(town: &Town, bob: &Owner, transcript: &Transcript) -> Result<usize> {
-    let atsign = format!("@{}", atsign(&transcript.name));
+fn say(town: &Town, bob: &Peer, transcript: &Transcript) -> Result<usize> {
+    let atsign = format!("@{}", alice(&transcript.name));
     let tenant = town.tenant(&atsign)?;
     let owner = Owner::new(&tenant.secret)?;
     let mut wire = match transcript.given {
         // A server shows its own certificate when it calls another.
-        Given::Peer => {
-            let shown = client_config(&town.ca, Some(&town.certificate()))?;
-            Wire::greeted(tenant.address, &shown)?
-        }
+        Given::Peer => Wire::greeted(tenant.address, &client_config(&town.ca, Some(&town.certificate()))?)?,
         Given::Fresh | Given::Activated | Given::Owner => town.dial(&atsign)?,
     };
     prepare(transcript, &atsign, &owner, &mut wire, &mut town.dial(&atsign)?)?;
     if transcript.given == Given::Peer {
-        let mut home = town.dial(PEER)?;
-        bob.sign_in(PEER, &mut home)?;
-        sign_in_as_peer(PEER, &mut home, &mut wire)?;
+        bob.sign_in(&mut wire)?;
     }
     replay(transcript, &owner, &mut wire)
 }
 
-/// Who a transcript is about. One of them spells the name in a way that only fits the real one.
-fn atsign(transcript: &str) -> String {
-    if transcript == "from" { "alice".to_owned() } else { format!("alice-{transcript}") }
+/// Who a transcript is about.
+fn alice(transcript: &str) -> String {
+    format!("alice-{transcript}")
 }
