@@ -52,7 +52,7 @@ pub async fn run(args: Cmd) -> Result<Exit> {
     };
     let client = args.access.client(&args.caller)?;
     let output = Output::new(args.access.json);
-    let last = order.send(&client, |state| say(output, &order, state)).await?;
+    let last = order.send(&client, |state| say_state(output, &order, state)).await?;
     Ok(match last {
         Some(CallState::Done { .. }) => Exit::Done,
         Some(CallState::Failed { .. } | CallState::Rejected { .. }) => Exit::Failed,
@@ -123,7 +123,11 @@ fn arguments(typed: &[String]) -> Result<Map<String, Value>> {
     Ok(arguments)
 }
 
-fn say(output: Output, order: &Order, state: &CallState) -> Result<()> {
+/// Prints a line for a state.
+///
+/// # Errors
+/// Standard output is closed.
+pub(crate) fn say_state(output: Output, order: &Order, state: &CallState) -> Result<()> {
     let (word, payload, message) = match state {
         CallState::Delivered => ("delivered", &Value::Null, None),
         CallState::Accepted { payload } => ("accepted", payload, None),
@@ -138,8 +142,8 @@ fn say(output: Output, order: &Order, state: &CallState) -> Result<()> {
     };
     output.say(
         || match message {
-            Some(message) => format!("{word}: {message}"),
-            None => word.to_owned(),
+            Some(message) => format!("{}.{} {word}: {message}", order.device, order.command),
+            None => format!("{}.{} {word}", order.device, order.command),
         },
         || json!({ "command": format!("{}.{}", order.device, order.command), "key": order.key, "state": word, "payload": payload, "message": message }),
     )?;

@@ -35,6 +35,6 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Watch(args) => watch::run(args).await,
         Command::Cmd(args) => cmd::run(args).await,
         Command::Town(args) => town::run(args).await,
-        _ => anyhow::bail!("x"),
+        Command::Demo(args) => demo::run(args).await,
     }
 }

@@ -109,7 +109,7 @@ fn show(incoming: &Incoming, reader: &mut Reader, output: Output) -> Result<()> 
     Ok(())
 }
 
-fn show_readings(incoming: &Incoming, opened: &Opened, output: Output) -> Result<()> {
+pub(crate) fn show_readings(incoming: &Incoming, opened: &Opened, output: Output) -> Result<()> {
     for (record, duplicate) in opened.batch.records.iter().zip(&opened.duplicate) {
         output.say(
             || line(&incoming.from.to_string(), &opened.batch, record, *duplicate),
@@ -132,7 +132,7 @@ fn show_readings(incoming: &Incoming, opened: &Opened, output: Output) -> Result
 }
 
 /// One reading for people.
-pub(crate) fn line(gateway: &str, batch: &Batch, record: &Record, duplicate: bool) -> String {
+fn line(gateway: &str, batch: &Batch, record: &Record, duplicate: bool) -> String {
     let points: Vec<String> = record.points.iter().map(shown).collect();
     let again = if duplicate { "  (again)" } else { "" };
     let lane = &batch.lane;
