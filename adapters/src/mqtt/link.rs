@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::Version;
 use rumqttc::v5::mqttbytes::v5 as v5_packet;
-use rumqttc::{AsyncClient, Event as V3Event, EventLoop, Incoming, MqttOptions, Outgoing, QoS, v5};
+use rumqttc::{
+    AsyncClient, Event as V3Event, EventLoop, Incoming, MqttOptions, NetworkOptions, Outgoing, QoS, v5,
+};
 
 /// How many requests wait for the event loop; ours wait in our own queues.
 const REQUESTS: usize = 10;
@@ -107,7 +109,8 @@ pub(super) fn open(options: &LinkOptions) -> (Link, Requests) {
             if let Some((user, password)) = login {
                 v3.set_credentials(user, password);
             }
-            let (requests, link) = AsyncClient::new(v3, REQUESTS);
+            let (requests, mut link) = AsyncClient::new(v3, REQUESTS);
+            link.set_network_options(at_once());
             (Link::V3(Box::new(link)), Requests::V3(requests))
         }
         Version::V5 => {
@@ -118,7 +121,8 @@ pub(super) fn open(options: &LinkOptions) -> (Link, Requests) {
                 .set_receive_maximum(Some(options.receive_maximum))
                 .set_max_packet_size(Some(LARGEST_PACKET))
                 .set_manual_acks(true)
-                .set_outgoing_inflight_upper_limit(IN_FLIGHT);
+                .set_outgoing_inflight_upper_limit(IN_FLIGHT)
+                .set_network_options(at_once());
             if let Some((user, password)) = login {
                 v5.set_credentials(user, password);
             }
@@ -126,6 +130,13 @@ pub(super) fn open(options: &LinkOptions) -> (Link, Requests) {
             (Link::V5(Box::new(link)), Requests::V5(requests))
         }
     }
+}
+
+/// An acknowledgement is not held back until there is more to send.
+fn at_once() -> NetworkOptions {
+    let mut options = NetworkOptions::new();
+    options.set_tcp_nodelay(true);
+    options
 }
 
 impl Link {
