@@ -1,1 +1,30 @@
 //! The fleet's host: many atServers in one process.
+//!
+//! A [`Node`] is what all of them share: the store, the monitors, the connections to other atServers.
+//! [`session::serve`] is one connection over any stream; [`Server`] listens and runs a node; the verbs
+//! are in `verbs/`, one file each, and [`access::may`] decides who may do what.
+//!
+//! A request's way: bytes become lines and verbs in `at_protocol`'s pure session, `session` performs what
+//! it decides, `verbs` asks the store for one transaction, and what was committed comes back through
+//! `monitors` to whoever watches and through `peers` to other servers.
+
+pub mod access;
+pub mod config;
+pub mod enrollment;
+mod monitors;
+mod node;
+mod offline;
+mod peers;
+mod random;
+mod server;
+pub mod session;
+pub mod store;
+mod tenant;
+mod verbs;
+
+pub use config::ServerConfig;
+pub use node::Node;
+pub use offline::Offline;
+pub use peers::Certificate;
+pub use server::{AddTenantError, Running, Server, ServerTls, StartError};
+pub use tenant::label;

@@ -149,6 +149,12 @@ impl ServerSession {
         "@"
     }
 
+    /// The session's id, as challenges have it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Who is at the other end.
     #[must_use]
     pub fn who(&self) -> &Identity {

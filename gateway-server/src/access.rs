@@ -1,0 +1,298 @@
+//! Who may do what: one function, which refuses what it does not know.
+
+use std::sync::Arc;
+
+use at_protocol::response::Failure;
+use at_protocol::verb::{Lookup, MessageType, Notify, Verb};
+use at_protocol::{AtKey, AtSign, ErrorCode, KeyName, Timestamp};
+
+use crate::enrollment::{ALL, Enrollment, MANAGE, Right, State};
+
+/// Who asks, with all that bounds what it may do.
+#[derive(Debug, Clone)]
+pub enum Principal {
+    /// Nobody in particular.
+    Anonymous,
+    /// Another atSign, proved by its server.
+    Peer(AtSign),
+    /// The owner, by the activation secret.
+    Activation,
+    /// The owner, by the first key.
+    Owner,
+    /// One of the owner's applications.
+    Enrolled(Arc<Enrolled>),
+}
+
+/// An application that proved itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolled {
+    /// The enrollment's id.
+    pub id: String,
+    /// What it was granted.
+    pub enrollment: Enrollment,
+    /// When its time is over.
+    pub expires: Option<Timestamp>,
+}
+
+/// The server's own records, which no verb shows or changes.
+const SERVER_ONLY: [&str; 3] = ["at_secret", "at_secret_deleted", "signing_keypair_generated"];
+
+/// Decides whether `who` may perform `verb` at the server of `tenant`. Look-ups of other atSigns' records
+/// are decided by their servers.
+///
+/// # Errors
+/// The refusal, as it is answered.
+pub fn may(who: &Principal, tenant: &AtSign, verb: &Verb) -> Result<(), Failure> {
+    if let Some(denied) = touches_the_servers_own(tenant, verb) {
+        return Err(denied);
+    }
+    match (who, verb) {
+        // What anybody may: each shows the anonymous only what is public.
+        (_, Verb::From(_) | Verb::Cram(_) | Verb::Pkam(_) | Verb::Pol)
+        | (_, Verb::Info(_) | Verb::Noop(_) | Verb::Enroll(_)) => Ok(()),
+        (Principal::Anonymous | Principal::Peer(_), Verb::Lookup(_)) => Ok(()),
+        (Principal::Anonymous | Principal::Peer(_), Verb::Scan(scan)) if scan.of.is_none() => Ok(()),
+
+        // What a peer may: notify the tenant of what is the peer's.
+        (Principal::Peer(peer), Verb::Notify(notify)) => {
+            let owner = notify.owner.as_ref().unwrap_or(peer);
+            if notify.to == *tenant && owner == peer {
+                return Ok(());
+            }
+            Err(unauthorized(format!("{owner} is not authorized to send notification as {peer}")))
+        }
+
+        // The owner may do the rest.
+        (Principal::Activation | Principal::Owner, Verb::Notify(notify)) => own_notification(notify, tenant),
+        (
+            Principal::Activation | Principal::Owner,
+            Verb::Scan(_)
+            | Verb::Update(_)
+            | Verb::Delete(_)
+            | Verb::LLookup(_)
+            | Verb::Lookup(_)
+            | Verb::PLookup(_)
+            | Verb::NotifyList(_)
+            | Verb::NotifyStatus(_)
+            | Verb::NotifyFetch(_)
+            | Verb::NotifyRemove(_)
+            | Verb::Monitor(_)
+            | Verb::Stats(_)
+            | Verb::Sync(_),
+        ) => Ok(()),
+        (Principal::Enrolled(enrolled), verb) => enrolled.may(tenant, verb),
+
+        (Principal::Anonymous | Principal::Peer(_), _) => {
+            Err(Failure::new(ErrorCode::NotAuthenticated, "Command cannot be executed without auth"))
+        }
+    }
+}
+
+fn unauthorized(message: impl Into<String>) -> Failure {
+    Failure::new(ErrorCode::Unauthorized, message)
+}
+
+fn own_notification(notify: &Notify, tenant: &AtSign) -> Result<(), Failure> {
+    match &notify.owner {
+        Some(owner) if owner != tenant => {
+            Err(unauthorized(format!("{owner} is not authorized to send notification as {tenant}")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The activation secret and the key that signs for other servers never cross the wire, and nobody plants
+/// others in their place.
+fn touches_the_servers_own(tenant: &AtSign, verb: &Verb) -> Option<Failure> {
+    let key = if let Verb::LLookup(lookup) = verb {
+        Some(&lookup.key).filter(|key| is_servers_own(tenant, key)).cloned()
+    } else if let Verb::Lookup(Lookup { name, owner, .. }) = verb {
+        let key = AtKey::Shared { name: name.clone(), owner: owner.clone(), with: owner.clone() };
+        Some(key).filter(|key| is_servers_own(tenant, key))
+    } else if let Verb::Update(update) = verb {
+        Some(&update.key).filter(|key| is_servers_own(tenant, key) || is_servers_word(key)).cloned()
+    } else if let Verb::Delete(delete) = verb {
+        // Deleting the secret is how activation ends.
+        let secret = matches!(&delete.key, AtKey::PrivateKey { name } if name.as_str() == "at_secret");
+        Some(&delete.key)
+            .filter(|key| !secret && (is_servers_own(tenant, key) || is_servers_word(key)))
+            .cloned()
+    } else {
+        None
+    };
+    key.map(|key| unauthorized(format!("{key} is the server's own")))
+}
+
+/// Records that only the server reads.
+pub(crate) fn is_servers_own(tenant: &AtSign, key: &AtKey) -> bool {
+    match key {
+        AtKey::PrivateKey { name } => SERVER_ONLY.contains(&name.as_str()),
+        AtKey::Shared { name, owner, with } => {
+            owner == tenant && with == tenant && name.as_str() == "signing_privatekey"
+        }
+        AtKey::Private { .. } => true,
+        AtKey::Public { .. }
+        | AtKey::Own { .. }
+        | AtKey::CachedPublic { .. }
+        | AtKey::CachedShared { .. } => false,
+    }
+}
+
+/// Records that everybody may read and only the server writes.
+fn is_servers_word(key: &AtKey) -> bool {
+    match key {
+        AtKey::Public { name, .. } => name.as_str() == "signing_publickey",
+        AtKey::Own { name, .. } => name.as_str().ends_with(".new.enrollments.__manage"),
+        AtKey::Shared { .. }
+        | AtKey::CachedPublic { .. }
+        | AtKey::CachedShared { .. }
+        | AtKey::PrivateKey { .. }
+        | AtKey::Private { .. } => false,
+    }
+}
+
+impl Enrolled {
+    fn may(&self, tenant: &AtSign, verb: &Verb) -> Result<(), Failure> {
+        let (word, key, needed) = match verb {
+            Verb::Update(update) => ("update", update.key.clone(), Right::Write),
+            Verb::Delete(delete) => ("delete", delete.key.clone(), Right::Write),
+            Verb::LLookup(lookup) => ("llookup", lookup.key.clone(), Right::Read),
+            Verb::Lookup(lookup) => {
+                let (name, owner) = (lookup.name.clone(), lookup.owner.clone());
+                ("lookup", AtKey::Shared { name, owner, with: tenant.clone() }, Right::Read)
+            }
+            Verb::Notify(notify) => {
+                own_notification(notify, tenant)?;
+                let name = match notify.message_type.unwrap_or_default() {
+                    MessageType::Key => notify.key.parse::<KeyName>().ok(),
+                    // A text has no namespace, whatever dots it has.
+                    MessageType::Text => None,
+                };
+                let Some(name) = name else {
+                    return if self.enrollment.namespaces.get(ALL) == Some(&Right::Write) {
+                        Ok(())
+                    } else {
+                        Err(self.denial("notify", &notify.key))
+                    };
+                };
+                let (owner, with) = (tenant.clone(), notify.to.clone());
+                ("notify", AtKey::Shared { name, owner, with }, Right::Write)
+            }
+            // These filter what they show, or name no record.
+            Verb::Scan(_)
+            | Verb::Sync(_)
+            | Verb::Monitor(_)
+            | Verb::PLookup(_)
+            | Verb::Stats(_)
+            | Verb::NotifyList(_)
+            | Verb::NotifyStatus(_)
+            | Verb::NotifyFetch(_)
+            | Verb::NotifyRemove(_) => return Ok(()),
+            Verb::From(_)
+            | Verb::Cram(_)
+            | Verb::Pkam(_)
+            | Verb::Pol
+            | Verb::Info(_)
+            | Verb::Noop(_)
+            | Verb::Enroll(_) => return Ok(()),
+        };
+        if self.reaches(&key, needed) { Ok(()) } else { Err(self.denial(word, &key.to_string())) }
+    }
+
+    /// Whether the enrollment has this right over a record.
+    fn reaches(&self, key: &AtKey, needed: Right) -> bool {
+        if self.enrollment.approval.state != State::Approved {
+            return false;
+        }
+        // The first key's place is no application's to take, or it would outgrow its own namespaces.
+        if matches!(key, AtKey::PrivateKey { .. }) {
+            return self.enrollment.namespaces.get(ALL) == Some(&Right::Write);
+        }
+        if is_reserved(key) || (needed == Right::Read && matches!(key, AtKey::Public { .. })) {
+            return true;
+        }
+        self.enrollment.right_over(key.name()).is_some_and(|right| right >= needed)
+    }
+
+    fn denial(&self, word: &str, key: &str) -> Failure {
+        unauthorized(format!(
+            "Connection with enrollment ID {} is not authorized to {word} key: {key}",
+            self.id
+        ))
+    }
+}
+
+/// The records that every application shares, whatever its namespaces (wire reference §5.3).
+fn is_reserved(key: &AtKey) -> bool {
+    match key {
+        AtKey::Public { name, .. } => matches!(name.as_str(), "publickey" | "signing_publickey"),
+        AtKey::Shared { name, .. } | AtKey::CachedShared { name, .. } => name.as_str() == "shared_key",
+        AtKey::CachedPublic { name, .. } => name.as_str() == "publickey",
+        AtKey::Own { name, .. } => name.as_str().starts_with("shared_key."),
+        AtKey::PrivateKey { .. } | AtKey::Private { .. } => false,
+    }
+}
+
+impl Principal {
+    /// Whether this is the owner, however it proved itself.
+    #[must_use]
+    pub fn is_owner(&self) -> bool {
+        match self {
+            Self::Activation | Self::Owner | Self::Enrolled(_) => true,
+            Self::Anonymous | Self::Peer(_) => false,
+        }
+    }
+
+    /// Whether `scan` shows the owner's connection this key (§4.11).
+    #[must_use]
+    pub fn may_list(&self, key: &AtKey) -> bool {
+        match self {
+            Self::Enrolled(enrolled) if !enrolled.enrollment.sees_all() => {
+                matches!(key, AtKey::Public { .. }) || enrolled.reaches(key, Right::Read)
+            }
+            Self::Activation | Self::Owner | Self::Enrolled(_) => true,
+            Self::Anonymous | Self::Peer(_) => false,
+        }
+    }
+
+    /// Whether `sync` shows the owner's connection this key (§7.4).
+    #[must_use]
+    pub fn may_sync(&self, key: &AtKey) -> bool {
+        self.may_list(key) || (self.is_owner() && key.name().namespace().is_none())
+    }
+
+    /// Whether a notification with this record in its key is for this connection (§4.19): a key without
+    /// a namespace, or a text, passes only with `*`; the pair keys that all share pass to all.
+    #[must_use]
+    pub fn may_watch(&self, record: Option<&AtKey>) -> bool {
+        match self {
+            Self::Enrolled(enrolled) => match record {
+                Some(key) if key.name().is_in(MANAGE) => enrolled.enrollment.namespaces.contains_key(MANAGE),
+                Some(key) => enrolled.reaches(key, Right::Read),
+                None => enrolled.enrollment.sees_all(),
+            },
+            Self::Activation | Self::Owner => true,
+            Self::Anonymous | Self::Peer(_) => false,
+        }
+    }
+
+    /// Whether it may change what concerns this notification's record.
+    #[must_use]
+    pub fn may_manage(&self, record: Option<&AtKey>) -> bool {
+        match (self, record) {
+            (Self::Enrolled(enrolled), Some(key)) => enrolled.reaches(key, Right::Write),
+            _ => self.may_watch(record),
+        }
+    }
+
+    /// The refusal for a notification that is none of this connection's business.
+    #[must_use]
+    pub fn denial(&self, word: &str, key: &str) -> Failure {
+        match self {
+            Self::Enrolled(enrolled) => enrolled.denial(word, key),
+            Self::Anonymous | Self::Peer(_) | Self::Activation | Self::Owner => {
+                unauthorized(format!("not authorized to {word} key: {key}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What all connections of a process share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use at_protocol::session::server::Hosts;
+use at_protocol::{AtSign, Timestamp};
+
+use crate::config::ServerConfig;
+use crate::monitors::Monitors;
+use crate::peers::{AskError, Cookies, Links, Waiting};
+use crate::server::StartError;
+use crate::store::{Committed, SqliteStore, Store, StoreError, Tenant, Watcher};
+use crate::tenant::{first_records, label};
+
+/// Many atServers: their store and all that happens around it.
+pub struct Node {
+    pub(crate) config: ServerConfig,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cookies: Cookies,
+    watchers: Arc<Watchers>,
+    links: Option<Links>,
+    tenants: RwLock<Tenants>,
+    connections: AtomicUsize,
+    buffered: AtomicUsize,
+    started: Instant,
+}
+
+#[derive(Default)]
+struct Tenants {
+    by_atsign: HashMap<AtSign, Hosted>,
+    by_label: HashMap<String, AtSign>,
+}
+
+/// What is known of a tenant without asking the store.
+#[derive(Default)]
+struct Hosted {
+    /// Milliseconds since the epoch; 0 for never.
+    last_login: AtomicI64,
+}
+
+/// Those whom the store tells what is on disk.
+#[derive(Default)]
+pub(crate) struct Watchers {
+    monitors: Monitors,
+    waiting: Waiting,
+}
+
+impl Watcher for Watchers {
+    fn committed(&self, what: Committed) {
+        self.monitors.committed(&what);
+        if let Committed::Queued { from, to } = what {
+            self.waiting.tell((from, to));
+        }
+    }
+}
+
+impl Node {
+    /// A node whose store is the configured file below `state`.
+    ///
+    /// # Errors
+    /// The store cannot be opened.
+    pub(crate) async fn open(
+        config: ServerConfig,
+        state: &std::path::Path,
+        links: Option<Links>,
+    ) -> Result<Self, StartError> {
+        let path = state.join(&config.store.path);
+        let watchers = Arc::new(Watchers::default());
+        let opened = {
+            let (path, watchers) = (path.clone(), Arc::clone(&watchers));
+            tokio::task::spawn_blocking(move || SqliteStore::open(&path, watchers)).await
+        };
+        let store = opened.map_err(|_| StartError::Interrupted)?;
+        let store = store.map_err(|source| StartError::Store { path, source })?;
+        Self::with(config, Arc::new(store), watchers, links).await
+    }
+
+    /// A node that forgets everything when it is dropped and reaches no other server: for tests.
+    ///
+    /// # Errors
+    /// SQLite does not work at all.
+    pub async fn in_memory(config: ServerConfig) -> Result<Self, StartError> {
+        let watchers = Arc::new(Watchers::default());
+        let store = SqliteStore::in_memory(watchers.clone());
+        let store = store.map_err(|source| StartError::Store { path: ":memory:".into(), source })?;
+        Self::with(config, Arc::new(store), watchers, None).await
+    }
+
+    async fn with(
+        config: ServerConfig,
+        store: Arc<dyn Store>,
+        watchers: Arc<Watchers>,
+        links: Option<Links>,
+    ) -> Result<Self, StartError> {
+        let node = Self {
+            config,
+            store,
+            cookies: Cookies::default(),
+            watchers,
+            links,
+            tenants: RwLock::default(),
+            connections: AtomicUsize::new(0),
+            buffered: AtomicUsize::new(0),
+            started: Instant::now(),
+        };
+        for tenant in node.store.tenants().await? {
+            node.host(&tenant.atsign);
+        }
+        Ok(node)
+    }
+
+    /// Adds a tenant, which its owner will activate with `secret`; `false` if it is here already, and
+    /// then nothing changes.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn add_tenant(&self, tenant: Tenant, secret: &str) -> Result<bool, StoreError> {
+        let atsign = tenant.atsign.clone();
+        let added = self.store.add_tenant(tenant, first_records(secret), self.now()).await?;
+        self.host(&atsign);
+        Ok(added)
+    }
+
+    fn host(&self, atsign: &AtSign) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        tenants.by_label.insert(label(atsign), atsign.clone());
+        tenants.by_atsign.entry(atsign.clone()).or_default();
+    }
+
+    /// Whether an atSign is one of this node's.
+    pub(crate) fn is_hosted(&self, atsign: &AtSign) -> bool {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).by_atsign.contains_key(atsign)
+    }
+
+    /// The tenant whose host name was asked for in a TLS handshake.
+    pub(crate) fn tenant_of_host(&self, host: &str) -> Option<AtSign> {
+        let domain = self.config.listen.domain.as_deref()?;
+        let label = host.strip_suffix(domain)?.strip_suffix('.')?.to_ascii_lowercase();
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).by_label.get(&label).cloned()
+    }
+
+    /// The wall clock.
+    #[expect(clippy::unused_self, reason = "the node is where all that serves asks for the time")]
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::from(SystemTime::now())
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn monitors(&self) -> &Monitors {
+        &self.watchers.monitors
+    }
+
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.watchers.waiting
+    }
+
+    /// The way to other servers.
+    pub(crate) fn links(&self) -> Result<&Links, AskError> {
+        self.links.as_ref().ok_or_else(|| AskError::Unreachable("no directory is configured".to_owned()))
+    }
+
+    /// Connections from clients and servers.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections to other servers.
+    pub(crate) fn outbound(&self) -> usize {
+        self.links.as_ref().map_or(0, Links::count)
+    }
+
+    /// Takes one of the places for connections, if there is one.
+    pub(crate) fn take_place(self: &Arc<Self>) -> Option<Place> {
+        let place = Place { node: Arc::clone(self) };
+        let taken = self.connections.fetch_add(1, Ordering::Relaxed);
+        (taken < self.config.limits.node.connections).then_some(place)
+    }
+
+    /// Notes that a connection's unfinished line has grown or shrunk; `false` if all of them together
+    /// have become too large.
+    pub(crate) fn note_buffered(&self, before: usize, after: usize) -> bool {
+        if after <= before {
+            self.buffered.fetch_sub(before - after, Ordering::Relaxed);
+            return true;
+        }
+        let grown = after - before;
+        self.buffered.fetch_add(grown, Ordering::Relaxed) + grown <= self.config.limits.node.buffers
+    }
+
+    /// Notes that the owner has proved itself.
+    pub(crate) fn note_login(&self, tenant: &AtSign, now: Timestamp) {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hosted) = tenants.by_atsign.get(tenant) {
+            hosted.last_login.store(now.as_millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// When the owner last proved itself since the start.
+    pub(crate) fn last_login(&self, tenant: &AtSign) -> Option<Timestamp> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let millis = tenants.by_atsign.get(tenant)?.last_login.load(Ordering::Relaxed);
+        (millis != 0).then(|| Timestamp::from_millis(millis))
+    }
+
+    /// Removes what has expired and closes what is not used.
+    pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
+        if let Some(links) = &self.links {
+            links.sweep();
+        }
+        while self.store.expire(self.now()).await? > 0 {}
+        Ok(())
+    }
+}
+
+impl Hosts for Node {
+    fn hosts(&self, atsign: &AtSign) -> bool {
+        self.is_hosted(atsign)
+    }
+
+    fn blocks(&self, _tenant: &AtSign, _caller: &AtSign) -> bool {
+        // Block lists are set by `config`, which this server does not have.
+        false
+    }
+}
+
+/// A connection's place, given back when dropped.
+pub(crate) struct Place {
+    node: Arc<Node>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.node.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

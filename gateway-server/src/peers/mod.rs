@@ -1,0 +1,79 @@
+//! Other atServers: asking them, proving ourselves to them, having them prove themselves, and bringing
+//! them notifications (atProtocol wire reference §3.6, §8.2).
+
+mod certificate;
+mod cookies;
+mod delivery;
+mod links;
+mod proof;
+
+use at_protocol::response::{Failure, RemoteError};
+use at_protocol::{AtSign, ErrorCode};
+
+pub use certificate::Certificate;
+pub(crate) use certificate::CertificateCheck;
+pub(crate) use cookies::Cookies;
+pub(crate) use delivery::{Waiting, deliver};
+pub(crate) use links::Links;
+pub(crate) use proof::ProofError;
+
+/// Why another atServer gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// The directory does not know it.
+    #[error("unable to find the secondary server of {0}")]
+    NoSuchAtSign(AtSign),
+    /// Neither directory nor server could be reached.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It does not believe that we are who we are.
+    #[error("{0}")]
+    Handshake(String),
+    /// It was silent for too long.
+    #[error("the other server did not answer in time")]
+    Timeout,
+    /// It has no such record.
+    #[error("{0}")]
+    Missing(String),
+    /// It answered with another error.
+    #[error("{}", .0.message)]
+    Refused(RemoteError),
+}
+
+impl AskError {
+    /// Whether the same words will be refused for ever.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::NoSuchAtSign(_) => true,
+            Self::Refused(error) => matches!(
+                error.code(),
+                Some(
+                    ErrorCode::InvalidSyntax
+                        | ErrorCode::InvalidKey
+                        | ErrorCode::IllegalArguments
+                        | ErrorCode::BufferLimit
+                        | ErrorCode::Unauthorized
+                )
+            ),
+            Self::Unreachable(_) | Self::Handshake(_) | Self::Timeout | Self::Missing(_) => false,
+        }
+    }
+}
+
+impl From<RemoteError> for AskError {
+    fn from(error: RemoteError) -> Self {
+        if error.code() == Some(ErrorCode::KeyNotFound) {
+            Self::Missing(error.message)
+        } else {
+            Self::Refused(error)
+        }
+    }
+}
+
+/// A tenant of this node refuses as any other server does.
+impl From<Failure> for AskError {
+    fn from(failure: Failure) -> Self {
+        let message = format!("Exception: {}", failure.message);
+        RemoteError { code: failure.code.name().to_owned(), message }.into()
+    }
+}

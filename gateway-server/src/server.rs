@@ -1,0 +1,388 @@
+//! A node that listens: on the address that all tenants share, and on those that are one tenant's alone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use at_client::Directory;
+use at_client::tls::{ClientIdentity, ClientTls, Trust};
+use at_protocol::AtSign;
+use atedge_service::tls::ClientCertificates;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::ServerConfig;
+use crate::node::Node;
+use crate::peers::{Certificate, CertificateCheck, Links, deliver};
+use crate::session::{Caller, serve};
+use crate::store::{StoreError, Tenant};
+use crate::tenant::ensure_signing_key;
+
+/// How often what has expired is removed (the reference does it every 3 minutes).
+const SWEEP: Duration = Duration::from_secs(3 * 60);
+/// The pause after an `accept` that failed, for want of file descriptors most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The certificates of a server, at both ends of its connections.
+pub struct ServerTls {
+    /// For those who connect.
+    pub listener: Arc<rustls::ServerConfig>,
+    /// For connecting to other servers; none where no directory is configured.
+    peers: Option<(ClientTls, CertificateCheck)>,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("cannot open {}: {source}; is another server running on it?", path.display())]
+    Store {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        source: crate::store::OpenError,
+    },
+    /// The store was opened and failed.
+    #[error(transparent)]
+    StoreFailed(#[from] StoreError),
+    /// An address is not to be had.
+    #[error("cannot listen on {address}: {source}; is another program using it?")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The server's own certificate.
+    #[error(transparent)]
+    Tls(#[from] atedge_service::tls::TlsError),
+    /// The certificate as it is shown to other servers.
+    #[error(transparent)]
+    PeerTls(#[from] at_client::tls::TlsError),
+    /// No authority to check other servers by.
+    #[error("this machine trusts no certificate authority; install ca-certificates or set [directory] ca")]
+    NobodyTrusted,
+    /// The runtime is going down.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Why a tenant was not added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddTenantError {
+    /// It is here already.
+    #[error("{0} is hosted here already")]
+    Exists(AtSign),
+    /// Its address is not to be had.
+    #[error("cannot listen on {address}: {source}; is another program using it?")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ServerTls {
+    /// Reads (or with `dev`, makes) the certificates that the configuration names.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn load(config: &ServerConfig, state: &Path) -> Result<Self, StartError> {
+        let listener = config.tls.server_config(state, ClientCertificates::Recorded)?;
+        let Some(directory) = &config.directory else { return Ok(Self { listener, peers: None }) };
+        let made = |file: &str| config.tls.dev.then(|| state.join(file));
+        let ca = directory.ca.clone().or_else(|| made("ca.pem"));
+        let cert = config.tls.cert.clone().or_else(|| made("server.pem"));
+        let key = config.tls.key.clone().or_else(|| made("server.pem"));
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => Some(ClientIdentity::from_pem_files(&cert, &key)?),
+            _ => None,
+        };
+        let check = CertificateCheck::new(ca.as_deref())?;
+        let client = ClientTls::new(&Trust::System { and: ca }, identity)?;
+        Ok(Self { listener, peers: Some((client, check)) })
+    }
+}
+
+/// Starts servers.
+pub struct Server;
+
+/// A server that runs.
+pub struct Running {
+    node: Arc<Node>,
+    shared: SocketAddr,
+    dedicated: Mutex<BTreeMap<AtSign, SocketAddr>>,
+    acceptor: TlsAcceptor,
+    tasks: TaskTracker,
+    /// Signing keys are made one at a time: each takes a core for seconds.
+    keys: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// Opens the store below `state` and listens, for all tenants that are in it.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        config: ServerConfig,
+        tls: ServerTls,
+        state: &Path,
+        stop: CancellationToken,
+    ) -> Result<Running, StartError> {
+        let links = config.directory.as_ref().zip(tls.peers).map(|(directory, (client, check))| {
+            Links::new(Directory::new(directory.address.clone(), client.clone()), client, check)
+        });
+        let address = config.listen.address;
+        let node = Arc::new(Node::open(config, state, links).await?);
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|source| StartError::Listen { address, source })?;
+        let shared = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+        let running = Running {
+            node,
+            shared,
+            dedicated: Mutex::default(),
+            acceptor: TlsAcceptor::from(tls.listener),
+            tasks: TaskTracker::new(),
+            keys: Arc::new(Semaphore::new(1)),
+            stop,
+        };
+        running.listen(listener, None);
+        for Tenant { atsign, listen } in running.node.store.tenants().await? {
+            if let Some(address) = listen {
+                let bound = running.listen_for(&atsign, address).await;
+                bound.map_err(|source| StartError::Listen { address, source })?;
+            }
+            running.make_signing_key(atsign);
+        }
+        running.tasks.spawn(keep_up(Arc::clone(&running.node), running.stop.clone()));
+        running.tasks.spawn(tick(Arc::clone(&running.node), running.stop.clone()));
+        let (node, stop) = (Arc::clone(&running.node), running.stop.clone());
+        running.tasks.spawn(async move {
+            if let Err(error) = deliver(node, stop).await {
+                tracing::error!(%error, "notifications are not delivered any more");
+            }
+        });
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// The node.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// The address that all tenants share.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.shared
+    }
+
+    /// The address of one tenant: its own if it has one, else the shared one.
+    #[must_use]
+    pub fn address_of(&self, atsign: &AtSign) -> SocketAddr {
+        let dedicated = self.dedicated.lock().unwrap_or_else(PoisonError::into_inner);
+        dedicated.get(atsign).copied().unwrap_or(self.shared)
+    }
+
+    /// All tenants and their own addresses.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
+        self.node.store.tenants().await
+    }
+
+    /// Adds a tenant, to be activated with `secret`, and gives the address at which it is served: `listen`
+    /// if that is given (with the port that was found, if it says 0), else the shared one. The address is
+    /// kept, so that the tenant is found there after a restart.
+    ///
+    /// # Errors
+    /// See [`AddTenantError`].
+    pub async fn add_tenant(
+        &self,
+        atsign: AtSign,
+        secret: &str,
+        listen: Option<SocketAddr>,
+    ) -> Result<SocketAddr, AddTenantError> {
+        if self.node.is_hosted(&atsign) {
+            return Err(AddTenantError::Exists(atsign));
+        }
+        let bound = match listen {
+            Some(address) => {
+                let failed = |source| AddTenantError::Listen { address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                Some((listener, bound))
+            }
+            None => None,
+        };
+        let tenant = Tenant { atsign: atsign.clone(), listen: bound.as_ref().map(|(_, bound)| *bound) };
+        if !self.node.add_tenant(tenant, secret).await? {
+            return Err(AddTenantError::Exists(atsign));
+        }
+        if let Some((listener, bound)) = bound {
+            self.dedicate(&atsign, bound);
+            self.listen(listener, Some(atsign.clone()));
+        }
+        self.make_signing_key(atsign.clone());
+        Ok(self.address_of(&atsign))
+    }
+
+    /// Waits until everything has ended, after `stop`, and what was accepted is on disk.
+    pub async fn finished(self) {
+        self.stop.cancelled().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn listen_for(&self, atsign: &AtSign, address: SocketAddr) -> io::Result<()> {
+        let listener = TcpListener::bind(address).await?;
+        self.dedicate(atsign, listener.local_addr()?);
+        self.listen(listener, Some(atsign.clone()));
+        Ok(())
+    }
+
+    fn dedicate(&self, atsign: &AtSign, address: SocketAddr) {
+        self.dedicated.lock().unwrap_or_else(PoisonError::into_inner).insert(atsign.clone(), address);
+    }
+
+    fn listen(&self, listener: TcpListener, tenant: Option<AtSign>) {
+        let door = Door {
+            node: Arc::clone(&self.node),
+            acceptor: self.acceptor.clone(),
+            tenant,
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        };
+        self.tasks.spawn(door.accept(listener));
+    }
+
+    fn make_signing_key(&self, atsign: AtSign) {
+        let (node, keys, stop) = (Arc::clone(&self.node), Arc::clone(&self.keys), self.stop.clone());
+        self.tasks.spawn(async move {
+            let made = async {
+                let Ok(_turn) = keys.acquire().await else { return };
+                if let Err(error) = ensure_signing_key(&node, &atsign).await {
+                    tracing::error!(%atsign, %error, "no signing key: other servers will not believe us");
+                }
+            };
+            tokio::select! {
+                () = made => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// One listener and what its connections need.
+#[derive(Clone)]
+struct Door {
+    node: Arc<Node>,
+    acceptor: TlsAcceptor,
+    tenant: Option<AtSign>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Door {
+    async fn accept(self, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((tcp, _)) => {
+                    self.tasks.spawn(self.clone().welcome(tcp));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn welcome(self, tcp: TcpStream) {
+        let Self { node, acceptor, tenant, stop, .. } = self;
+        let place = node.take_place();
+        if tcp.set_nodelay(true).is_err() {
+            return;
+        }
+        // On the heap, so that the connection does not carry its handshake along.
+        let handshake = Box::pin(timeout(node.config.limits.node.handshake.get(), acceptor.accept(tcp)));
+        let mut stream = tokio::select! {
+            shaken = handshake => match shaken {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "no handshake");
+                    return;
+                }
+                Err(_) => return,
+            },
+            () = stop.cancelled() => return,
+        };
+        let Some(_place) = place else {
+            // Without a greeting (atProtocol wire reference §2.4); who does not read it has left.
+            let full = b"error:AT0012-Inbound connection limit exceeded\n";
+            let told = async {
+                stream.write_all(full).await?;
+                stream.shutdown().await
+            };
+            drop(timeout(Duration::from_secs(1), told).await);
+            return;
+        };
+        let (_, tls) = stream.get_ref();
+        let by_name = || tls.server_name().and_then(|host| node.tenant_of_host(host));
+        let tenant = tenant.or_else(by_name);
+        let shown = tls.peer_certificates().filter(|chain| !chain.is_empty());
+        let certificate =
+            shown.map(|chain| Certificate(chain.iter().map(|one| one.clone().into_owned()).collect()));
+        serve(stream, node, Caller { tenant, certificate }, stop).await;
+    }
+}
+
+/// Removes what has expired, at the start and then now and again.
+async fn keep_up(node: Arc<Node>, stop: CancellationToken) {
+    let mut due = interval(SWEEP);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = due.tick() => if let Err(error) = node.sweep().await {
+                tracing::warn!(%error, "what has expired stays for now");
+            },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Tells monitors the newest commit ids.
+async fn tick(node: Arc<Node>, stop: CancellationToken) {
+    let period = node.config.notifications.ticker.get();
+    if period.is_zero() {
+        return;
+    }
+    let mut due = interval(period);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = due.tick() => node.monitors().tick(node.now()),
+            () = stop.cancelled() => return,
+        }
+    }
+}

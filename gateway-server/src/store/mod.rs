@@ -1,0 +1,237 @@
+//! What a node remembers of its tenants, behind one trait: exactly the operations that verbs, deliveries
+//! and upkeep need, each of them one transaction.
+//!
+//! A write is answered when it is on disk and not before. What has been committed is told to a
+//! [`Watcher`] in the order of the commits, which is what monitors live on.
+
+mod notification;
+mod record;
+mod sqlite;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use at_protocol::verb::Operation;
+use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
+
+pub use notification::{Kind, Notification, Status, is_unique};
+pub use record::Record;
+pub use sqlite::{OpenError, SqliteStore};
+
+/// What a store's operation comes to, some time.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The database failed; nothing of the operation is kept.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// Why a change was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The record was written as immutable.
+    #[error("{0} is immutable and cannot be updated or deleted")]
+    Immutable(AtKey),
+}
+
+/// An atSign that a node hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Who.
+    pub atsign: AtSign,
+    /// The address that is this tenant's alone.
+    pub listen: Option<SocketAddr>,
+}
+
+/// One change to one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// Writes a record. Metadata goes over what the record had, as an `update` says it.
+    Update {
+        /// Which record.
+        key: AtKey,
+        /// Its value.
+        value: String,
+        /// What is said about it.
+        metadata: Metadata,
+    },
+    /// Writes a record as if it had not been there: a copy of somebody else's.
+    Replace {
+        /// Which record.
+        key: AtKey,
+        /// Its value.
+        value: String,
+        /// All that is said about it.
+        metadata: Metadata,
+    },
+    /// Removes a record; that it was not there is no error.
+    Delete {
+        /// Which record.
+        key: AtKey,
+    },
+}
+
+/// What one request changes, in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The changes to records, in order.
+    pub edits: Vec<Edit>,
+    /// What is sent because of it.
+    pub notification: Option<Notification>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Whether a notification was new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It was stored.
+    New,
+    /// Its id is unique by its form and was seen before: it was dropped.
+    Repeated,
+}
+
+/// The newest commit of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The commit's id: 0, 1, 2 … per tenant.
+    pub id: i64,
+    /// Whose change.
+    pub key: AtKey,
+    /// What happened: `*` written, `-` removed.
+    pub operation: char,
+    /// The record as it is now, if it is.
+    pub record: Option<Record>,
+}
+
+/// What [`Store::keys`] lists: keys in their order, a page at a time.
+#[derive(Debug, Clone)]
+pub struct KeyPage {
+    /// Only keys that begin with this.
+    pub prefix: String,
+    /// Only keys behind this one.
+    pub after: Option<String>,
+    /// How many at most.
+    pub limit: usize,
+    /// Only records that can be read at this moment.
+    pub now: Timestamp,
+}
+
+/// How a delivery went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The recipient's server has it.
+    Delivered,
+    /// It will be tried again.
+    Retrying,
+    /// It will not be tried again.
+    Errored,
+    /// Its time passed.
+    Expired,
+}
+
+/// What a tenant's notifications are, counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// Sent or received.
+    pub kind: Kind,
+    /// How they fare.
+    pub status: Status,
+    /// What they say.
+    pub operation: Operation,
+    /// Whether they name records.
+    pub is_text: bool,
+    /// How many.
+    pub count: u64,
+}
+
+/// Something that is on disk now.
+#[derive(Debug, Clone)]
+pub enum Committed {
+    /// A tenant's commit log has grown.
+    Changed {
+        /// Whose.
+        tenant: AtSign,
+        /// The id of the newest commit.
+        commit: i64,
+        /// What it was.
+        operation: Operation,
+    },
+    /// A tenant has received a notification.
+    Received {
+        /// The notification, in which `to` is the tenant.
+        notification: Box<Notification>,
+    },
+    /// A notification waits to be sent.
+    Queued {
+        /// From this tenant.
+        from: AtSign,
+        /// To this atSign.
+        to: AtSign,
+    },
+}
+
+/// Who wants to know what is on disk now. Called by the store's writer: it must not wait.
+pub trait Watcher: Send + Sync {
+    /// This was committed, after all that was told before.
+    fn committed(&self, what: Committed);
+}
+
+/// The operations. Each is one transaction; `tenant` bounds all that it sees and does.
+pub trait Store: Send + Sync {
+    /// All tenants.
+    fn tenants(&self) -> Answer<'_, Vec<Tenant>>;
+    /// Adds a tenant with its first records; `false` if there is one already, which then stays as it is.
+    fn add_tenant(&self, tenant: Tenant, records: Vec<Edit>, now: Timestamp) -> Answer<'_, bool>;
+    /// A record, whether it is active or not.
+    fn record(&self, tenant: &AtSign, key: &AtKey) -> Answer<'_, Option<Record>>;
+    /// The keys of active records.
+    fn keys(&self, tenant: &AtSign, page: KeyPage) -> Answer<'_, Vec<String>>;
+    /// Changes records; gives the commit id of each change, -1 where it has none.
+    fn write(&self, tenant: &AtSign, write: Write) -> Answer<'_, Result<Vec<i64>, Refused>>;
+    /// The id of the newest commit, -1 before the first.
+    fn last_commit(&self, tenant: &AtSign) -> Answer<'_, i64>;
+    /// The first `limit` commits behind `after`, oldest first.
+    fn commits_after(&self, tenant: &AtSign, after: i64, limit: usize) -> Answer<'_, Vec<Commit>>;
+    /// The first `limit` commits before `before`, newest first, without their records.
+    fn commits_before(&self, tenant: &AtSign, before: i64, limit: usize) -> Answer<'_, Vec<Commit>>;
+    /// Queues a notification of the tenant `from`; to a tenant of this store it is delivered at once.
+    fn send(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken>;
+    /// Takes a notification for the tenant `to`, and keeps a copy of its value where its `ttr` says so.
+    fn receive(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken>;
+    /// The newest notification with this id.
+    fn notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, Option<Notification>>;
+    /// Forgets a notification.
+    fn remove_notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, ()>;
+    /// The first `limit` notifications received after this moment and not expired, oldest first.
+    fn received_after(
+        &self,
+        tenant: &AtSign,
+        after: i64,
+        limit: usize,
+        now: Timestamp,
+    ) -> Answer<'_, Vec<Notification>>;
+    /// When the newest notification was sent or received, in milliseconds since the epoch.
+    fn last_notified(&self, tenant: &AtSign) -> Answer<'_, i64>;
+    /// Counts of the tenant's notifications.
+    fn tallies(&self, tenant: &AtSign) -> Answer<'_, Vec<Tally>>;
+    /// The pairs (from, to) between which something waits.
+    fn waiting_pairs(&self) -> Answer<'_, Vec<(AtSign, AtSign)>>;
+    /// What goes next from one atSign to another: by priority, then by age.
+    fn next_waiting(&self, from: &AtSign, to: &AtSign) -> Answer<'_, Option<Notification>>;
+    /// Notes how the delivery of exactly this notification went; one that has replaced it stays as it is.
+    fn settle(&self, notification: &Notification, outcome: Outcome) -> Answer<'_, ()>;
+    /// Delivers a waiting notification to a tenant of this store.
+    fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, ()>;
+    /// Removes some of what has expired; gives how many there were, to be called again until none.
+    fn expire(&self, now: Timestamp) -> Answer<'_, usize>;
+    /// Size of all that is kept, in bytes.
+    fn size(&self) -> Answer<'_, u64>;
+}

@@ -1,0 +1,107 @@
+//! The tables, and how a database of an older version gets them.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::OpenError;
+
+/// Each step leads from the version of its index to the next. Steps are added, never changed.
+const STEPS: [&str; 1] = ["
+    CREATE TABLE tenant (
+        id INTEGER PRIMARY KEY,
+        atsign TEXT NOT NULL UNIQUE,
+        listen TEXT,
+        created INTEGER NOT NULL
+    ) STRICT;
+
+    -- Times are milliseconds since the epoch; metadata is JSON.
+    CREATE TABLE record (
+        tenant INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        metadata TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        updated INTEGER NOT NULL,
+        available INTEGER,
+        expires INTEGER,
+        refresh INTEGER,
+        version INTEGER NOT NULL,
+        PRIMARY KEY (tenant, key)
+    ) STRICT;
+    CREATE INDEX record_expiry ON record (expires) WHERE expires IS NOT NULL;
+
+    -- The newest commit of each key.
+    CREATE TABLE commit_log (
+        tenant INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        operation TEXT NOT NULL,
+        PRIMARY KEY (tenant, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX commit_order ON commit_log (tenant, id);
+
+    -- Sent where `sender` is the tenant and `recipient` is not; `waiting` while it is to be delivered.
+    -- A row that was removed before its time keeps its id, so that a repeat is recognised.
+    CREATE TABLE notification (
+        tenant INTEGER NOT NULL,
+        sender TEXT NOT NULL,
+        id TEXT NOT NULL,
+        received INTEGER NOT NULL,
+        recipient TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT,
+        operation TEXT NOT NULL,
+        message_type TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        latest INTEGER NOT NULL,
+        latest_n INTEGER NOT NULL,
+        notifier TEXT NOT NULL,
+        ttln INTEGER NOT NULL,
+        is_encrypted INTEGER NOT NULL,
+        metadata TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        expires INTEGER NOT NULL,
+        status INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        waiting INTEGER NOT NULL,
+        removed INTEGER NOT NULL,
+        PRIMARY KEY (tenant, sender, id)
+    ) STRICT;
+    CREATE UNIQUE INDEX notification_order ON notification (tenant, created);
+    CREATE INDEX notification_received ON notification (tenant, created) WHERE received = 1 AND removed = 0;
+    CREATE INDEX notification_id ON notification (tenant, id);
+    CREATE INDEX notification_queue ON notification (tenant, recipient, priority DESC, created) WHERE waiting = 1;
+    CREATE INDEX notification_expiry ON notification (expires);
+"];
+
+/// Brings the database to the newest version.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let done = usize::try_from(version).unwrap_or(usize::MAX);
+    let Some(steps) = STEPS.get(done..) else {
+        return Err(OpenError::Newer { version, known: STEPS.len() });
+    };
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in steps {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", STEPS.len())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_brought_up_once_and_a_newer_one_is_left_alone() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection).unwrap();
+        migrate(&mut connection).unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(migrate(&mut connection), Err(OpenError::Newer { version: 99, .. })));
+    }
+}

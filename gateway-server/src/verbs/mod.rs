@@ -1,0 +1,148 @@
+//! What the verbs do: one file each. They see one tenant, through a [`Request`], and come to an
+//! [`Effect`], which the session turns into bytes.
+
+mod delete;
+mod enroll;
+mod login;
+mod lookup;
+mod monitor;
+mod notifications;
+mod notify;
+mod plookup;
+mod read;
+mod scan;
+mod service;
+mod stats;
+mod sync;
+mod update;
+
+use std::sync::Arc;
+
+use at_protocol::response::{Failure, Response};
+use at_protocol::{AtSign, ErrorCode, Timestamp, Verb};
+use regex::{Regex, RegexBuilder};
+
+use crate::access::{Enrolled, Principal, may};
+use crate::monitors::{MAX_REGEX, Subscription};
+use crate::node::Node;
+use crate::store::{Refused, StoreError};
+
+pub(crate) use login::{Evidence, verify};
+
+/// Largest answer, in bytes: what clients take as a line (atProtocol wire reference §2.2).
+const MAX_ANSWER: usize = at_protocol::line::MAX_AUTHENTICATED;
+/// Rows that are read from the store at once where an answer may need many.
+const PAGE: usize = 500;
+
+/// One verb's surroundings.
+pub(crate) struct Request<'a> {
+    /// The node.
+    pub(crate) node: &'a Node,
+    /// The session's id.
+    pub(crate) session: &'a str,
+    /// Whose server is spoken to.
+    pub(crate) tenant: &'a AtSign,
+    /// Who speaks.
+    pub(crate) who: &'a Principal,
+    /// When.
+    pub(crate) now: Timestamp,
+}
+
+/// What a verb comes to.
+pub(crate) enum Effect {
+    /// An answer.
+    Answer(Response),
+    /// From now on the connection is told what is committed. `true`: first what is stored.
+    Watch(Box<Subscription>, bool),
+    /// An answer, after which the connection is bound to an enrollment.
+    Bind(Arc<Enrolled>, Response),
+    /// An answer, after which the connection ends.
+    Farewell(Response),
+}
+
+type Answered = Result<Response, Failure>;
+
+/// Performs a verb, if it is allowed.
+pub(crate) async fn perform(request: &Request<'_>, verb: Verb) -> Effect {
+    if let Some(expired) = expired(request) {
+        return Effect::Farewell(expired);
+    }
+    match dispatch(request, verb).await {
+        Ok(effect) => effect,
+        Err(failure) => Effect::Answer(Response::Error(failure)),
+    }
+}
+
+async fn dispatch(request: &Request<'_>, verb: Verb) -> Result<Effect, Failure> {
+    may(request.who, request.tenant, &verb)?;
+    let response = match verb {
+        Verb::Monitor(monitor) => return monitor::perform(request, monitor).await,
+        Verb::Enroll(enroll) => return enroll::perform(request, *enroll).await,
+        Verb::Scan(scan) => scan::perform(request, scan).await,
+        Verb::Update(update) => update::perform(request, *update).await,
+        Verb::Delete(delete) => delete::perform(request, delete).await,
+        Verb::LLookup(lookup) => read::llookup(request, lookup).await,
+        Verb::Lookup(lookup) => lookup::perform(request, lookup).await,
+        Verb::PLookup(lookup) => plookup::perform(request, lookup).await,
+        Verb::Notify(notify) => notify::perform(request, *notify).await,
+        Verb::NotifyList(list) => notifications::list(request, list).await,
+        Verb::NotifyStatus(status) => notifications::status(request, status).await,
+        Verb::NotifyFetch(fetch) => notifications::fetch(request, fetch).await,
+        Verb::NotifyRemove(remove) => notifications::remove(request, remove).await,
+        Verb::Noop(noop) => service::noop(noop).await,
+        Verb::Info(info) => service::info(request, info),
+        Verb::Stats(stats) => stats::perform(request, stats).await,
+        Verb::Sync(sync) => sync::perform(request, sync).await,
+        Verb::From(_) | Verb::Cram(_) | Verb::Pkam(_) | Verb::Pol => {
+            // The session answers these itself.
+            Err(Failure::new(ErrorCode::InvalidSyntax, "invalid command"))
+        }
+    };
+    response.map(Effect::Answer)
+}
+
+/// An enrollment's time is checked at every command (wire reference §3.3).
+fn expired(request: &Request<'_>) -> Option<Response> {
+    let Principal::Enrolled(enrolled) = request.who else { return None };
+    enrolled.expires.filter(|expires| *expires <= request.now).map(|_| {
+        let message = format!("The enrollment id: {} is expired. Closing the connection", enrolled.id);
+        Response::State(ErrorCode::EnrollmentExpired, message)
+    })
+}
+
+/// Compiles a caller's regex, which is bounded: time to match is linear, size is not.
+fn regex(text: Option<&str>) -> Result<Option<Regex>, Failure> {
+    // What matches everything costs a connection nothing.
+    let Some(text) = text.filter(|text| *text != ".*") else { return Ok(None) };
+    RegexBuilder::new(text).size_limit(MAX_REGEX).build().map(Some).map_err(|_| {
+        let message = format!("Invalid regular expression. {text} is not a valid regex");
+        Failure::new(ErrorCode::InvalidSyntax, message)
+    })
+}
+
+fn missing(key: impl std::fmt::Display) -> Failure {
+    Failure::new(ErrorCode::KeyNotFound, format!("{key} does not exist in keystore"))
+}
+
+fn too_long() -> Failure {
+    let message = format!("the answer exceeds {MAX_ANSWER} bytes, narrow it with a regex");
+    Failure::new(ErrorCode::InternalError, message)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("answers are built of strings, numbers and plain maps")
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "a verb could not be performed");
+        // The database's own words are for the log.
+        Self::new(ErrorCode::DataStore, "the server's store failed")
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self::new(ErrorCode::IllegalArguments, refused.to_string())
+    }
+}

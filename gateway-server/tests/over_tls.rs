@@ -1,0 +1,293 @@
+//! A whole server over TLS, spoken to byte by byte.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use at_protocol::AtSign;
+use at_protocol::crypto::{Hash, RsaPrivateKey, cram_digest};
+use atedge_server::config::ServerConfig;
+use atedge_server::{Running, Server, ServerTls};
+use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+const SECRET: &str = "open sesame";
+/// Beyond this a test has failed; no test waits so long to succeed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn atsign(text: &str) -> AtSign {
+    text.parse().expect("an atSign")
+}
+
+struct Town {
+    running: Running,
+    stop: CancellationToken,
+}
+
+impl Town {
+    async fn start(state: &Path) -> Self {
+        Self::start_with(state, "").await
+    }
+
+    async fn start_with(state: &Path, more: &str) -> Self {
+        let toml = format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[tls]\ndev = true\n[notifications]\nticker = \"0s\"\n{more}"
+        );
+        let config: ServerConfig = toml::from_str(&toml).expect("a configuration");
+        let tls = ServerTls::load(&config, state).expect("certificates");
+        let stop = CancellationToken::new();
+        let running = Server::start(config, tls, state, stop.clone()).await.expect("a server");
+        Self { running, stop }
+    }
+
+    async fn host(&self, name: &str) -> SocketAddr {
+        let own = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.running.add_tenant(atsign(name), SECRET, Some(own)).await.expect("a new tenant")
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.running.finished().await;
+    }
+}
+
+/// A client that reads exactly what it expects.
+struct Client {
+    stream: TlsStream<TcpStream>,
+    seen: String,
+}
+
+impl Client {
+    async fn dial(state: &Path, address: SocketAddr) -> Self {
+        let mut roots = RootCertStore::empty();
+        let ca = atedge_service::tls::read_certificates(&state.join("ca.pem")).expect("an authority");
+        roots.add_parsable_certificates(ca);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tcp = TcpStream::connect(address).await.expect("a connection");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("a handshake");
+        Self { stream, seen: String::new() }
+    }
+
+    async fn connect(state: &Path, address: SocketAddr) -> Self {
+        let mut client = Self::dial(state, address).await;
+        client.until("@").await;
+        client
+    }
+
+    /// A connection of an owner who has not activated yet.
+    async fn owner(state: &Path, address: SocketAddr, name: &str) -> Self {
+        let mut client = Self::connect(state, address).await;
+        client.cram(name).await;
+        client
+    }
+
+    /// Says a line that changes a record, and gives the commit's id.
+    async fn commits(&mut self, line: &str) -> i64 {
+        self.write(line).await;
+        let answer = self.until("@").await;
+        let id = answer.strip_prefix("data:").and_then(|rest| rest.lines().next());
+        id.and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("{answer} to {line}"))
+    }
+
+    async fn write(&mut self, line: &str) {
+        self.stream.write_all(line.as_bytes()).await.expect("a write");
+        self.stream.write_all(b"\n").await.expect("a write");
+    }
+
+    /// Reads until what was read ends with `end`, and gives it.
+    async fn until(&mut self, end: &str) -> String {
+        let mut bytes = [0; 4096];
+        while !self.seen.ends_with(end) {
+            let read = timeout(PATIENCE, self.stream.read(&mut bytes)).await;
+            let read = read.unwrap_or_else(|_| panic!("silence after {:?}, waiting for {end:?}", self.seen));
+            let size = read.expect("a read");
+            assert!(size > 0, "closed after {:?}, waiting for {end:?}", self.seen);
+            self.seen.push_str(std::str::from_utf8(&bytes[..size]).expect("text"));
+        }
+        std::mem::take(&mut self.seen)
+    }
+
+    /// Says a line and expects exactly this answer.
+    async fn says(&mut self, line: &str, answer: &str) {
+        self.write(line).await;
+        let got = self.until(answer.lines().last().expect("an answer")).await;
+        assert_eq!(got, answer, "to {line}");
+    }
+
+    async fn challenge(&mut self, name: &str) -> String {
+        self.write(&format!("from:{name}")).await;
+        let answer = self.until("\n@").await;
+        answer
+            .strip_prefix("data:")
+            .and_then(|rest| rest.strip_suffix("\n@"))
+            .expect("a challenge")
+            .to_owned()
+    }
+
+    async fn cram(&mut self, name: &str) {
+        let challenge = self.challenge(name).await;
+        let digest = cram_digest(SECRET, &challenge);
+        self.says(&format!("cram:{digest}"), &format!("data:success\n{name}@")).await;
+    }
+
+    async fn pkam(&mut self, name: &str, key: &RsaPrivateKey, enrollment: &str) {
+        let challenge = self.challenge(name).await;
+        let signature = key.sign(challenge.as_bytes(), Hash::Sha256);
+        self.says(&format!("pkam:{enrollment}{signature}"), &format!("data:success\n{name}@")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_atsign_is_activated_and_signs_in_by_key() {
+    let state = tempfile::tempdir().expect("a folder");
+    let town = Town::start(state.path()).await;
+    let alice = town.host("@alice").await;
+    let key = RsaPrivateKey::generate();
+
+    let mut owner = Client::connect(state.path(), alice).await;
+    owner
+        .says(
+            "lookup:publickey@alice",
+            "error:AT0015-Exception: public:publickey@alice does not exist in keystore\n@",
+        )
+        .await;
+    owner.cram("@alice").await;
+    let ask = serde_json::json!({
+        "appName": "firstApp", "deviceName": "firstDevice", "apkamPublicKey": key.public().to_base64(),
+    });
+    owner.write(&format!("enroll:request:{ask}")).await;
+    let answer = owner.until("\n@alice@").await;
+    let json = answer.strip_prefix("data:").and_then(|rest| rest.strip_suffix("\n@alice@")).expect("data");
+    let granted: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    assert_eq!(granted["status"], "approved");
+    let id = granted["enrollmentId"].as_str().expect("an id");
+
+    let mut enrolled = Client::connect(state.path(), alice).await;
+    enrolled.pkam("@alice", &key, &format!("enrollmentId:{id}:")).await;
+    enrolled.write("update:isEncrypted:false:public:publickey@alice MIIB").await;
+    enrolled.until("\n@alice@").await;
+    enrolled.says("delete:privatekey:at_secret", "data:-1\n@alice@").await;
+    enrolled.says("llookup:privatekey:at_secret_deleted", "error:AT0009-UnAuthorized client in request : privatekey:at_secret_deleted is the server's own\n@alice@").await;
+
+    // Clients that know no enrollments sign in with the same key.
+    let mut legacy = Client::connect(state.path(), alice).await;
+    legacy.pkam("@alice", &key, "").await;
+    legacy
+        .says(
+            "lookup:nope@alice",
+            "error:AT0015-key not found : @alice:nope@alice does not exist in keystore\n@alice@",
+        )
+        .await;
+    let mut nobody = Client::connect(state.path(), alice).await;
+    nobody.says("lookup:publickey@alice", "data:MIIB\n@").await;
+    let challenge = nobody.challenge("@alice").await;
+    let digest = cram_digest(SECRET, &challenge);
+    let gone = "error:AT0015-Exception: privatekey:at_secret does not exist in keystore\n@";
+    nobody.says(&format!("cram:{digest}"), gone).await;
+    nobody.challenge("@alice").await;
+    let unknown = "error:AT0028:enrollment_id: none is expired or invalid\n@";
+    nobody.says("pkam:enrollmentId:none:AAAA", unknown).await;
+    town.end().await;
+}
+
+#[tokio::test]
+async fn tenants_of_one_node_share_records_and_notify_each_other() {
+    let state = tempfile::tempdir().expect("a folder");
+    let town = Town::start(state.path()).await;
+    let (alice, bob) = (town.host("@alice").await, town.host("@bob").await);
+    let mut alice = Client::owner(state.path(), alice, "@alice").await;
+    let mut watcher = Client::owner(state.path(), bob, "@bob").await;
+    watcher.write("monitor .edge@").await;
+    watcher.says("noop:0", "data:ok\n").await;
+    let mut bob = Client::owner(state.path(), bob, "@bob").await;
+
+    alice.commits("update:ttr:-1:ccd:true:@bob:temp.edge@alice 21").await;
+    let line = watcher.until("}\n").await;
+    assert!(
+        line.contains(
+            r#""from":"@alice","to":"@bob","key":"@bob:temp.edge@alice","value":"21","operation":"update""#
+        ),
+        "{line}"
+    );
+    bob.says("lookup:temp.edge@alice", "data:21\n@bob@").await;
+    bob.says("llookup:cached:@bob:temp.edge@alice", "data:21\n@bob@").await;
+    bob.says("scan temp", "data:[\"cached:@bob:temp.edge@alice\"]\n@bob@").await;
+    alice.says("scan temp", "data:[\"@bob:temp.edge@alice\"]\n@alice@").await;
+
+    alice.says("notify:id:n1:update:isEncrypted:false:@bob:hum.edge@alice:40", "data:n1\n@alice@").await;
+    let line = watcher.until("}\n").await;
+    assert!(line.contains(r#""id":"n1""#) && line.contains(r#""isEncrypted":false"#), "{line}");
+    alice.says("notify:status:n1", "data:delivered\n@alice@").await;
+    // An id that is unique by its form is delivered once, any other again.
+    for (id, pushed) in [("n1", 1), ("ae1-b-1-1", 1), ("ae1-b-1-1", 0)] {
+        alice.says(&format!("notify:id:{id}:@bob:hum.edge@alice:41"), &format!("data:{id}\n@alice@")).await;
+        for _ in 0..pushed {
+            let line = watcher.until("}\n").await;
+            assert!(line.contains(&format!(r#""id":"{id}""#)), "{line}");
+        }
+    }
+    alice.commits("delete:@bob:temp.edge@alice").await;
+    let line = watcher.until("}\n").await;
+    assert!(line.contains(r#""operation":"delete""#), "{line}");
+    let missing =
+        "error:AT0015-key not found : cached:@bob:temp.edge@alice does not exist in keystore\n@bob@";
+    bob.says("llookup:cached:@bob:temp.edge@alice", missing).await;
+
+    // What was received can be had again, from the beginning, in the same order.
+    bob.write("monitor:0").await;
+    let mut replayed = String::new();
+    while !replayed.contains(r#""operation":"delete""#) {
+        replayed.push_str(&bob.until("}\n").await);
+    }
+    let ids = ["@bob:temp.edge@alice", "n1", "ae1-b-1-1"].map(|id| replayed.find(&format!("\"{id}\"")));
+    assert!(ids.iter().all(Option::is_some) && ids.is_sorted(), "{replayed}");
+    town.end().await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let state = tempfile::tempdir().expect("a folder");
+    let town = Town::start(state.path()).await;
+    let address = town.host("@alice").await;
+    let mut alice = Client::owner(state.path(), address, "@alice").await;
+    let before = alice.commits("update:public:location@alice California").await;
+    alice.says("notify:id:n1:@carol:x.edge@alice:1", "data:n1\n@alice@").await;
+    town.end().await;
+
+    let town = Town::start(state.path()).await;
+    assert_eq!(town.running.address_of(&atsign("@alice")), address, "its own port is kept");
+    let mut alice = Client::owner(state.path(), address, "@alice").await;
+    alice.says("llookup:public:location@alice", "data:California\n@alice@").await;
+    let after = alice.commits("update:public:location@alice Oregon").await;
+    assert!(after > before, "commit ids are never used again");
+    town.end().await;
+}
+
+#[tokio::test]
+async fn a_full_node_says_so_and_the_shared_port_asks_who_is_meant() {
+    let state = tempfile::tempdir().expect("a folder");
+    let town = Town::start_with(state.path(), "[limits.node]\nconnections = 2\n").await;
+    town.running.add_tenant(atsign("@alice"), SECRET, None).await.expect("a new tenant");
+    let shared = town.running.address();
+    let mut first = Client::connect(state.path(), shared).await;
+    first.says("\r", "error:AT0003-Exception: invalid command\n@").await;
+    first.says("noop:0", "data:ok\n@").await;
+    first.cram("@alice").await;
+    let _second = Client::connect(state.path(), shared).await;
+    let mut third = Client::dial(state.path(), shared).await;
+    assert_eq!(third.until("\n").await, "error:AT0012-Inbound connection limit exceeded\n");
+    town.end().await;
+}
