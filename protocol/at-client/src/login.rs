@@ -3,7 +3,7 @@
 use at_protocol::crypto::{Hash, cram_digest};
 use at_protocol::keys::AtKeys;
 use at_protocol::response::{ErrorCode, RemoteError};
-use at_protocol::verb::{Cram, From, HashingAlgo, Pkam, SigningAlgo, Verb};
+use at_protocol::verb::{Cram, From, Pkam, SigningAlgo, Verb};
 use at_protocol::{AtSign, crypto::RsaPrivateKey};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -126,7 +126,7 @@ where
     let challenge = challenge(wire, atsign).await?;
     let verb = Verb::Pkam(Pkam {
         signing: Some(SigningAlgo::Rsa2048),
-        hashing: Some(HashingAlgo::Sha256),
+        hashing: Some(Hash::Sha256),
         enrollment: enrollment.map(str::to_owned),
         signature: key.sign(challenge.as_bytes(), Hash::Sha256),
     });
@@ -196,6 +196,104 @@ where
         Err(RequestError::Broken(source)) => Err(LoginError::Wire { atsign: atsign.clone(), source }),
         Err(RequestError::Refused(source)) => {
             Err(known(source.code()).unwrap_or(LoginError::Refused { atsign: atsign.clone(), source }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stub::{keys, with_server};
+
+    const CHALLENGE: (&str, &str) = ("from:@alice", "data:_s@alice:p\n@");
+
+    async fn sign_in(script: &[(&str, &str)]) -> Result<(), LoginError> {
+        let atsign = "@alice".parse().unwrap();
+        with_server(script, async |wire| authenticate(wire, &atsign, &keys("@alice")).await).await
+    }
+
+    #[tokio::test]
+    async fn the_challenge_is_signed_under_the_enrollment() {
+        let mut keys = keys("@alice");
+        let signature = keys.pkam.sign(b"_s@alice:p", Hash::Sha256);
+        let atsign = "@alice".parse().unwrap();
+        for (enrollment, named) in [(None, ""), (Some("6f1c".to_owned()), "enrollmentId:6f1c:")] {
+            keys.enrollment_id = enrollment;
+            let line = format!("pkam:signingAlgo:rsa2048:hashingAlgo:sha256:{named}{signature}\n");
+            let script = [CHALLENGE, (line.as_str(), "data:success\n@alice@")];
+            with_server(&script, async |wire| authenticate(wire, &atsign, &keys).await).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_secret_is_digested_with_the_challenge() {
+        let line = format!("cram:{}\n", cram_digest("secret123", "_s@alice:p"));
+        let atsign = "@alice".parse().unwrap();
+        for (answer, expected) in [
+            ("data:success\n@alice@", None),
+            (
+                "error:AT0401-Exception: Authentication Failed\n@",
+                Some("the activation secret of @alice is refused; check it with whoever hosts the atSign"),
+            ),
+            (
+                "error:AT0015-Exception: gone\n@",
+                Some("@alice is already activated; its activation secret has been used"),
+            ),
+        ] {
+            let script = [CHALLENGE, (line.as_str(), answer)];
+            let outcome = with_server(&script, async |wire| cram(wire, &atsign, "secret123").await).await;
+            assert_eq!(outcome.err().map(|error| error.to_string()).as_deref(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_server_gets_no_signature() {
+        for answer in ["data:proof:_s@alice:p\n@", "error:AT0011-Exception: @alice is not hosted here\n@"] {
+            assert!(matches!(sign_in(&[("from:@alice", answer)]).await, Err(LoginError::WrongServer { .. })));
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_are_told_apart() {
+        for (answer, expected, transient) in [
+            (
+                "error:AT0015-Exception: gone\n@",
+                "@alice is not activated; run `atedge onboard @alice` first",
+                false,
+            ),
+            (
+                "error:AT0401-Exception: no\n@",
+                "the keys of @alice are refused; is the key file that of this atSign?",
+                false,
+            ),
+            (
+                "error:AT0025:denied\n@",
+                "the enrollment of these keys with @alice was denied; enroll again",
+                false,
+            ),
+            (
+                "error:AT0026:pending\n@",
+                "the enrollment of these keys with @alice awaits its approval; run `atedge approve`",
+                true,
+            ),
+            (
+                "error:AT0027:revoked\n@",
+                "the enrollment of these keys with @alice was revoked; enroll again",
+                false,
+            ),
+            (
+                "error:AT0028:gone\n@",
+                "the enrollment of these keys with @alice has expired or is unknown; enroll again",
+                false,
+            ),
+            (
+                "error:{\"errorCode\":\"AT0024\",\"errorDescription\":\"paused\"}\n@",
+                "@alice cannot sign in: AT0024: paused",
+                true,
+            ),
+        ] {
+            let error = sign_in(&[CHALLENGE, ("pkam:", answer)]).await.unwrap_err();
+            assert_eq!((error.to_string().as_str(), error.is_transient()), (expected, transient));
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VerbError;
 use crate::AtSign;
+use crate::crypto::Hash;
 
 /// `from:<atSign>[:clientConfig:<json>]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct Pkam {
     /// What kind of key signed; the stored key decides, this is a claim.
     pub signing: Option<SigningAlgo>,
     /// Which hash was signed; SHA-256 where not said.
-    pub hashing: Option<HashingAlgo>,
+    pub hashing: Option<Hash>,
     /// Whose key it is; the first key's where not said.
     pub enrollment: Option<String>,
     /// Signature over the challenge, base64 in either alphabet.
@@ -58,15 +59,6 @@ pub enum SigningAlgo {
     Rsa2048,
     /// ECDSA on P-256.
     EccSecp256r1,
-}
-
-/// Hashes under a PKAM signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HashingAlgo {
-    /// SHA-256.
-    Sha256,
-    /// SHA-512.
-    Sha512,
 }
 
 const FROM: &str = "e.g from:@alice";
@@ -101,11 +93,9 @@ pub(super) fn pkam(rest: &str) -> Result<Pkam, VerbError> {
         "ecc_secp256r1" => Ok(SigningAlgo::EccSecp256r1),
         _ => Err(VerbError::Syntax { usage: PKAM }),
     });
-    let hashing = params.named("hashingAlgo").map(|algo| match algo.to_ascii_lowercase().as_str() {
-        "sha256" => Ok(HashingAlgo::Sha256),
-        "sha512" => Ok(HashingAlgo::Sha512),
-        _ => Err(VerbError::Syntax { usage: PKAM }),
-    });
+    let hashing = params
+        .named("hashingAlgo")
+        .map(|hash| hash.to_ascii_lowercase().parse().map_err(|_| VerbError::Syntax { usage: PKAM }));
     let enrollment = params.named("enrollmentId").map(str::to_owned);
     if params.rest.is_empty() || params.rest.contains([':', ' ']) {
         return Err(VerbError::Syntax { usage: PKAM });
@@ -150,10 +140,8 @@ impl fmt::Display for Pkam {
             Some(SigningAlgo::EccSecp256r1) => f.write_str("signingAlgo:ecc_secp256r1:")?,
             None => {}
         }
-        match self.hashing {
-            Some(HashingAlgo::Sha256) => f.write_str("hashingAlgo:sha256:")?,
-            Some(HashingAlgo::Sha512) => f.write_str("hashingAlgo:sha512:")?,
-            None => {}
+        if let Some(hash) = self.hashing {
+            write!(f, "hashingAlgo:{hash}:")?;
         }
         if let Some(id) = &self.enrollment {
             write!(f, "enrollmentId:{id}:")?;

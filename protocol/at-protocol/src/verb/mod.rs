@@ -19,7 +19,7 @@ mod update;
 use std::fmt;
 use std::str::FromStr;
 
-pub use authentication::{ClientConfig, Cram, From, HashingAlgo, Pkam, SigningAlgo};
+pub use authentication::{ClientConfig, Cram, From, Pkam, SigningAlgo};
 pub use delete::Delete;
 pub use enroll::{Enroll, EnrollRequest};
 pub use lookup::{LLookup, Lookup, PLookup, Shape};
