@@ -10,5 +10,5 @@ client = sign_in(sys.argv[1])
 for key in (PublicKey("location", me), SelfKey("note", me), SharedKey("phone", me, other)):
     key.set_namespace("sdk")
     client.delete(key)
-print([str(key) for key in client.get_at_keys("sdk", False)])
+print([str(key) for key in client.get_at_keys(r"\.sdk@", False)])
 done()

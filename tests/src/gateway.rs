@@ -48,12 +48,23 @@ impl Gateway {
         Ok(Self { program, config, folder: town.folder.clone(), process: None })
     }
 
-    /// The agent's command with these arguments and its configuration.
+    /// The agent's command that checks its configuration.
     #[must_use]
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program[0]);
-        command.args(&self.program[1..]).args(arguments).arg("--config").arg(&self.config);
+    pub fn check(&self) -> Command {
+        self.command("check")
+    }
+
+    /// The agent's command that runs it.
+    #[must_use]
+    pub fn run(&self) -> Command {
+        let mut command = self.command("run");
         command.arg("--state").arg(self.folder.join("agent"));
+        command
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]).arg(verb).arg("--config").arg(&self.config);
         command
     }
 
@@ -62,7 +73,7 @@ impl Gateway {
     /// # Errors
     /// It does not start.
     pub fn start(&mut self) -> Result<()> {
-        self.process = Some(Process::start_ready("agent", &mut self.command(&["run"]), &self.folder)?);
+        self.process = Some(Process::start_ready("agent", &mut self.run(), &self.folder)?);
         Ok(())
     }
 

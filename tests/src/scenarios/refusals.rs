@@ -61,8 +61,8 @@ impl Cases<'_> {
         Ok(())
     }
 
-    fn agent(&self, tables: &str, arguments: &[&str]) -> Result<Command> {
-        Ok(Gateway::new(self.town, tables)?.command(arguments))
+    fn agent(&self, tables: &str) -> Result<Gateway> {
+        Gateway::new(self.town, tables)
     }
 
     /// Where the agent's configuration says this.
@@ -75,8 +75,8 @@ impl Cases<'_> {
 
     fn unknown_setting(&mut self) -> Result<()> {
         let wrong = "maxx = \"32MiB\"";
-        for verb in ["check", "run"] {
-            let mut command = self.agent(&format!("[outbox]\n{wrong}\n"), &[verb])?;
+        let agent = self.agent(&format!("[outbox]\n{wrong}\n"))?;
+        for mut command in [agent.check(), agent.run()] {
             let said = self.said("unknown setting", &mut command, CONFIGURATION)?;
             let (path, line) = self.line_of(wrong)?;
             let margin = " ".repeat(line.to_string().len());
@@ -91,7 +91,7 @@ impl Cases<'_> {
 
     fn wrong_type(&mut self) -> Result<()> {
         let wrong = "max = 512";
-        let mut command = self.agent(&format!("[outbox]\n{wrong}\n"), &["check"])?;
+        let mut command = self.agent(&format!("[outbox]\n{wrong}\n"))?.check();
         let said = self.said("wrong type", &mut command, CONFIGURATION)?;
         let (path, line) = self.line_of(wrong)?;
         let lines: Vec<&str> = said.lines().collect();
@@ -109,7 +109,7 @@ impl Cases<'_> {
         let missing = self.town.keys(GATEWAY);
         ensure!(!missing.exists(), "{GATEWAY} has no keys in this scenario");
         let path = missing.to_str().context("a path in UTF-8")?.to_owned();
-        let mut agent = self.agent("", &["run"])?;
+        let mut agent = self.agent("")?.run();
         let said = self.said("agent without its key file", &mut agent, CONFIGURATION)?;
         ensure!(said.starts_with("error: ") && said.contains(&path), "a missing key file: {said}");
         let mut tool = self.town.tool(&["scan", GATEWAY])?;
@@ -129,9 +129,11 @@ impl Cases<'_> {
     }
 
     fn not_activated(&mut self) -> Result<()> {
-        // Somebody else's keys, since one that was never activated has none.
-        let keys = self.town.keys(READER);
-        let mut tool = self.town.tool(&["scan", GATEWAY])?;
-        self.one_line("not activated", tool.arg("--keys").arg(keys), FAILED, &[GATEWAY, "activated"])
+        // Somebody else's keys, since an atSign that was never activated has none.
+        let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/../protocol/at-protocol/fixtures/python.atKeys");
+        let mut tool = self.town.tool(&["scan", GATEWAY, "--keys", keys])?;
+        self.one_line("as one who is not activated", &mut tool, FAILED, &[GATEWAY, "activated"])?;
+        let mut tool = self.town.tool(&["put", READER, "@gw:phone.plant7", "+1 555"])?;
+        self.one_line("for one who is not activated", &mut tool, FAILED, &[GATEWAY, "activated"])
     }
 }
