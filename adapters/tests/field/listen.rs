@@ -450,7 +450,7 @@ async fn client_identifiers_are_given_and_judged() {
     let nameless = |version, clean| Connect { client_id: "", clean, ..me(version) };
     Device::connect(port, &nameless(V3, true)).await;
     let mut given = Device::open(port).await;
-    given.says(&nameless(V5, true).bytes()).await;
+    given.says(&nameless(V5, false).bytes()).await;
     let connack = given.hears().await;
     assert!(connack.windows(5).any(|window| window == b"auto-"), "it is told its identifier");
     let mut refused = Device::open(port).await;

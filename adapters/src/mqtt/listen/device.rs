@@ -11,7 +11,7 @@ use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::sessions::{Entry, Link, Sessions};
 use super::wire::{Heard, Hello, Message, Reason, Wire};
@@ -91,7 +91,7 @@ async fn attend(
     stop: &CancellationToken,
 ) -> Result<(), End> {
     let Hello { client_id, clean, keep } = hello;
-    // Only a session that begins anew and ends with the connection can do without an identifier.
+    // A session that goes on needs an identifier to be known by (MQTT 3.1.1 §3.1.3.1).
     if client_id.len() > CLIENT_ID || (client_id.is_empty() && !clean) {
         socket.wire.refuse_client_id();
         return socket.flush().await;
@@ -100,11 +100,10 @@ async fn attend(
     let client_id = assigned.clone().unwrap_or(client_id);
     let session = format!("{}/{client_id}", shared.adapter);
 
-    let (presence, orders, session_present) = select! {
+    let (mut presence, orders, session_present) = select! {
         entered = enter(shared, &client_id, clean) => entered,
         () = stop.cancelled() => return Ok(()),
     };
-    let mut presence = presence;
     if !session_present {
         let lost = Captured::SessionLost { session: session.clone() };
         select! {
@@ -113,7 +112,7 @@ async fn attend(
         }
     }
     presence.keep = keep;
-    info!(adapter = shared.adapter, client_id, session_present, "a device connected");
+    debug!(adapter = shared.adapter, client_id, session_present, "a device connected");
     socket.wire.welcome(session_present, assigned.as_deref(), shared.limits.receive_maximum);
 
     let capture = Capture::new(session, shared.routes.clone(), intake.clone(), WAITING);

@@ -330,7 +330,8 @@ impl Wire {
             }),
             Packet::V5_0Connect(connect) => Heard::Connect(Hello {
                 client_id: connect.client_id().to_owned(),
-                clean: connect.clean_start(),
+                // Who is nameless cannot have had a session.
+                clean: connect.clean_start() || connect.client_id().is_empty(),
                 keep: session_expiry(connect.props()).unwrap_or_default(),
             }),
             Packet::V3_1_1Publish(publish) => {
