@@ -9,7 +9,7 @@ mod port;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -67,52 +67,56 @@ pub struct Poll {
     pub every: Duration,
 }
 
-/// A number of the configuration that can only have a few values.
-macro_rules! one_of {
-    ($(#[$doc:meta])* $name:ident, $expected:literal, { $($(#[$variant_doc:meta])* $number:literal => $variant:ident),+ }, $default:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_doc])* $variant),+ }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self::$default
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                match u8::deserialize(deserializer)? {
-                    $($number => Ok(Self::$variant),)+
-                    other => Err(de::Error::invalid_value(de::Unexpected::Unsigned(other.into()), &$expected)),
-                }
-            }
-        }
-    };
+/// Bits of a character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "u8")]
+pub enum DataBits {
+    /// 5
+    Five,
+    /// 6
+    Six,
+    /// 7
+    Seven,
+    /// 8
+    #[default]
+    Eight,
 }
 
-one_of! {
-    /// Bits of a character.
-    DataBits, "5, 6, 7 or 8", {
-        /// 5
-        5 => Five,
-        /// 6
-        6 => Six,
-        /// 7
-        7 => Seven,
-        /// 8, the default
-        8 => Eight
-    }, Eight
+impl TryFrom<u8> for DataBits {
+    type Error = &'static str;
+
+    fn try_from(bits: u8) -> Result<Self, Self::Error> {
+        match bits {
+            5 => Ok(Self::Five),
+            6 => Ok(Self::Six),
+            7 => Ok(Self::Seven),
+            8 => Ok(Self::Eight),
+            _ => Err("expected 5, 6, 7 or 8"),
+        }
+    }
 }
 
-one_of! {
-    /// Bits between characters.
-    StopBits, "1 or 2", {
-        /// 1, the default
-        1 => One,
-        /// 2
-        2 => Two
-    }, One
+/// Bits between characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "u8")]
+pub enum StopBits {
+    /// 1
+    #[default]
+    One,
+    /// 2
+    Two,
+}
+
+impl TryFrom<u8> for StopBits {
+    type Error = &'static str;
+
+    fn try_from(bits: u8) -> Result<Self, Self::Error> {
+        match bits {
+            1 => Ok(Self::One),
+            2 => Ok(Self::Two),
+            _ => Err("expected 1 or 2"),
+        }
+    }
 }
 
 /// The parity bit.

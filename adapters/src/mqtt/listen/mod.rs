@@ -82,7 +82,8 @@ impl Listener {
             select! {
                 accepted = listener.accept() => match accepted {
                     Ok((_, peer)) if devices.len() >= shared.limits.connections => {
-                        warn!(adapter, %peer, limit = shared.limits.connections, "too many devices; one was turned away");
+                        let limit = shared.limits.connections;
+                        warn!(adapter, %peer, limit, "too many devices; one was turned away");
                     }
                     Ok((stream, _)) => {
                         // Without it, acknowledgements wait for more to send. Where it fails, they do.
