@@ -128,3 +128,52 @@ impl ClientConfig {
         Ok(wire)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stub::{Town, keys};
+
+    #[tokio::test]
+    async fn every_stage_says_what_failed_on_what_and_what_to_try() {
+        let mut town = Town::empty(&["@alice"]).await;
+        let refused = async |town: &Town, name| town.config(name, keys(name)).connect().await.err().unwrap();
+        let directory = town.directory.address().clone();
+        assert_eq!(
+            refused(&town, "@nobody").await.to_string(),
+            format!("the directory {directory} does not know @nobody; is it spelled right, and added there?")
+        );
+        assert_eq!(
+            refused(&town, "@alice").await.to_string(),
+            "@alice is not activated; run `atedge onboard @alice` first"
+        );
+        town.world().activate(&"@alice".parse().unwrap(), &keys("@bobby3"));
+        assert!(matches!(
+            refused(&town, "@alice").await,
+            ConnectError::Login(LoginError::KeysRefused { .. })
+        ));
+        town.close_directory().await;
+        let error = refused(&town, "@unasked").await;
+        assert!(error.is_transient());
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot find the atServer of @unasked: cannot ask the directory: cannot connect to {directory}: \
+                 Connection refused (os error 111); is it running, and is no firewall in between?"
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn a_revoked_enrollment_is_named() {
+        let town = Town::with(&["@alice"]).await;
+        town.world().edit("@alice", "e1.new.enrollments.__manage@alice", |value, _| {
+            *value = r#"{"approval":{"state":"revoked"}}"#.to_owned();
+        });
+        let mut enrolled = keys("@alice");
+        enrolled.enrollment_id = Some("e1".to_owned());
+        let refused = town.config("@alice", enrolled).connect().await.err().unwrap();
+        assert!(matches!(refused, ConnectError::Login(LoginError::EnrollmentRevoked { .. })));
+        assert!(!refused.is_transient());
+    }
+}

@@ -325,3 +325,216 @@ fn plookup(name: &KeyName, owner: &AtSign) -> Verb {
     let (name, owner) = (name.clone(), owner.clone());
     Verb::PLookup(PLookup { name, owner, shape: Shape::All, bypass_cache: false })
 }
+
+#[cfg(test)]
+mod tests {
+    use at_protocol::crypto::{AesKey, Iv};
+
+    use super::*;
+    use crate::stub::{Town, When, keys};
+
+    fn key(text: &str) -> AtKey {
+        text.parse().unwrap()
+    }
+
+    async fn get(client: &Client, name: &str) -> Option<String> {
+        let record = client.get(&key(name)).await.unwrap();
+        record.map(|record| String::from_utf8(record.value.to_vec()).unwrap())
+    }
+
+    async fn put(client: &Client, name: &str, value: &str) {
+        client.put(&key(name), value.as_bytes(), Metadata::default()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_got_by_those_it_is_for() {
+        let town = Town::with(&["@alice", "@bobby3"]).await;
+        let (alice, bob) = (town.client("@alice"), town.client("@bobby3"));
+        put(&alice, "public:motto.ns@alice", "two\nlines").await;
+        put(&alice, "diary.ns@alice", "grüße").await;
+        put(&alice, "@bobby3:phone.ns@alice", "+1 555").await;
+        assert_eq!(get(&alice, "diary.ns@alice").await.as_deref(), Some("grüße"));
+        // A client that knows nothing yet finds its way as well.
+        for client in [&alice, &town.client("@alice"), &bob] {
+            assert_eq!(get(client, "public:motto.ns@alice").await.as_deref(), Some("two\nlines"));
+            assert_eq!(get(client, "@bobby3:phone.ns@alice").await.as_deref(), Some("+1 555"));
+        }
+        assert_eq!(get(&bob, "@bobby3:other.ns@alice").await, None);
+        put(&bob, "@alice:phone.ns@bobby3", "+1 556").await;
+        assert_eq!(get(&alice, "@alice:phone.ns@bobby3").await.as_deref(), Some("+1 556"));
+        let listed = alice.scan(Scan { regex: Some(".ns@".into()), ..Scan::default() }).await.unwrap();
+        assert_eq!(listed, ["@bobby3:phone.ns@alice", "diary.ns@alice", "public:motto.ns@alice"]);
+        alice.delete(&key("diary.ns@alice")).await.unwrap();
+        assert_eq!(get(&alice, "diary.ns@alice").await, None);
+    }
+
+    #[tokio::test]
+    async fn the_server_sees_ciphertext_and_what_foreign_readers_need() {
+        let town = Town::with(&["@alice", "@bobby3"]).await;
+        let alice = town.client("@alice");
+        let mut nonces = Vec::new();
+        for _ in 0..2 {
+            put(&alice, "@bobby3:k.ns@alice", "canary-canary-canary").await;
+            let (text, metadata) = town.world().record("@alice", "@bobby3:k.ns@alice").unwrap();
+            assert!(!text.contains("canary"));
+            assert_eq!(metadata.is_encrypted, Some(true));
+            assert_eq!(metadata.pub_key_cs, Some(keys("@bobby3").encryption.public().checksum()));
+            let pair = keys("@bobby3").encryption.unwrap_key(&metadata.shared_key_enc.unwrap()).unwrap();
+            let opened = open(&pair, metadata.iv_nonce.as_deref(), &text).unwrap();
+            assert_eq!(opened.as_slice(), b"canary-canary-canary");
+            nonces.push(metadata.iv_nonce.unwrap());
+            // The two records of the pair's key hold the same key, each for its reader.
+            let (own, _) = town.world().record("@alice", "shared_key.bobby3@alice").unwrap();
+            assert_eq!(keys("@alice").encryption.unwrap_key(&own).unwrap().to_base64(), pair.to_base64());
+            let (his, metadata) = town.world().record("@alice", "@bobby3:shared_key@alice").unwrap();
+            assert_eq!(keys("@bobby3").encryption.unwrap_key(&his).unwrap().to_base64(), pair.to_base64());
+            assert_eq!(metadata.ttr, Some(3_888_000));
+        }
+        assert_ne!(nonces[0], nonces[1]);
+        assert_eq!(town.world().count("update:shared_key.bobby3@alice"), 1);
+    }
+
+    #[tokio::test]
+    async fn foreign_writers_are_understood() {
+        let town = Town::with(&["@alice", "@bobby3"]).await;
+        let (alice, bob) = (town.client("@alice"), town.client("@bobby3"));
+        let name = "@bobby3:k.ns@alice";
+        put(&alice, name, "x").await;
+        // The key is found by look-up where it does not come along.
+        town.world().edit("@alice", name, |_, metadata| metadata.shared_key_enc = None);
+        assert_eq!(get(&bob, name).await.as_deref(), Some("x"));
+        // No initialisation vector, or one of name only, is the zero vector.
+        let (own, _) = town.world().record("@alice", "shared_key.bobby3@alice").unwrap();
+        let pair = keys("@alice").encryption.unwrap_key(&own).unwrap();
+        for nonce in [None, Some("null".to_owned())] {
+            town.world().edit("@alice", name, |value, metadata| {
+                *value = pair.encrypt(&Iv::ZERO, b"zero");
+                metadata.iv_nonce = nonce;
+            });
+            assert_eq!(get(&bob, name).await.as_deref(), Some("zero"));
+            // Data from before there was a flag.
+            town.world().edit("@alice", name, |_, metadata| metadata.is_encrypted = None);
+            assert_eq!(get(&bob, name).await.as_deref(), Some("zero"));
+        }
+        town.world().edit("@alice", name, |value, metadata| {
+            *value = "never sealed".to_owned();
+            *metadata = Metadata::default();
+        });
+        assert_eq!(get(&bob, name).await.as_deref(), Some("never sealed"));
+    }
+
+    /// What @alice would have written with this pair key; all bytes are fixed, since one wrong key in 256
+    /// opens to rubbish.
+    fn shared_with(town: &Town, pair: [u8; 32], value: &str) {
+        let pair = AesKey::from_bytes(pair);
+        let wrapped = keys("@bobby3").encryption.public().wrap_key(&pair);
+        town.world().edit("@alice", "@bobby3:shared_key@alice", |value, _| *value = wrapped);
+        town.world().edit("@alice", "@bobby3:k.ns@alice", |text, metadata| {
+            *text = pair.encrypt(&Iv::ZERO, value.as_bytes());
+            metadata.is_encrypted = Some(true);
+        });
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_changed_is_looked_up_once_more_and_rubbish_only_once() {
+        let town = Town::with(&["@alice", "@bobby3"]).await;
+        let bob = town.client("@bobby3");
+        let name = "@bobby3:k.ns@alice";
+        for (pair, value, lookups) in [([1; 32], "before", 1), ([2; 32], "after", 2)] {
+            shared_with(&town, pair, value);
+            assert_eq!(get(&bob, name).await.as_deref(), Some(value));
+            assert_eq!(shared_key_lookups(&town), lookups);
+        }
+        town.world().edit("@alice", name, |value, _| *value = "AAAA".to_owned());
+        for _ in 0..3 {
+            assert!(matches!(bob.get(&key(name)).await, Err(RecordError::Unreadable { .. })));
+        }
+        assert_eq!(shared_key_lookups(&town), 3);
+    }
+
+    fn shared_key_lookups(town: &Town) -> usize {
+        let world = town.world();
+        world.count("lookup:shared_key@alice") + world.count("lookup:bypassCache:true:shared_key@alice")
+    }
+
+    #[tokio::test]
+    async fn a_pair_key_survives_whatever_cuts_its_making_short() {
+        for when in [When::Before, When::After] {
+            for line in ["update:shared_key.bobby3@alice", "update:ttr:", "plookup:publickey@bobby3"] {
+                let town = Town::with(&["@alice", "@bobby3"]).await;
+                let alice = town.client("@alice");
+                // Twice: once for the request, once for its repetition.
+                town.world().fault(line, when);
+                town.world().fault(line, when);
+                let put_once = alice.put(&key("@bobby3:k.ns@alice"), b"x", Metadata::default()).await;
+                assert!(put_once.is_err_and(|error| error.is_transient()), "{line} {when:?}");
+                put(&town.client("@alice"), "@bobby3:k.ns@alice", "y").await;
+                town.world().edit("@alice", "@bobby3:k.ns@alice", |_, m| m.shared_key_enc = None);
+                let read = get(&town.client("@bobby3"), "@bobby3:k.ns@alice").await;
+                assert_eq!(read.as_deref(), Some("y"), "{line} {when:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_outlives_its_connection() {
+        let town = Town::with(&["@alice"]).await;
+        let alice = town.client("@alice");
+        put(&alice, "a.ns@alice", "1").await;
+        for when in [When::Before, When::After] {
+            town.world().fault("update:", when);
+            put(&alice, "a.ns@alice", "2").await;
+            assert_eq!(get(&alice, "a.ns@alice").await.as_deref(), Some("2"));
+        }
+        assert_eq!(town.world().count("pkam:"), 3);
+    }
+
+    #[tokio::test]
+    async fn a_public_value_is_read_as_it_was_last_written() {
+        let town = Town::with(&["@alice"]).await;
+        let alice = town.client("@alice");
+        for value in ["a\nb", "plain", "trailing "] {
+            put(&alice, "public:m.ns@alice", value).await;
+            assert_eq!(get(&alice, "public:m.ns@alice").await.as_deref(), Some(value));
+        }
+        let bytes = alice.put(&key("public:m.ns@alice"), &[0xff], Metadata::default()).await;
+        assert!(matches!(bytes, Err(RecordError::NotText { .. })));
+    }
+
+    #[tokio::test]
+    async fn large_values_come_back() {
+        let town = Town::with(&["@alice"]).await;
+        let alice = town.client("@alice");
+        let value = "0123456789abcdef".repeat(200_000);
+        put(&alice, "big.ns@alice", &value).await;
+        assert_eq!(get(&alice, "big.ns@alice").await, Some(value));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_ours_is_refused_without_asking() {
+        let town = Town::with(&["@alice", "@bobby3"]).await;
+        let alice = town.client("@alice");
+        for name in ["public:k.ns@bobby3", "k.ns@bobby3", "cached:public:k.ns@bobby3", "privatekey:at_secret"]
+        {
+            let written = alice.put(&key(name), b"x", Metadata::default()).await;
+            assert!(matches!(written, Err(RecordError::NotOurs { .. })), "{name}");
+        }
+        for name in ["k.ns@bobby3", "@carol:k.ns@bobby3", "privatekey:at_secret"] {
+            assert!(matches!(alice.get(&key(name)).await, Err(RecordError::NotOurs { .. })), "{name}");
+        }
+        assert_eq!(town.world().lines.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_atsign_without_a_key_cannot_be_shared_with() {
+        let town = Town::empty(&["@alice", "@bobby3"]).await;
+        town.world().activate(&"@alice".parse().unwrap(), &keys("@alice"));
+        let put = town.client("@alice").put(&key("@bobby3:k.ns@alice"), b"x", Metadata::default()).await;
+        let error = put.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot share @bobby3:k.ns@alice: @bobby3 has no public key; is the name right, and the atSign activated?"
+        );
+        assert!(!error.is_transient());
+    }
+}

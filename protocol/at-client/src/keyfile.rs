@@ -99,3 +99,36 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stub::keys;
+
+    #[test]
+    fn a_key_file_comes_back_and_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let atsign = "@alice".parse().unwrap();
+        let path = default_path(folder.path(), &atsign);
+        assert!(path.ends_with(".atsign/keys/@alice_key.atKeys"));
+        assert!(matches!(write(&path, &atsign, &keys("@alice")), Err(KeysError::Write { .. })));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write(&path, &atsign, &keys("@bobby3")).unwrap();
+        write(&path, &atsign, &keys("@alice")).unwrap();
+        assert_eq!(read(&path).unwrap().pkam.public(), keys("@alice").pkam.public());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_key_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.atKeys");
+        let missing = read(&path).err().unwrap().to_string();
+        assert!(missing.starts_with(&format!("there is no key file {}; ", path.display())));
+        std::fs::write(&path, "{}").unwrap();
+        assert!(matches!(read(&path), Err(KeysError::Content { .. })));
+        std::fs::write(&path, "x".repeat(300_000)).unwrap();
+        assert!(matches!(read(&path), Err(KeysError::Read { .. })));
+    }
+}

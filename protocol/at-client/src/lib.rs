@@ -35,3 +35,6 @@ pub use resolve::Directory;
 pub use rpc::{Call, CallError, CallRequest, CallState};
 pub use tls::{ClientIdentity, ClientTls, Trust};
 pub use wire::Wire;
+
+#[cfg(test)]
+mod stub;

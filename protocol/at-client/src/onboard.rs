@@ -341,3 +341,167 @@ fn public_key(atsign: &AtSign) -> AtKey {
 fn seal(key: &AesKey, iv: &Iv, text: &str) -> String {
     key.encrypt(iv, text.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::poll_fn;
+    use std::os::unix::fs::PermissionsExt;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use super::*;
+    use crate::account::ClientConfig;
+    use crate::stub::{SECRET, Town, When, keys};
+
+    /// A hosted atSign, and where its keys shall go.
+    struct Case {
+        town: Town,
+        atsign: AtSign,
+        path: PathBuf,
+    }
+
+    impl Case {
+        async fn new() -> Self {
+            let town = Town::empty(&["@alice"]).await;
+            let path = town.authority.folder().join("alice.atKeys");
+            Self { town, atsign: "@alice".parse().unwrap(), path }
+        }
+
+        /// As if an earlier run had been cut off just after it had saved its keys.
+        fn keep_partial(&self) {
+            keyfile::write(&partial(&self.path), &self.atsign, &keys("@alice")).unwrap();
+        }
+
+        async fn run(&self, secret: &str, progress: impl FnMut(Progress)) -> Result<AtKeys, OnboardError> {
+            let tls = self.town.authority.client_tls();
+            let directory = &self.town.directory;
+            Onboarding { atsign: &self.atsign, secret, keys: &self.path, directory, tls: &tls }
+                .run(progress)
+                .await
+        }
+
+        /// Activated, by keys that are on disk, and with nothing left over.
+        async fn assert_done(&self, keys: &AtKeys) {
+            let read = keyfile::read(&self.path).unwrap();
+            assert_eq!(read.to_json(&self.atsign), keys.to_json(&self.atsign));
+            assert_eq!(self.path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            assert!(!partial(&self.path).exists());
+            let (published, _) = self.town.world().record("@alice", "public:publickey@alice").unwrap();
+            assert_eq!(published, read.encryption.public().to_base64());
+            assert!(self.town.world().record("@alice", "privatekey:at_secret").is_none());
+            assert!(read.enrollment_id.is_some());
+            let config = ClientConfig { ..self.town.config("@alice", read) };
+            config.connect().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_atsign_is_activated_once() {
+        let case = Case::new().await;
+        let wrong = case.run("wrong", |_| ()).await.err().unwrap();
+        assert!(matches!(
+            wrong,
+            OnboardError::Connect(ConnectError::Login(LoginError::SecretRefused { .. }))
+        ));
+        assert!(!partial(&case.path).exists());
+
+        let told = RefCell::new(Vec::new());
+        let keys = case.run(SECRET, |progress| told.borrow_mut().push(progress)).await.unwrap();
+        case.assert_done(&keys).await;
+        use Progress::*;
+        assert_eq!(
+            told.into_inner(),
+            [SecretAccepted, GeneratingKeys, KeysSaved, Enrolled, SignedIn, Published, SecretDeleted, Done]
+        );
+        assert!(matches!(case.run(SECRET, |_| ()).await, Err(OnboardError::KeyFileExists(_))));
+        std::fs::remove_file(&case.path).unwrap();
+        assert!(matches!(case.run(SECRET, |_| ()).await, Err(OnboardError::AlreadyActivated { .. })));
+        assert!(!partial(&case.path).exists());
+    }
+
+    #[tokio::test]
+    async fn a_connection_may_break_at_any_line() {
+        for line in [
+            "lookup:publickey@alice",
+            "from:@alice",
+            "cram:",
+            "scan",
+            "enroll:request:",
+            "pkam:",
+            "update:isEncrypted:false:public:publickey@alice",
+            "delete:privatekey:at_secret",
+        ] {
+            for when in [When::Before, When::After] {
+                let case = Case::new().await;
+                case.keep_partial();
+                case.town.world().fault(line, when);
+                assert!(case.run(SECRET, |_| ()).await.is_err(), "{line} {when:?}");
+                let done = case.run(SECRET, |_| ()).await;
+                case.assert_done(&done.unwrap_or_else(|error| panic!("{line} {when:?}: {error}"))).await;
+                assert_eq!(case.town.world().count("enroll:request:"), case.enrollments(line, when));
+            }
+        }
+    }
+
+    impl Case {
+        /// One, unless it was lost before the server heard it.
+        fn enrollments(&self, line: &str, when: When) -> usize {
+            if (line, when) == ("enroll:request:", When::Before) { 2 } else { 1 }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_process_may_end_after_any_step() {
+        use Progress::*;
+        for last in [SecretAccepted, KeysSaved, Enrolled, SignedIn, Published, SecretDeleted] {
+            let case = Case::new().await;
+            case.keep_partial();
+            let told = RefCell::new(Vec::new());
+            let mut run = Box::pin(case.run(SECRET, |progress| told.borrow_mut().push(progress)));
+            poll_fn(|cx| {
+                let over = run.as_mut().poll(cx).is_ready();
+                if over || told.borrow().contains(&last) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            drop(run);
+            // The last steps are one: what follows the answer of the server is not waited for.
+            if last == SecretDeleted {
+                assert!(case.path.exists());
+                std::fs::rename(&case.path, partial(&case.path)).unwrap();
+            }
+            case.assert_done(&case.run(SECRET, |_| ()).await.unwrap()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_from_before_a_reset_are_named() {
+        let case = Case::new().await;
+        let mut stale = keys("@alice");
+        stale.enrollment_id = Some("of-a-former-life".to_owned());
+        keyfile::write(&partial(&case.path), &case.atsign, &stale).unwrap();
+        let error = pin!(case.run(SECRET, |_| ())).await.err().unwrap();
+        assert!(matches!(error, OnboardError::StalePartial { .. }));
+        assert!(error.to_string().contains(&partial(&case.path).display().to_string()));
+        assert!(partial(&case.path).exists());
+    }
+
+    #[tokio::test]
+    async fn what_the_server_keeps_of_the_keys_does_not_disclose_them() {
+        let case = Case::new().await;
+        case.keep_partial();
+        case.run(SECRET, |_| ()).await.unwrap();
+        let request =
+            case.town.world().lines.iter().find(|line| line.starts_with("enroll:")).unwrap().clone();
+        let Ok(Verb::Enroll(enroll)) = request.parse() else { panic!() };
+        let Enroll::Request(request) = *enroll;
+        assert_ne!(request.enc_private_key_iv, request.self_enc_key_iv);
+        let symmetric = keys("@alice").apkam_symmetric.unwrap();
+        let iv = Iv::from_nonce(request.self_enc_key_iv.as_deref()).unwrap();
+        let sealed = request.encrypted_default_self_encryption_key.unwrap();
+        assert_eq!(
+            symmetric.decrypt(&iv, &sealed).unwrap().as_slice(),
+            keys("@alice").self_key.to_base64().as_bytes()
+        );
+    }
+}

@@ -175,3 +175,44 @@ where
     }
     Ok(line)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stub::{Authority, Town, listen};
+
+    #[tokio::test]
+    async fn answers_are_remembered_and_outlive_the_directory() {
+        let mut town = Town::empty(&["@alice"]).await;
+        let alice = "@alice".parse().unwrap();
+        assert_eq!(town.directory.find(&"@nobody".parse().unwrap()).await.unwrap(), None);
+        assert_eq!(town.directory.find(&alice).await.unwrap().as_ref(), Some(&town.server));
+        town.close_directory().await;
+        assert_eq!(town.directory.find(&alice).await.unwrap().as_ref(), Some(&town.server));
+        // It is asked again, in vain, and the last good answer serves.
+        town.directory.suspect(&alice);
+        assert_eq!(town.directory.find(&alice).await.unwrap().as_ref(), Some(&town.server));
+        assert!(town.directory.find(&"@nobody".parse().unwrap()).await.is_err());
+    }
+
+    async fn asked(says: &'static str) -> Result<Option<Address>, ResolveError> {
+        let authority = Authority::new();
+        let serve = move |mut stream| async move {
+            AsyncWriteExt::write_all(&mut stream, says.as_bytes()).await.unwrap();
+            AsyncWriteExt::shutdown(&mut stream).await.unwrap();
+        };
+        let (address, _tasks) = listen(authority.server_tls("localhost", |_| ()), serve).await;
+        Directory::new(address, authority.client_tls()).ask(&"@alice".parse().unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn whatever_a_directory_says_is_an_answer_or_an_error() {
+        assert_eq!(asked("@null\r\n@").await.unwrap(), None);
+        assert_eq!(asked("@@host.example:6464\r\n@").await.unwrap().unwrap().port(), 6464);
+        for says in ["", "@", "@host.example:6464", "HTTP/1.1 400 Bad Request\r\n"] {
+            assert!(matches!(asked(says).await, Err(ResolveError::Io { .. })), "{says}");
+        }
+        let stopping = asked("@Stop in progress. Can't accept new requests.\n@").await;
+        assert!(matches!(stopping, Err(ResolveError::Answer { .. })));
+    }
+}

@@ -14,8 +14,10 @@ use crate::notify::{NotifyRequest, SendError, Status};
 
 /// How far back the answer is looked for: more than clocks of client and server should differ.
 const LOOK_BACK_MS: u64 = 60 * 60 * 1000;
-/// How often the own server is asked whether the request has been delivered.
-const ASK_STATUS: Duration = Duration::from_secs(2);
+/// When the own server is first asked whether the request has been delivered, and how often then, as the
+/// Dart client does (client conventions §5.1).
+const ASK_FIRST: Duration = Duration::from_millis(500);
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A request on its way, or answered.
 pub struct Call {
@@ -44,7 +46,7 @@ pub struct CallRequest<'a> {
     pub wait: Duration,
 }
 
-/// Where a call stands. All but the first two are of the callee's telling.
+/// Where a call stands.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CallState {
     /// The callee's server has the request.
@@ -134,7 +136,7 @@ impl Client {
             id,
             notification,
             deadline: now + wait,
-            ask_at: Some(now + ASK_STATUS),
+            ask_at: Some(now + ASK_FIRST),
             over: false,
         })
     }
@@ -168,7 +170,7 @@ impl Call {
                     }
                 },
                 () = sleep_until(self.ask_at.unwrap_or(self.deadline)), if self.ask_at.is_some() => {
-                    self.ask_at = Some(Instant::now() + ASK_STATUS);
+                    self.ask_at = Some(Instant::now() + ASK_AGAIN);
                     // A failure to ask is no news about the call.
                     if let Ok(Status::Delivered) = self.client.notify_status(&self.notification).await {
                         self.ask_at = None;
@@ -206,4 +208,104 @@ fn micros(time: SystemTime) -> u64 {
 /// Names have letters, digits, `_`, `-` and dots, of which a regex takes only the last for more than it is.
 fn literal(name: &str) -> String {
     name.replace('.', r"\.")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::stub::Town;
+
+    fn request<'a>(to: &'a AtSign, wait: Duration) -> CallRequest<'a> {
+        CallRequest {
+            to,
+            domain: "cmd.boiler",
+            base: "plant7",
+            payload: json!({"command": "setpoint"}),
+            wait,
+        }
+    }
+
+    /// Answers the first request that comes with these.
+    async fn serve(callee: &Client, caller: &AtSign, answers: &[(Kind, Value)], stray: bool) {
+        let regex = Some(r"request\.\d+\.cmd.boiler.__rpcs.plant7@".to_owned());
+        let since = Some(Timestamp::from_millis(0));
+        let mut monitor = callee.monitor(MonitorConfig { regex, since, ..MonitorConfig::default() });
+        let incoming = monitor.next().await.unwrap();
+        let Payload::Opened(plain) = &incoming.payload else { panic!() };
+        let asked: Request = serde_json::from_slice(plain).unwrap();
+        assert_eq!(asked.payload, json!({"command": "setpoint"}));
+        let name: RpcName = incoming.name.as_str().parse().unwrap();
+        assert_eq!(name.id, asked.req_id);
+        for (kind, payload) in answers {
+            let req_id = if stray { RequestId(1) } else { asked.req_id };
+            let answer = Answer { req_id, resp_type: *kind, payload: payload.clone(), message: None };
+            let plain = serde_json::to_vec(&answer).unwrap();
+            let name = RpcName { kind: *kind, ..name.clone() }.key_name().unwrap();
+            callee.notify(NotifyRequest::new(caller, &name, &plain)).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_is_followed_to_its_end() {
+        let done = || CallState::Done { payload: json!({"value": 62}) };
+        let failed = || CallState::Failed { payload: json!({"value": 62}), message: None };
+        let rejected = || CallState::Rejected { payload: json!({"value": 62}), message: None };
+        let accepted = || CallState::Accepted { payload: json!({}) };
+        for (answers, expected) in [
+            (vec![Kind::Ack, Kind::Success], vec![accepted(), done()]),
+            (vec![Kind::Ack, Kind::Error], vec![accepted(), failed()]),
+            (vec![Kind::Ack, Kind::Nack], vec![accepted(), rejected()]),
+            (vec![Kind::Success], vec![done()]),
+        ] {
+            let town = Town::with(&["@alice", "@bobby3"]).await;
+            let (caller, callee) = (town.client("@alice"), town.client("@bobby3"));
+            let answers: Vec<_> = answers
+                .into_iter()
+                .map(|kind| (kind, if kind == Kind::Ack { json!({}) } else { json!({"value": 62}) }))
+                .collect();
+            let follow = async {
+                let mut call = caller.call(request(callee.atsign(), Duration::from_secs(60))).await.unwrap();
+                let mut states = Vec::new();
+                while let Some(state) = call.next().await.unwrap() {
+                    states.push(state);
+                }
+                states
+            };
+            let (mut states, ()) = tokio::join!(follow, serve(&callee, caller.atsign(), &answers, false));
+            // Whether it is asked for before the answer comes is a matter of time.
+            states.retain(|state| *state != CallState::Delivered);
+            assert_eq!(states, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn delivery_is_told_while_the_callee_is_silent() {
+        let town = Town::with(&["@alice", "@bobby3"]).await;
+        let (caller, callee) = (town.client("@alice"), "@bobby3".parse().unwrap());
+        let mut call = caller.call(request(&callee, Duration::from_secs(60))).await.unwrap();
+        assert_eq!(call.next().await.unwrap(), Some(CallState::Delivered));
+    }
+
+    #[tokio::test]
+    async fn answers_to_other_requests_are_none() {
+        let town = Town::with(&["@alice", "@bobby3"]).await;
+        let (caller, callee) = (town.client("@alice"), town.client("@bobby3"));
+        let call = async { caller.call(request(callee.atsign(), Duration::from_secs(60))).await.unwrap() };
+        let answers = [(Kind::Success, json!({}))];
+        let (mut call, ()) = tokio::join!(call, serve(&callee, caller.atsign(), &answers, true));
+        call.deadline = Instant::now() + Duration::from_secs(1);
+        call.ask_at = None;
+        assert_eq!(call.next().await.unwrap(), Some(CallState::Unanswered));
+        assert_eq!(call.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn names_that_no_key_can_have_are_refused() {
+        let town = Town::with(&["@alice", "@bobby3"]).await;
+        let callee = "@bobby3".parse().unwrap();
+        let request = CallRequest { domain: "cmd:boiler", ..request(&callee, Duration::ZERO) };
+        assert!(matches!(town.client("@alice").call(request).await, Err(CallError::Name { .. })));
+    }
 }

@@ -264,7 +264,9 @@ fn refusal(address: &Address, error: io::Error) -> DialError {
         _ => return DialError::Tls { address, source: error },
     };
     if let CertificateError::NotValidForNameContext { presented, .. } = certificate {
-        return DialError::WrongName { address, presented: presented.join(", ") };
+        // rustls shows them as `DnsName("host.example")`.
+        let names: Vec<_> = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name)).collect();
+        return DialError::WrongName { address, presented: names.join(", ") };
     }
     if matches!(certificate, CertificateError::UnknownIssuer | CertificateError::BadSignature) {
         return DialError::UnknownIssuer { address };
@@ -276,4 +278,82 @@ fn refusal(address: &Address, error: io::Error) -> DialError {
         return DialError::NotYetValid { address };
     }
     DialError::Tls { address, source: error }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, date_time_ymd};
+
+    use super::*;
+    use crate::stub::{Authority, listen};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn dialled(
+        name: &str,
+        trusted: Option<&Authority>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Address, Result<(), DialError>) {
+        let authority = Authority::new();
+        let tls = authority.server_tls(name, change);
+        let (address, _tasks) = listen(tls, async |_| ()).await;
+        let trusted = trusted.unwrap_or(&authority).client_tls();
+        let outcome = dial(&address, &trusted, PATIENCE).await.map(|_| ());
+        (address, outcome)
+    }
+
+    #[tokio::test]
+    async fn a_good_certificate_is_taken() {
+        assert!(dialled("localhost", None, |_| ()).await.1.is_ok());
+    }
+
+    #[tokio::test]
+    async fn bad_certificates_are_told_apart() {
+        let (address, outcome) = dialled("other.example", None, |_| ()).await;
+        assert_eq!(
+            outcome.unwrap_err().to_string(),
+            format!(
+                "the certificate of {address} is not for localhost, but for other.example; use a name that it has"
+            )
+        );
+        let (_, outcome) = dialled("localhost", Some(&Authority::new()), |_| ()).await;
+        assert!(matches!(&outcome, Err(error @ DialError::UnknownIssuer { .. }) if !error.is_transient()));
+        let (_, outcome) =
+            dialled("localhost", None, |params| params.not_after = date_time_ymd(2001, 1, 1)).await;
+        assert!(matches!(outcome, Err(DialError::Expired { .. })));
+        let (_, outcome) = dialled("localhost", None, |params| {
+            params.not_before = date_time_ymd(3000, 1, 1);
+            params.not_after = date_time_ymd(3001, 1, 1);
+        })
+        .await;
+        assert!(matches!(outcome, Err(DialError::NotYetValid { .. })));
+    }
+
+    #[tokio::test]
+    async fn hosts_that_are_not_there_or_do_not_speak_are_told_apart() {
+        let authority = Authority::new();
+        let tls = authority.client_tls();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let silent = dial(&address, &tls, Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(silent, DialError::Timeout { .. }) && silent.is_transient());
+        drop(listener);
+        let gone = dial(&address, &tls, PATIENCE).await.unwrap_err();
+        assert!(matches!(gone, DialError::Connect { .. }) && gone.is_transient());
+        let nowhere = dial(&"no-such-host.invalid:1".parse().unwrap(), &tls, PATIENCE).await.unwrap_err();
+        assert!(matches!(nowhere, DialError::NoSuchHost { .. } | DialError::Timeout { .. }));
+    }
+
+    #[test]
+    fn files_that_hold_no_authority_are_named() {
+        let authority = Authority::new();
+        let error = |path: PathBuf| ClientTls::new(&Trust::Only(path), None).err().unwrap().to_string();
+        let missing = authority.folder().join("none.pem");
+        assert!(error(missing.clone()).starts_with(&format!("cannot read {}: ", missing.display())));
+        let empty = authority.file("empty.pem", "no certificate");
+        assert_eq!(
+            error(empty.clone()),
+            format!("{} holds no certificate; it must be the PEM file of an authority", empty.display())
+        );
+    }
 }

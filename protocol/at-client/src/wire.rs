@@ -350,35 +350,10 @@ impl From<io::Error> for WireError {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
-
-    /// A server that answers each line as `script` says, and then stays silent.
-    async fn serve(stream: DuplexStream, script: &[(&str, &str)]) -> BufReader<DuplexStream> {
-        let mut stream = BufReader::new(stream);
-        stream.write_all(b"@").await.unwrap();
-        for (line, answer) in script {
-            let mut said = String::new();
-            stream.read_line(&mut said).await.unwrap();
-            assert_eq!(said.trim_end(), *line);
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        }
-        stream
-    }
-
-    /// What `client` makes of a server with this script.
-    async fn with_server<T>(
-        script: &[(&str, &str)],
-        client: impl AsyncFnOnce(&mut Wire<DuplexStream>) -> T,
-    ) -> T {
-        let (ours, theirs) = tokio::io::duplex(64);
-        let talk = async {
-            let mut wire = Wire::open(ours).await.unwrap();
-            client(&mut wire).await
-        };
-        tokio::join!(talk, serve(theirs, script)).0
-    }
+    use crate::stub::with_server;
 
     fn frame(id: &str) -> String {
         format!(
