@@ -5,6 +5,7 @@ pub mod fuzz;
 pub mod gateway;
 pub mod ledger;
 pub mod peer;
+pub mod powercut;
 pub mod process;
 pub mod publisher;
 pub mod random;

@@ -28,5 +28,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "outage", run: outage::run },
     Scenario { group: ROAD, name: "crash", run: crash::run },
     Scenario { group: ROAD, name: "crash-sabotaged", run: crash::run_sabotaged },
+    Scenario { group: ROAD, name: "powercut", run: crate::powercut::run },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];
