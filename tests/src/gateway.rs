@@ -108,7 +108,7 @@ impl Gateway {
 fn head(town: &Town) -> String {
     format!(
         "schema = 1\n[gateway]\natsign = \"{GATEWAY}\"\nkeys = \"file:{}\"\ndirectory = \"localhost:{}\"\nca = \
-         {:?}\nnamespace = \"{NAMESPACE}\"\n[stream.process]\nto = [\"{READER}\"]\nbatch = {{ records = 100, \
+         {:?}\nnamespace = \"{NAMESPACE}\"\n[stream.process]\nto = [\"{READER}\"]\nrequire = [\"receipts\"]\nbatch = {{ records = 100, \
          bytes = \"64KiB\", linger = \"50ms\" }}\n",
         town.keys(GATEWAY).display(),
         town.directory.port(),

@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::broker::{Broker, RECEIVE_MAXIMUM, View};
 use crate::gateway::{CLIENT, Gateway, Reader, gateway_town, mqtt_tables};
 use crate::ledger::{Account, Arrival};
-use crate::process::PATIENCE;
 use crate::publisher::Publisher;
 use crate::random::Random;
 use crate::scenario::Run;
@@ -17,9 +16,9 @@ use crate::town::Town;
 
 /// Readings that are published between two kills.
 const ROUND: u64 = 60;
-/// How long the reader may be silent before what is missing counts as lost. The sabotaged twin always
-/// waits this long once.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long the reader may be silent before what is missing counts as lost: over twice the pause after
+/// which an agent sends again what no receipt has confirmed. The sabotaged twin always waits this long once.
+const SILENCE: Duration = Duration::from_secs(75);
 
 struct Kills {
     agent: u64,
@@ -88,6 +87,9 @@ fn storm(
     gateway.start()?;
     broker.until("the agent's subscription", |view| view.subscribed)?;
     let mut published = 0;
+    publish(&mut devices, &mut published, ROUND)?;
+    broker.until("acknowledgements in peace", |view| view.acknowledged().len() as u64 >= published)?;
+    await_arrivals(&mut reader, &broker.view)?;
     for (round, is_agent) in order.iter().enumerate() {
         publish(&mut devices, &mut published, ROUND)?;
         let seen = broker.view.acknowledged().len();
@@ -138,8 +140,7 @@ pub(super) fn publish(devices: &mut Publisher, published: &mut u64, many: u64) -
 pub(super) fn await_arrivals(reader: &mut Reader, view: &View) -> Result<()> {
     let mut missing = numbers(view, "")?;
     let mut read = 0;
-    let silence = SILENCE.min(PATIENCE);
-    reader.until(silence, |arrivals| {
+    reader.until(SILENCE, |arrivals| {
         for arrival in &arrivals[read..] {
             missing.remove(&arrival.n);
         }
