@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use at_protocol::session::server::Hosts;
 use at_protocol::{AtSign, Timestamp};
+use tokio::sync::Semaphore;
 
 use crate::config::ServerConfig;
 use crate::monitors::Monitors;
@@ -25,6 +26,8 @@ pub struct Node {
     tenants: RwLock<Tenants>,
     connections: AtomicUsize,
     buffered: AtomicUsize,
+    /// Signing keys are made one at a time: each takes a core for seconds.
+    pub(crate) key_maker: Semaphore,
     started: Instant,
 }
 
@@ -104,6 +107,7 @@ impl Node {
             tenants: RwLock::default(),
             connections: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
+            key_maker: Semaphore::new(1),
             started: Instant::now(),
         };
         for tenant in node.store.tenants().await? {

@@ -13,7 +13,6 @@ use at_protocol::AtSign;
 use atedge_service::tls::ClientCertificates;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -126,8 +125,6 @@ pub struct Running {
     dedicated: Mutex<BTreeMap<AtSign, SocketAddr>>,
     acceptor: TlsAcceptor,
     tasks: TaskTracker,
-    /// Signing keys are made one at a time: each takes a core for seconds.
-    keys: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -156,7 +153,6 @@ impl Server {
             dedicated: Mutex::default(),
             acceptor: TlsAcceptor::from(tls.listener),
             tasks: TaskTracker::new(),
-            keys: Arc::new(Semaphore::new(1)),
             stop,
         };
         running.listen(listener, None);
@@ -273,16 +269,12 @@ impl Running {
     }
 
     fn make_signing_key(&self, atsign: AtSign) {
-        let (node, keys, stop) = (Arc::clone(&self.node), Arc::clone(&self.keys), self.stop.clone());
+        let (node, stop) = (Arc::clone(&self.node), self.stop.clone());
         self.tasks.spawn(async move {
-            let made = async {
-                let Ok(_turn) = keys.acquire().await else { return };
-                if let Err(error) = ensure_signing_key(&node, &atsign).await {
-                    tracing::error!(%atsign, %error, "no signing key: other servers will not believe us");
-                }
-            };
             tokio::select! {
-                () = made => {}
+                made = ensure_signing_key(&node, &atsign) => if let Err(error) = made {
+                    tracing::error!(%atsign, %error, "no signing key: other servers will not believe us");
+                },
                 () = stop.cancelled() => {}
             }
         });

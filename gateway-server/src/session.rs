@@ -203,10 +203,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     fn take(&mut self, effect: Effect) -> Action {
         match effect {
             Effect::Answer(response) => self.session.answer(&response),
-            Effect::Farewell(response) => match self.session.answer(&response) {
-                Action::Send(text) => Action::SendAndClose(text),
-                other => other,
-            },
+            Effect::Farewell(response) => {
+                let said = self.session.answer(&response);
+                if let Action::Send(text) = said { Action::SendAndClose(text) } else { said }
+            }
             Effect::Watch(subscription, behind) => {
                 self.watching = Some(Box::new(Watching { subscription: *subscription, behind }));
                 self.session.start_monitoring();

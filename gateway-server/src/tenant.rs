@@ -41,12 +41,13 @@ pub(crate) fn signing_private_key(atsign: &AtSign) -> AtKey {
 }
 
 /// Makes the tenant's signing key if it has none (atProtocol wire reference §3.5). Takes seconds of a
-/// thread of its own.
+/// thread of its own, after those who asked before.
 ///
 /// # Errors
 /// The store failed.
 pub(crate) async fn ensure_signing_key(node: &Node, atsign: &AtSign) -> Result<(), StoreError> {
     let marker = private_key("signing_keypair_generated");
+    let Ok(_turn) = node.key_maker.acquire().await else { return Err(StoreError::Closed) };
     if node.store.record(atsign, &marker).await?.is_some() {
         return Ok(());
     }

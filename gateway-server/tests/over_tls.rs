@@ -1,8 +1,9 @@
 //! A whole server over TLS, spoken to byte by byte.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use at_protocol::AtSign;
@@ -11,11 +12,11 @@ use atedge_server::config::ServerConfig;
 use atedge_server::{Running, Server, ServerTls};
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
 const SECRET: &str = "open sesame";
@@ -108,15 +109,19 @@ impl Client {
 
     /// Reads until what was read ends with `end`, and gives it.
     async fn until(&mut self, end: &str) -> String {
-        let mut bytes = [0; 4096];
         while !self.seen.ends_with(end) {
-            let read = timeout(PATIENCE, self.stream.read(&mut bytes)).await;
-            let read = read.unwrap_or_else(|_| panic!("silence after {:?}, waiting for {end:?}", self.seen));
-            let size = read.expect("a read");
-            assert!(size > 0, "closed after {:?}, waiting for {end:?}", self.seen);
-            self.seen.push_str(std::str::from_utf8(&bytes[..size]).expect("text"));
+            let more = self.some().await;
+            self.seen.push_str(&more);
         }
         std::mem::take(&mut self.seen)
+    }
+
+    async fn some(&mut self) -> String {
+        let mut bytes = [0; 4096];
+        let read = timeout(PATIENCE, self.stream.read(&mut bytes)).await;
+        let size = read.unwrap_or_else(|_| panic!("silence after {:?}", self.seen)).expect("a read");
+        assert!(size > 0, "closed after {:?}", self.seen);
+        std::str::from_utf8(&bytes[..size]).expect("text").to_owned()
     }
 
     /// Says a line and expects exactly this answer.
@@ -125,6 +130,33 @@ impl Client {
         let end = if answer.ends_with('\n') { "\n" } else { answer.lines().last().expect("an answer") };
         let got = self.until(end).await;
         assert_eq!(got, answer, "to {line}");
+    }
+
+    /// Says a line until this is its answer.
+    async fn becomes(&mut self, line: &str, answer: &str) {
+        let asked = async {
+            loop {
+                self.write(line).await;
+                if self.until("@").await == answer {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{line} never came to {answer}"));
+    }
+
+    /// One line of a stream.
+    async fn line(&mut self) -> String {
+        loop {
+            if let Some((line, rest)) = self.seen.split_once('\n') {
+                let line = line.to_owned();
+                self.seen = rest.to_owned();
+                return line;
+            }
+            let before = std::mem::take(&mut self.seen);
+            self.seen = before + &self.some().await;
+        }
     }
 
     async fn challenge(&mut self, name: &str) -> String {
@@ -290,4 +322,84 @@ async fn a_full_node_says_so_and_the_shared_port_asks_who_is_meant() {
     let mut third = Client::dial(state.path(), shared).await;
     assert_eq!(third.until("\n").await, "error:AT0012-Inbound connection limit exceeded\n");
     town.end().await;
+}
+
+/// Answers every look-up with the address of the shared map.
+async fn directory(state: &Path, entries: Arc<Mutex<HashMap<String, SocketAddr>>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let config: ServerConfig = toml::from_str("[tls]\ndev = true").expect("a configuration");
+    let acceptor = TlsAcceptor::from(ServerTls::load(&config, state).expect("certificates").listener);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (acceptor, entries) = (acceptor.clone(), Arc::clone(&entries));
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(acceptor.accept(tcp).await.expect("a handshake"));
+                stream.write_all(b"@").await.expect("a write");
+                let mut line = String::new();
+                stream.read_line(&mut line).await.expect("a question");
+                let found = entries.lock().expect("no panic").get(line.trim()).copied();
+                let answer = found.map_or("null".to_owned(), |at| format!("localhost:{}", at.port()));
+                stream.write_all(format!("{answer}\r\n@").as_bytes()).await.expect("a write");
+                stream.flush().await.expect("a write");
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn servers_prove_themselves_to_each_other_and_deliver() {
+    // One authority for both nodes, each with its own leaf.
+    let (here, there) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let entries = Arc::new(Mutex::new(HashMap::new()));
+    let directory = directory(here.path(), Arc::clone(&entries)).await;
+    let settings = format!("[directory]\naddress = \"localhost:{}\"\n", directory.port());
+    let first = Town::start_with(here.path(), &settings).await;
+    for file in ["ca.pem", "ca.key"] {
+        std::fs::copy(here.path().join(file), there.path().join(file)).expect("a copy");
+    }
+    let second = Town::start_with(there.path(), &settings).await;
+    let alice = first.host("@alice").await;
+    let bob = second.host("@bob").await;
+    entries.lock().expect("no panic").insert("alice".to_owned(), alice);
+
+    let mut alice = Client::owner(here.path(), alice, "@alice").await;
+    alice.commits("update:@bob:temp.edge@alice 20").await;
+    alice.says("notify:id:n0:@bob:x.edge@alice:0", "data:n0\n@alice@").await;
+    alice.becomes("notify:status:n0", "data:errored\n@alice@").await;
+
+    // What was sent while the directory did not know him was given up at once; from now on it knows.
+    entries.lock().expect("no panic").insert("bob".to_owned(), bob);
+    let mut watcher = Client::owner(there.path(), bob, "@bob").await;
+    watcher.write("monitor:strict .edge@").await;
+    watcher.says("noop:0", "data:ok\n").await;
+    for id in ["n1", "n2", "n3"] {
+        alice.says(&format!("notify:id:{id}:@bob:x.edge@alice:{id}"), &format!("data:{id}\n@alice@")).await;
+    }
+    for id in ["n1", "n2", "n3"] {
+        let line = watcher.line().await;
+        assert!(line.contains(&format!(r#""id":"{id}","from":"@alice","to":"@bob""#)), "{line}");
+    }
+    alice.becomes("notify:status:n3", "data:delivered\n@alice@").await;
+
+    let mut bob = Client::owner(there.path(), bob, "@bob").await;
+    bob.says("lookup:temp.edge@alice", "data:20\n@bob@").await;
+    bob.says("scan:@alice", "data:[\"temp.edge@alice\"]\n@bob@").await;
+    let missing =
+        "error:AT0015-key not found : Exception: @bob:none.edge@alice does not exist in keystore\n@bob@";
+    bob.says("lookup:none.edge@alice", missing).await;
+    alice.commits("update:public:name.edge@alice Alice").await;
+    bob.says("plookup:name.edge@alice", "data:Alice\n@bob@").await;
+    let unknown =
+        "error:AT0007-Secondary server not found : unable to find the secondary server of @carol\n@bob@";
+    bob.says("plookup:name.edge@carol", unknown).await;
+
+    // A stranger without the certificate and the key of @bob's server is not believed.
+    let mut stranger = Client::connect(here.path(), first.running.address_of(&atsign("@alice"))).await;
+    stranger.write("from:@bob").await;
+    assert!(stranger.until("\n@").await.starts_with("data:proof:_"));
+    stranger.says("pol", "error:AT0401-Exception: Certificate Verification Failed: no certificate\n@").await;
+    first.end().await;
+    second.end().await;
 }

@@ -57,13 +57,17 @@ fn is_for(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
     let alternatives = certificate.subject_alternative_name().ok().flatten();
     let names = alternatives.iter().flat_map(|extension| &extension.value.general_names);
-    let mut presented = names.map(|name| match name {
-        GeneralName::DNSName(name) => name.eq_ignore_ascii_case(host),
-        GeneralName::IPAddress(bytes) => host.parse::<IpAddr>().is_ok_and(|address| match address {
-            IpAddr::V4(address) => address.octets() == *bytes,
-            IpAddr::V6(address) => address.octets() == *bytes,
-        }),
-        _ => false,
+    let mut presented = names.map(|name| {
+        if let GeneralName::DNSName(name) = name {
+            name.eq_ignore_ascii_case(host)
+        } else if let GeneralName::IPAddress(bytes) = name {
+            host.parse::<IpAddr>().is_ok_and(|address| match address {
+                IpAddr::V4(address) => address.octets() == *bytes,
+                IpAddr::V6(address) => address.octets() == *bytes,
+            })
+        } else {
+            false
+        }
     });
     let common = |name: &x509_parser::x509::AttributeTypeAndValue<'_>| {
         name.as_str().is_ok_and(|name| name.eq_ignore_ascii_case(host))

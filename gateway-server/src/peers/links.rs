@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{AskError, CertificateCheck};
 use crate::node::Node;
-use crate::tenant::signing_private_key;
+use crate::store::StoreError;
+use crate::tenant::{ensure_signing_key, signing_private_key};
 
 /// How long connecting and the handshake may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -175,9 +176,15 @@ impl Node {
     }
 
     async fn signature(&self, me: &AtSign, proof: String) -> Result<String, AskError> {
-        let record = self.store.record(me, &signing_private_key(me)).await;
-        let record = record.map_err(|error| AskError::Unreachable(error.to_string()))?;
-        let no_key = || AskError::Handshake(format!("{me} has no signing key yet"));
+        let no_key = || AskError::Handshake(format!("{me} has no signing key"));
+        let failed = |error: StoreError| AskError::Unreachable(error.to_string());
+        let key = signing_private_key(me);
+        let mut record = self.store.record(me, &key).await.map_err(failed)?;
+        if record.is_none() {
+            // A tenant that was added a moment ago waits for its key here.
+            ensure_signing_key(self, me).await.map_err(failed)?;
+            record = self.store.record(me, &key).await.map_err(failed)?;
+        }
         let text = record.ok_or_else(no_key)?.value;
         let sign = move || {
             RsaPrivateKey::from_pkcs8_base64(&text).map(|key| key.sign(proof.as_bytes(), Hash::Sha256))

@@ -3,6 +3,7 @@
 
 mod delete;
 mod enroll;
+mod fetch;
 mod login;
 mod lookup;
 mod monitor;

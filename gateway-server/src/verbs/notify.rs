@@ -51,7 +51,7 @@ fn notification(request: &Request<'_>, from: &AtSign, notify: Notify) -> Result<
     let ttln = notify.ttln.filter(|ttln| *ttln > 0).unwrap_or(default);
     Ok(Notification {
         kind: Kind::Sent,
-        id: notify.id.unwrap_or_else(|| crate::random::uuid()),
+        id: notify.id.unwrap_or_else(crate::random::uuid),
         from: from.clone(),
         to: notify.to,
         key,

@@ -75,9 +75,9 @@ fn metadata(key: &AtKey, record: &Record) -> Value {
     };
     let strings: Map<String, Value> = members
         .into_iter()
-        .map(|(name, value)| match value {
-            Value::String(_) => (name, value),
-            other => (name, Value::String(other.to_string())),
+        .map(|(name, value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            (name, Value::String(text))
         })
         .collect();
     Value::Object(strings)
