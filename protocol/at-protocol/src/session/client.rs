@@ -7,8 +7,9 @@ use crate::line::{Line, LineSplitter, LineTooLong};
 use crate::notification::{Frame, PREFIX};
 use crate::response::RemoteError;
 
-/// Longest answer that a client takes, in bytes: the longest line a server may send (§2.2).
-pub const MAX_ANSWER: usize = crate::line::MAX_AUTHENTICATED;
+/// Longest answer that a client takes, in bytes: the longest value that a server takes (§2.2), shown by
+/// `lookup:all` as JSON with every byte of it escaped once, and its metadata.
+pub const MAX_ANSWER: usize = 2 * crate::line::MAX_AUTHENTICATED + 64 * 1024;
 
 /// What the server has said.
 #[derive(Debug, Clone, PartialEq, Eq)]
