@@ -4,8 +4,8 @@
 //! keeps its connections alive; [`onboard`] makes an atSign's first keys; [`login`] proves who one is;
 //! [`Wire`] moves lines over any stream; [`Directory`] finds servers and [`tls`] reaches them.
 //!
-//! Nothing here spawns a task: every future does its work where it is awaited, also on a runtime of one
-//! thread.
+//! Nothing here spawns a task (but for the making of RSA keys, which [`onboard`] leaves to a thread and waits
+//! for): every future does its work where it is awaited, also on a runtime of one thread.
 
 mod account;
 mod backoff;

@@ -82,7 +82,9 @@ impl Requests {
                 }
                 Err(RequestError::Refused(source)) => {
                     if source.code() == Some(ErrorCode::NotAuthenticated) {
-                        connection.wire = None;
+                        connection.down();
+                    } else {
+                        connection.backoff.succeeded();
                     }
                     return Err(AskError::Refused { atsign: config.atsign.clone(), source });
                 }

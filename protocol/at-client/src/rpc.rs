@@ -7,6 +7,7 @@ use at_protocol::rpc::{Answer, Kind, Request, RequestId, RpcName, TTLN_MS};
 use at_protocol::{AtSign, Timestamp};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use zeroize::Zeroizing;
 
 use crate::client::Client;
 use crate::monitor::{Incoming, Monitor, MonitorConfig, MonitorError, Payload};
@@ -116,8 +117,8 @@ impl Client {
             base: base.to_owned(),
             source,
         })?;
-        let plain = serde_json::to_vec(&Request { req_id: id, payload })
-            .expect("JSON values and a number are written to memory");
+        let plain = serde_json::to_vec(&Request { req_id: id, payload });
+        let plain = Zeroizing::new(plain.expect("JSON values and a number are written to memory"));
         let ttln = wait.max(Duration::from_millis(TTLN_MS));
         let notify = NotifyRequest { ttln: Some(ttln), ..NotifyRequest::new(to, &name, &plain) };
         let notification = self.notify(notify).await?;
