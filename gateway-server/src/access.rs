@@ -112,11 +112,17 @@ fn touches_the_servers_own(tenant: &AtSign, verb: &Verb) -> Option<Failure> {
     } else if let Verb::Update(update) = verb {
         Some(&update.key).filter(|key| is_servers_own(tenant, key) || is_servers_word(key)).cloned()
     } else if let Verb::Delete(delete) = verb {
-        // Deleting the secret is how activation ends.
-        let secret = matches!(&delete.key, AtKey::PrivateKey { name } if name.as_str() == "at_secret");
-        Some(&delete.key)
-            .filter(|key| !secret && (is_servers_own(tenant, key) || is_servers_word(key)))
-            .cloned()
+        // Deleting the secret is how activation ends; that of shared and public keys has its own rules.
+        let may_go = match &delete.key {
+            AtKey::PrivateKey { name } => name.as_str() == "at_secret",
+            AtKey::Own { .. } | AtKey::Private { .. } => false,
+            AtKey::Public { .. }
+            | AtKey::Shared { .. }
+            | AtKey::CachedPublic { .. }
+            | AtKey::CachedShared { .. } => true,
+        };
+        let key = Some(&delete.key).filter(|_| !may_go);
+        key.filter(|key| is_servers_own(tenant, key) || is_servers_word(key)).cloned()
     } else {
         None
     };

@@ -92,7 +92,7 @@ fn main() -> ExitCode {
     });
     match done {
         Ok(()) => Exit::Done.into(),
-        Err(error) => complain(&format!("error: {error:#}"), Exit::Failed),
+        Err(error) => complain(&format!("error: {}", OneLine(error.as_ref())), Exit::Failed),
     }
 }
 
