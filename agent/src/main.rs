@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use atedge_agent::config::{self, Loaded};
 use atedge_agent::outbox::{self, Stat};
 use atedge_agent::run::Agent;
-use atedge_service::{Exit, config::layered, init_tracing, stop_signal};
+use atedge_service::{Exit, OneLine, config::layered, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 
 /// Reads devices, keeps what they say until its readers have it, and carries commands back.
@@ -100,7 +100,7 @@ fn run(file: &Path, state: PathBuf) -> Exit {
     });
     match ran {
         Ok(()) => Exit::Done,
-        Err(error) => fail(format_args!("{error:#}")),
+        Err(error) => fail(format_args!("{}", OneLine(error.as_ref()))),
     }
 }
 

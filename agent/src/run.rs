@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use at_client::{Client, ClientConfig, ClientTls, ConnectError, Directory, Trust};
 use atedge_adapters::{AdapterError, Captured, Command};
-use atedge_service::Notifier;
+use atedge_service::{Notifier, OneLine};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
@@ -198,7 +198,7 @@ async fn first_failure(stages: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Resu
 fn note(result: &mut anyhow::Result<()>, ended: anyhow::Result<()>) {
     match ended {
         Err(error) if result.is_ok() => *result = Err(error),
-        Err(error) => error!("{error:#}"),
+        Err(error) => error!("{}", OneLine(error.as_ref())),
         Ok(()) => {}
     }
 }

@@ -9,7 +9,7 @@ use at_protocol::directory::Address;
 use atedge_directory::{Directory, DirectoryConfig, Registry, Settings};
 use atedge_service::config::{ConfigError, Sources};
 use atedge_service::tls::TlsError;
-use atedge_service::{Exit, Notifier, init_tracing, stop_signal};
+use atedge_service::{Exit, Notifier, OneLine, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 
 /// The atDirectory: says which host and port serve an atSign.
@@ -98,7 +98,7 @@ fn complain(error: &anyhow::Error, config: bool) {
     if config {
         eprintln!("{error}");
     } else {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", OneLine(error.as_ref()));
     }
 }
 

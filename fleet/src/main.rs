@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use atedge_fleet::cli::Cli;
-use atedge_service::{Exit, init_tracing};
+use atedge_service::{Exit, OneLine, init_tracing};
 use clap::Parser as _;
 
 #[tokio::main]
@@ -22,5 +22,5 @@ async fn main() -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "a person reads it")]
 fn complain(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", OneLine(error.as_ref()));
 }

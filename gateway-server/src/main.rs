@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use at_protocol::AtSign;
 use atedge_server::store::Tenant;
 use atedge_server::{Offline, Server, ServerConfig, ServerTls};
-use atedge_service::{Exit, Notifier, config, init_tracing, stop_signal};
+use atedge_service::{Exit, Notifier, OneLine, config, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 
 /// Environment variables that override settings begin so.

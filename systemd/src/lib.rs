@@ -5,6 +5,7 @@
 //! [`log::init_tracing`], makes a [`stop::stop_signal`], and reports its life through
 //! [`notify::Notifier`].
 
+mod complaint;
 pub mod config;
 pub mod exit;
 pub mod files;
@@ -14,6 +15,7 @@ pub mod stop;
 pub mod tls;
 pub mod units;
 
+pub use complaint::OneLine;
 pub use exit::Exit;
 pub use log::init_tracing;
 pub use notify::Notifier;
