@@ -198,7 +198,7 @@ pub trait Store: Send + Sync {
     fn write(&self, tenant: &AtSign, write: Write) -> Answer<'_, Result<Vec<i64>, Refused>>;
     /// The id of the newest commit, -1 before the first.
     fn last_commit(&self, tenant: &AtSign) -> Answer<'_, i64>;
-    /// The first `limit` commits behind `after`, oldest first.
+    /// The first commits behind `after`, oldest first: at least one if there is one, at most `limit`.
     fn commits_after(&self, tenant: &AtSign, after: i64, limit: usize) -> Answer<'_, Vec<Commit>>;
     /// The first `limit` commits before `before`, newest first, without their records.
     fn commits_before(&self, tenant: &AtSign, before: i64, limit: usize) -> Answer<'_, Vec<Commit>>;
@@ -210,7 +210,8 @@ pub trait Store: Send + Sync {
     fn notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, Option<Notification>>;
     /// Forgets a notification.
     fn remove_notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, ()>;
-    /// The first `limit` notifications received after this moment and not expired, oldest first.
+    /// The first notifications received after this moment and not expired, oldest first: at least one if
+    /// there is one, at most `limit`.
     fn received_after(
         &self,
         tenant: &AtSign,

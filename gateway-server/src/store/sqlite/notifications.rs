@@ -254,9 +254,9 @@ pub(super) fn received_after(
          ORDER BY created LIMIT ?4"
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    sql.prepare_cached(&text)?
-        .query_map(params![tenant, after, now.as_millis(), limit], notification)?
-        .collect()
+    let mut query = sql.prepare_cached(&text)?;
+    let found = query.query_map(params![tenant, after, now.as_millis(), limit], notification)?;
+    records::bounded(found, |notification| notification.value.as_ref().map_or(0, String::len))
 }
 
 /// Counts by kind, status, operation and type.

@@ -8,6 +8,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::super::{Commit, Committed, Edit, KeyPage, Record, Refused};
 use super::writer::Group;
 
+/// Values that a page of rows holds before it ends, in bytes: what one request keeps in memory.
+const PAGE_BYTES: usize = 1024 * 1024;
+
 const COLUMNS: &str = "value, metadata, created, updated, available, expires, refresh, version";
 
 /// A record, by number of its tenant.
@@ -176,12 +179,28 @@ pub(super) fn commits_after(
     );
     let mut query = sql.prepare_cached(&text)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    query
-        .query_map(params![tenant, after, limit], |row| {
-            let found: Option<String> = row.get(3)?;
-            head(row, found.map(|_| record(row, 4)).transpose()?)
-        })?
-        .collect()
+    let found = query.query_map(params![tenant, after, limit], |row| {
+        let found: Option<String> = row.get(3)?;
+        head(row, found.map(|_| record(row, 4)).transpose()?)
+    })?;
+    bounded(found, |commit| commit.record.as_ref().map_or(0, |record| record.value.len()))
+}
+
+/// As many rows as make up a page of [`PAGE_BYTES`], but one at least.
+pub(super) fn bounded<T>(
+    rows: impl Iterator<Item = rusqlite::Result<T>>,
+    size: impl Fn(&T) -> usize,
+) -> rusqlite::Result<Vec<T>> {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        let row = row?;
+        bytes += size(&row);
+        page.push(row);
+        if bytes >= PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(page)
 }
 
 /// Commits before `before`, newest first.

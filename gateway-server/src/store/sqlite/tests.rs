@@ -1,0 +1,301 @@
+use std::sync::Mutex;
+
+use at_protocol::Metadata;
+use at_protocol::verb::{Operation, Priority, Strategy};
+use tempfile::TempDir;
+
+use super::super::Committed;
+use super::super::notification::tests::notification;
+use super::super::{Kind, Status};
+use super::*;
+
+/// Remembers what was told, in words.
+#[derive(Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Watcher for Told {
+    fn committed(&self, what: Committed) {
+        self.0.lock().unwrap().push(match what {
+            Committed::Changed { commit, operation, .. } => format!("{operation} {commit}"),
+            Committed::Received { notification } => format!("received {}", notification.id),
+            Committed::Queued { from, to } => format!("queued {from} {to}"),
+        });
+    }
+}
+
+struct At {
+    store: SqliteStore,
+    told: Arc<Told>,
+    folder: TempDir,
+}
+
+impl At {
+    async fn new() -> Self {
+        let at = Self::open(TempDir::new().unwrap());
+        for name in ["@alice", "@bob"] {
+            let tenant = Tenant { atsign: atsign(name), listen: None };
+            assert!(at.store.add_tenant(tenant, Vec::new(), now(0)).await.unwrap());
+        }
+        at
+    }
+
+    fn open(folder: TempDir) -> Self {
+        let told = Arc::new(Told::default());
+        let store = SqliteStore::open(&folder.path().join("server.db"), told.clone()).unwrap();
+        Self { store, told, folder }
+    }
+
+    fn again(self) -> Self {
+        let Self { store, folder, .. } = self;
+        drop(store);
+        Self::open(folder)
+    }
+
+    async fn write(&self, edits: Vec<Edit>, at: i64) -> Result<Vec<i64>, Refused> {
+        let write = Write { edits, notification: None, now: now(at) };
+        Store::write(&self.store, &atsign("@alice"), write).await.unwrap()
+    }
+
+    async fn update(&self, key: &str, value: &str, metadata: Metadata, at: i64) -> i64 {
+        self.write(vec![update(key, value, metadata)], at).await.unwrap()[0]
+    }
+
+    async fn keys(&self, prefix: &str, at: i64) -> Vec<String> {
+        let page = KeyPage { prefix: prefix.to_owned(), after: None, limit: 100, now: now(at) };
+        self.store.keys(&atsign("@alice"), page).await.unwrap()
+    }
+
+    async fn next(&self) -> Option<String> {
+        let next = self.store.next_waiting(&atsign("@alice"), &atsign("@carol")).await.unwrap();
+        next.map(|notification| notification.id)
+    }
+
+    async fn received(&self, by: &str) -> Vec<(String, i64)> {
+        let found = self.store.received_after(&atsign(by), 0, 100, now(0)).await.unwrap();
+        found.into_iter().map(|one| (one.id, one.created.as_millis())).collect()
+    }
+}
+
+fn atsign(text: &str) -> AtSign {
+    text.parse().unwrap()
+}
+
+fn key(text: &str) -> AtKey {
+    text.parse().unwrap()
+}
+
+fn now(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn update(key_text: &str, value: &str, metadata: Metadata) -> Edit {
+    Edit::Update { key: key(key_text), value: value.to_owned(), metadata }
+}
+
+#[tokio::test]
+async fn commits_count_up_by_one_and_each_key_has_its_newest() {
+    let at = At::new().await;
+    assert_eq!(at.store.last_commit(&atsign("@alice")).await.unwrap(), -1);
+    for (place, name) in ["a@alice", "b@alice", "a@alice"].into_iter().enumerate() {
+        assert_eq!(at.update(name, "v", Metadata::default(), 1).await, i64::try_from(place).unwrap());
+    }
+    assert_eq!(at.update("public:_hidden@alice", "v", Metadata::default(), 1).await, -1);
+    assert_eq!(at.write(vec![Edit::Delete { key: key("b@alice") }], 1).await, Ok(vec![3]));
+    assert_eq!(at.write(vec![Edit::Delete { key: key("never@alice") }], 1).await, Ok(vec![4]));
+    let at = at.again();
+    assert_eq!(at.update("c@alice", "v", Metadata::default(), 1).await, 5);
+    let log = at.store.commits_after(&atsign("@alice"), -1, 100).await.unwrap();
+    let log: Vec<_> =
+        log.iter().map(|one| (one.id, one.key.to_string(), one.operation, one.record.is_some())).collect();
+    let expected = [(2, "a", '*', true), (3, "b", '-', false), (4, "never", '-', false), (5, "c", '*', true)];
+    assert_eq!(log, expected.map(|(id, name, letter, has)| (id, format!("{name}@alice"), letter, has)));
+    let newest = at.store.commits_before(&atsign("@alice"), 5, 2).await.unwrap();
+    assert_eq!(newest.iter().map(|one| one.id).collect::<Vec<_>>(), [4, 3]);
+    assert_eq!(at.store.last_commit(&atsign("@bob")).await.unwrap(), -1, "tenants count apart");
+}
+
+#[tokio::test]
+async fn an_update_goes_over_what_was_there_and_an_immutable_record_stays() {
+    let at = At::new().await;
+    at.update("a@alice", "1", Metadata { encoding: Some("base64".into()), ..Metadata::default() }, 1).await;
+    at.update("a@alice", "2", Metadata::default(), 2).await;
+    let record = at.store.record(&atsign("@alice"), &key("a@alice")).await.unwrap().unwrap();
+    assert_eq!((record.value.as_str(), record.version, record.created), ("2", 1, now(1)));
+    assert_eq!(record.metadata.encoding.as_deref(), Some("base64"));
+    let replaced = Edit::Replace { key: key("a@alice"), value: "3".into(), metadata: Metadata::default() };
+    at.write(vec![replaced], 3).await.unwrap();
+    let record = at.store.record(&atsign("@alice"), &key("a@alice")).await.unwrap().unwrap();
+    assert_eq!((record.version, record.metadata.encoding), (0, None));
+
+    at.update("i@alice", "1", Metadata { immutable: Some(true), ..Metadata::default() }, 1).await;
+    let both = vec![update("n@alice", "1", Metadata::default()), update("i@alice", "2", Metadata::default())];
+    assert_eq!(at.write(both, 2).await, Err(Refused::Immutable(key("i@alice"))));
+    let nothing = at.store.record(&atsign("@alice"), &key("n@alice")).await.unwrap();
+    assert_eq!(nothing, None, "all of a request or none");
+    assert_eq!(at.store.record(&atsign("@bob"), &key("i@alice")).await.unwrap(), None, "tenants are apart");
+}
+
+#[tokio::test]
+async fn keys_come_in_order_by_prefix_while_their_records_live() {
+    let at = At::new().await;
+    for name in ["@bob:y@alice", "@bob:x@alice", "@bobby:z@alice", "public:p@alice"] {
+        at.update(name, "v", Metadata::default(), 1).await;
+    }
+    at.update("@bob:late@alice", "v", Metadata { ttb: Some(100), ..Metadata::default() }, 1).await;
+    at.update("@bob:brief@alice", "v", Metadata { ttl: Some(10), ..Metadata::default() }, 1).await;
+    assert_eq!(at.keys("@bob:", 5).await, ["@bob:brief@alice", "@bob:x@alice", "@bob:y@alice"]);
+    assert_eq!(at.keys("@bob:", 101).await, ["@bob:late@alice", "@bob:x@alice", "@bob:y@alice"]);
+    let page = KeyPage { prefix: String::new(), after: Some("@bob:y@alice".into()), limit: 1, now: now(5) };
+    assert_eq!(at.store.keys(&atsign("@alice"), page).await.unwrap(), ["@bobby:z@alice"]);
+
+    assert_eq!(at.store.expire(now(50)).await.unwrap(), 1);
+    assert_eq!(at.store.expire(now(50)).await.unwrap(), 0);
+    assert_eq!(at.store.record(&atsign("@alice"), &key("@bob:brief@alice")).await.unwrap(), None);
+    let log = at.store.commits_before(&atsign("@alice"), i64::MAX, 1).await.unwrap();
+    assert_eq!((log[0].key.to_string().as_str(), log[0].operation), ("@bob:brief@alice", '-'));
+}
+
+#[tokio::test]
+async fn what_goes_to_a_neighbour_is_delivered_with_its_queueing() {
+    let at = At::new().await;
+    let mut sent = notification("n1", "@alice", "@bob");
+    sent.metadata.ttr = Some(-1);
+    sent.metadata.ccd = Some(true);
+    assert_eq!(at.store.send(sent.clone(), now(10)).await.unwrap(), Taken::New);
+    let there = at.store.notification(&atsign("@bob"), "n1").await.unwrap().unwrap();
+    let here = at.store.notification(&atsign("@alice"), "n1").await.unwrap().unwrap();
+    assert_eq!((there.kind, here.kind, here.status), (Kind::Received, Kind::Sent, Status::Delivered));
+    let cached = key("cached:@bob:temp.edge@alice");
+    assert_eq!(at.store.record(&atsign("@bob"), &cached).await.unwrap().unwrap().value, "v");
+    assert_eq!(*at.told.0.lock().unwrap(), ["update 0", "received n1"], "the copy, then the push");
+
+    sent.operation = Operation::Delete;
+    sent.value = None;
+    at.store.send(sent, now(11)).await.unwrap();
+    assert_eq!(at.store.record(&atsign("@bob"), &cached).await.unwrap(), None);
+    assert_eq!(at.received("@bob").await, [("n1".to_owned(), 11)], "the same id takes its place");
+}
+
+#[tokio::test]
+async fn moments_grow_strictly_also_when_the_clock_does_not() {
+    let at = At::new().await;
+    for (id, moment) in [("a", 10), ("b", 10), ("c", 5)] {
+        at.store.receive(notification(id, "@carol", "@bob"), now(moment)).await.unwrap();
+    }
+    let ids = [("a", 10), ("b", 11), ("c", 12)].map(|(id, moment)| (id.to_owned(), moment));
+    assert_eq!(at.received("@bob").await, ids);
+    let at = at.again();
+    assert_eq!(at.store.last_notified(&atsign("@bob")).await.unwrap(), 12);
+    at.store.receive(notification("d", "@carol", "@bob"), now(1)).await.unwrap();
+    assert_eq!(at.received("@bob").await[3], ("d".to_owned(), 13));
+}
+
+#[tokio::test]
+async fn unique_ids_are_taken_once_even_when_removed() {
+    let at = At::new().await;
+    for id in ["ae1-b-1-1", "other"] {
+        let again = if id == "other" { Taken::New } else { Taken::Repeated };
+        assert_eq!(at.store.receive(notification(id, "@carol", "@bob"), now(1)).await.unwrap(), Taken::New);
+        assert_eq!(at.store.receive(notification(id, "@carol", "@bob"), now(1)).await.unwrap(), again);
+        at.store.remove_notification(&atsign("@bob"), id).await.unwrap();
+        assert_eq!(at.store.notification(&atsign("@bob"), id).await.unwrap(), None);
+        assert_eq!(at.store.receive(notification(id, "@carol", "@bob"), now(2)).await.unwrap(), again);
+    }
+    // Of another sender the same id is another id.
+    let other = notification("ae1-b-1-1", "@dave", "@bob");
+    assert_eq!(at.store.receive(other, now(3)).await.unwrap(), Taken::New);
+    // Once its time is over, the tombstone goes as well.
+    at.store.expire(now(1_000_000_000)).await.unwrap();
+    let late = notification("ae1-b-1-1", "@carol", "@bob");
+    assert_eq!(at.store.receive(late, now(1_000_000_001)).await.unwrap(), Taken::New);
+}
+
+#[tokio::test]
+async fn a_queue_keeps_order_and_priority_over_a_restart() {
+    let at = At::new().await;
+    for (id, priority) in [("a", Priority::Low), ("b", Priority::High), ("c", Priority::Low)] {
+        let sent = super::super::Notification { priority, ..notification(id, "@alice", "@carol") };
+        at.store.send(sent, now(1)).await.unwrap();
+    }
+    assert_eq!(at.told.0.lock().unwrap()[0], "queued @alice @carol");
+    let at = at.again();
+    assert_eq!(at.store.waiting_pairs().await.unwrap(), [(atsign("@alice"), atsign("@carol"))]);
+    for (id, outcome) in [("b", Outcome::Retrying), ("b", Outcome::Delivered), ("a", Outcome::Errored)] {
+        assert_eq!(at.next().await.as_deref(), Some(id));
+        let head = at.store.notification(&atsign("@alice"), id).await.unwrap().unwrap();
+        at.store.settle(&head, outcome).await.unwrap();
+    }
+    let settled = at.store.notification(&atsign("@alice"), "b").await.unwrap().unwrap();
+    assert_eq!((settled.status, settled.attempts), (Status::Delivered, 1));
+    // What replaced a notification on its way is not settled by the answer to the old one.
+    let old = at.store.notification(&atsign("@alice"), "c").await.unwrap().unwrap();
+    at.store.send(notification("c", "@alice", "@carol"), now(2)).await.unwrap();
+    at.store.settle(&old, Outcome::Delivered).await.unwrap();
+    assert_eq!(at.next().await.as_deref(), Some("c"));
+    // A recipient who has moved here gets what waits before anything newer.
+    let carol = Tenant { atsign: atsign("@carol"), listen: None };
+    at.store.add_tenant(carol, Vec::new(), now(3)).await.unwrap();
+    at.store.send(notification("d", "@alice", "@carol"), now(3)).await.unwrap();
+    assert_eq!(at.received("@carol").await, []);
+    while let Some(next) = at.store.next_waiting(&atsign("@alice"), &atsign("@carol")).await.unwrap() {
+        at.store.hand_over(&next, now(4)).await.unwrap();
+    }
+    let ids: Vec<_> = at.received("@carol").await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, ["c", "d"]);
+}
+
+#[tokio::test]
+async fn the_latest_of_a_notifier_supersedes_what_waits() {
+    let at = At::new().await;
+    for (id, notifier, strategy) in [
+        ("a", "x", Strategy::Latest),
+        ("b", "y", Strategy::Latest),
+        ("c", "x", Strategy::All),
+        ("d", "x", Strategy::Latest),
+    ] {
+        let sent = super::super::Notification {
+            strategy,
+            notifier: notifier.to_owned(),
+            ..notification(id, "@alice", "@carol")
+        };
+        at.store.send(sent, now(1)).await.unwrap();
+    }
+    for id in ["b", "c", "d"] {
+        assert_eq!(at.next().await.as_deref(), Some(id));
+        let head = at.store.notification(&atsign("@alice"), id).await.unwrap().unwrap();
+        at.store.settle(&head, Outcome::Delivered).await.unwrap();
+    }
+    assert_eq!(at.next().await, None);
+}
+
+#[tokio::test]
+async fn many_writers_at_once_all_get_their_answer_and_nothing_is_lost() {
+    let at = At::new().await;
+    let store = Arc::new(at.store);
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            let edits = vec![update(&format!("k{number}@alice"), "v", Metadata::default())];
+            let write = Write { edits, notification: None, now: now(1) };
+            Store::write(store.as_ref(), &atsign("@alice"), write).await.unwrap().unwrap()[0]
+        });
+    }
+    let mut ids = writers.join_all().await;
+    ids.sort_unstable();
+    assert_eq!(ids, (0..300).collect::<Vec<_>>());
+    let told: Vec<_> = (0..300).map(|id| format!("update {id}")).collect();
+    assert_eq!(*at.told.0.lock().unwrap(), told, "told in the order of the commits");
+}
+
+#[tokio::test]
+async fn a_store_in_memory_does_the_same() {
+    let store = SqliteStore::in_memory(Arc::new(Told::default())).unwrap();
+    let tenant = Tenant { atsign: atsign("@alice"), listen: Some("127.0.0.1:6465".parse().unwrap()) };
+    assert!(store.add_tenant(tenant.clone(), Vec::new(), now(1)).await.unwrap());
+    assert!(!store.add_tenant(tenant.clone(), Vec::new(), now(1)).await.unwrap());
+    assert_eq!(store.tenants().await.unwrap(), [tenant]);
+    store.send(notification("n", "@alice", "@alice"), now(1)).await.unwrap();
+    assert_eq!(store.tallies(&atsign("@alice")).await.unwrap().len(), 1);
+    assert!(store.size().await.unwrap() > 0);
+}
