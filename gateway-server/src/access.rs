@@ -302,3 +302,107 @@ impl Principal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enrolled(namespaces: &[(&str, Right)], state: State) -> Principal {
+        let mut enrollment = Enrollment::first("_s", "a".into(), "d".into(), "k".into());
+        enrollment.namespaces = namespaces.iter().map(|(name, right)| ((*name).to_owned(), *right)).collect();
+        enrollment.approval.state = state;
+        Principal::Enrolled(Arc::new(Enrolled { id: "e1".to_owned(), enrollment, expires: None }))
+    }
+
+    /// Who is asked about, in the order of the columns below.
+    fn principals() -> [Principal; 8] {
+        let approved = State::Approved;
+        [
+            Principal::Anonymous,
+            Principal::Peer("@bob".parse().unwrap()),
+            Principal::Activation,
+            Principal::Owner,
+            enrolled(&[(ALL, Right::Write), (MANAGE, Right::Write)], approved),
+            enrolled(&[("wavi", Right::Write)], approved),
+            enrolled(&[("wavi", Right::Read)], approved),
+            enrolled(&[("wavi", Right::Write)], State::Revoked),
+        ]
+    }
+
+    /// `y` where a line is allowed, `-` where it is not.
+    fn row(line: &str) -> String {
+        let verb: Verb = line.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
+        let alice = "@alice".parse().unwrap();
+        principals().iter().map(|who| if may(who, &alice, &verb).is_ok() { 'y' } else { '-' }).collect()
+    }
+
+    #[test]
+    fn each_may_what_it_may_and_nothing_else() {
+        // anybody, @bob's server, cram, pkam, * and __manage, wavi:rw, wavi:r, wavi:rw but revoked
+        for (line, expected) in [
+            ("info", "yyyyyyyy"),
+            ("noop:0", "yyyyyyyy"),
+            ("scan", "yyyyyyyy"),
+            ("scan:@carol", "--yyyyyy"),
+            ("lookup:phone.wavi@alice", "yyyyyyy-"),
+            ("lookup:phone.buzz@alice", "yyyyy---"),
+            ("lookup:phone.wavi@bob", "yyyyyyy-"),
+            ("lookup:shared_key@bob", "yyyyyyy-"),
+            ("plookup:publickey@bob", "--yyyyyy"),
+            ("llookup:phone.wavi@alice", "--yyyyy-"),
+            ("llookup:public:phone.buzz@alice", "--yyyyy-"),
+            ("llookup:cached:@alice:phone.buzz@bob", "--yyy---"),
+            ("llookup:phone@alice", "--yyy---"),
+            ("update:phone.wavi@alice v", "--yyyy--"),
+            ("update:phone.sub.wavi@alice v", "--yyyy--"),
+            ("update:phone.buzz@alice v", "--yyy---"),
+            ("update:public:phone.wavi@alice v", "--yyyy--"),
+            ("update:@bob:shared_key@alice v", "--yyyyy-"),
+            ("update:privatekey:at_pkam_publickey v", "--yyy---"),
+            ("delete:phone.wavi@alice", "--yyyy--"),
+            ("delete:privatekey:at_secret", "--yyy---"),
+            ("notify:@bob:phone.wavi@alice:v", "--yyyy--"),
+            ("notify:@bob:phone.buzz@alice:v", "--yyy---"),
+            ("notify:messageType:text:@bob:hello.wavi", "--yyy---"),
+            ("notify:@alice:phone.wavi@bob:v", "-y------"),
+            ("notify:@carol:phone.wavi@bob:v", "--------"),
+            ("notify:@alice:phone.wavi@carol:v", "--------"),
+            ("notify:list", "--yyyyyy"),
+            ("monitor", "--yyyyyy"),
+            ("stats:3", "--yyyyyy"),
+            ("sync:from:-1", "--yyyyyy"),
+            // Nobody sees or plants what is the server's own.
+            ("llookup:privatekey:at_secret", "--------"),
+            ("llookup:@alice:signing_privatekey@alice", "--------"),
+            ("lookup:signing_privatekey@alice", "--------"),
+            ("update:privatekey:at_secret v", "--------"),
+            ("update:@alice:signing_privatekey@alice v", "--------"),
+            ("update:public:signing_publickey@alice v", "--------"),
+            ("update:1.new.enrollments.__manage@alice v", "--------"),
+            ("delete:1.new.enrollments.__manage@alice", "--------"),
+        ] {
+            assert_eq!(row(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn lists_and_streams_show_what_may_be_read() {
+        let key = |text: &str| text.parse::<AtKey>().unwrap();
+        let [anybody, bob, .., owner, all, wavi, _, revoked] = principals();
+        let wavi_key = key("@bob:phone.wavi@alice");
+        let (buzz, bare, shared) =
+            (key("phone.buzz@alice"), key("phone@alice"), key("@alice:shared_key@bob"));
+        for who in [&owner, &all] {
+            assert!(who.may_list(&buzz) && who.may_sync(&bare) && who.may_watch(Some(&buzz)));
+            assert!(who.may_watch(None));
+        }
+        assert!(wavi.may_list(&wavi_key) && wavi.may_sync(&wavi_key) && wavi.may_watch(Some(&wavi_key)));
+        assert!(!wavi.may_list(&buzz) && !wavi.may_list(&bare) && wavi.may_list(&key("public:x@alice")));
+        assert!(!wavi.may_sync(&buzz) && wavi.may_sync(&bare));
+        assert!(!wavi.may_watch(Some(&buzz)) && !wavi.may_watch(Some(&bare)) && !wavi.may_watch(None));
+        assert!(wavi.may_watch(Some(&shared)), "without the pair key it could open nothing");
+        for who in [&anybody, &bob, &revoked] {
+            assert!(!who.may_watch(Some(&wavi_key)) && !who.may_manage(Some(&wavi_key)));
+        }
+    }
+}

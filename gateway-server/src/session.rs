@@ -44,7 +44,7 @@ pub async fn serve<S>(stream: S, node: Arc<Node>, caller: Caller, stop: Cancella
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let now = Instant::now();
+    let now = now();
     let id = format!("_{}", crate::random::uuid());
     let session = ServerSession::new(id, caller.tenant, now);
     let mut connection = Connection {
@@ -109,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Waits for bytes, for something to push, for the end of patience.
     async fn wait(&mut self, stop: &CancellationToken) -> Flow {
+        self.account()?;
         let deadline =
             self.silent_until.map_or(self.session.deadline(), |at| at.min(self.session.deadline()));
         let tenant = self.session.tenant().cloned();
@@ -119,13 +120,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
         };
         tokio::select! {
-            read = read(&mut self.stream, &mut self.lines) => {
-                match read {
-                    Ok(size) if size > 0 => {}
-                    Ok(_) | Err(_) => return Flow::Break(()),
-                }
-                self.account()
-            }
+            read = read(&mut self.stream, &mut self.lines) => match read {
+                Ok(size) if size > 0 => Flow::Continue(()),
+                Ok(_) | Err(_) => Flow::Break(()),
+            },
             pushed = pushed => match pushed {
                 Ok(lines) => self.push(&lines).await,
                 Err(error) => {
@@ -160,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     async fn line(&mut self, line: Line) -> Flow {
         self.silent_until = None;
         let proof = crate::random::uuid();
-        let action = self.session.on_line(line, &proof, self.node.as_ref(), Instant::now());
+        let action = self.session.on_line(line, &proof, self.node.as_ref(), now());
         let flow = self.perform(action).await;
         self.lines.set_limit(self.session.line_limit());
         flow
@@ -248,6 +246,11 @@ impl<S> Drop for Connection<S> {
     }
 }
 
+/// The runtime's clock, which tests can move.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 fn identity(principal: &Principal) -> Identity {
     match principal {
         Principal::Anonymous => Identity::Anonymous,
@@ -296,3 +299,6 @@ impl Watching {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
