@@ -106,7 +106,8 @@ pub fn exam(seed: u64, states: u64, durability: Durability, folder: &Path) -> Re
 }
 
 fn options(folder: &Path, durability: Durability) -> Result<OutboxOptions> {
-    let policy = StreamPolicy { readers: [READER.parse()?].into(), ttl: Duration::from_secs(3600) };
+    let policy =
+        StreamPolicy { readers: [READER.parse()?].into(), receipts: true, ttl: Duration::from_secs(3600) };
     let streams = BTreeMap::from([("process".parse()?, policy)]);
     Ok(OutboxOptions { durability, ..OutboxOptions::new(folder, streams) })
 }

@@ -149,6 +149,22 @@ impl Process {
         Ok(())
     }
 
+    /// Makes it stand still, until [`Self::resume`].
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn pause(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn resume(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
+    }
+
     /// Asks it to stop, and waits for its end.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod hostile;
 mod memory;
 mod outage;
 mod refusals;
+mod resume;
 mod transcripts;
 
 use crate::scenario::Scenario;
@@ -24,6 +25,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "classic-peers", run: classic_peers::run },
     Scenario { group: ROAD, name: "refusals", run: refusals::run },
     Scenario { group: ROAD, name: "hostile", run: hostile::run },
+    Scenario { group: ROAD, name: "resume", run: resume::run },
     Scenario { group: ROAD, name: "memory", run: memory::run },
     Scenario { group: ROAD, name: "outage", run: outage::run },
     Scenario { group: ROAD, name: "crash", run: crash::run },
