@@ -1,6 +1,7 @@
 //! What time it is, and whether that can be believed.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::payload::ClockState;
@@ -40,6 +41,8 @@ pub trait Clock: Send + Sync {
 #[derive(Debug)]
 pub struct SystemClock {
     started: Instant,
+    /// A time server was heard from, or nobody here waits for one. It stays so.
+    heard: AtomicBool,
 }
 
 /// The folder of systemd-timesyncd, and the file it leaves there after the first synchronisation
@@ -49,16 +52,19 @@ const TIMESYNC: &str = "/run/systemd/timesync";
 impl SystemClock {
     /// A clock whose monotonic time begins now.
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self { started: Instant::now(), heard: AtomicBool::new(false) }
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Stamp {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let folder = Path::new(TIMESYNC);
-        let heard = !folder.exists() || folder.join("synchronized").exists();
-        stamp(wall, self.started.elapsed(), heard)
+        if !self.heard.load(Ordering::Relaxed) {
+            let folder = Path::new(TIMESYNC);
+            let heard = !folder.exists() || folder.join("synchronized").exists();
+            self.heard.store(heard, Ordering::Relaxed);
+        }
+        stamp(wall, self.started.elapsed(), self.heard.load(Ordering::Relaxed))
     }
 }
 

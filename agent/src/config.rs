@@ -257,6 +257,7 @@ impl AgentConfig {
     pub fn outbox_options(&self, folder: PathBuf) -> OutboxOptions {
         let policy = |stream: &StreamConfig| StreamPolicy {
             readers: stream.to.iter().cloned().collect(),
+            receipts: stream.require.contains(&Requirement::Receipts),
             ttl: stream.ttl.get(),
         };
         let streams = self.stream.iter().map(|(name, stream)| (name.clone(), policy(stream))).collect();
@@ -285,3 +286,7 @@ fn streams_of(adapter: &AdapterConfig) -> Vec<(Vec<&str>, &StreamName)> {
         AdapterConfig::Serial(serial) => vec![(vec!["stream"], &serial.stream)],
     }
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -155,7 +155,7 @@ mod tests {
 
     fn open(folder: &std::path::Path, max_bytes: u64) -> Opened {
         let readers = ["@ops".parse().unwrap()].into();
-        let policy = StreamPolicy { readers, ttl: Duration::from_secs(3600) };
+        let policy = StreamPolicy { readers, ttl: Duration::from_secs(3600), receipts: false };
         let streams = BTreeMap::from([("process".parse().unwrap(), policy)]);
         let options = OutboxOptions::new(folder, streams);
         Outbox::open(OutboxOptions { max_bytes, durability: Durability::None, ..options }, Noon.now())

@@ -5,10 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use atedge_agent::config::{self, Loaded};
-use atedge_agent::outbox::{self, Stat};
+use atedge_agent::outbox::{self, Backlog, ConfirmedBy, Stat};
 use atedge_agent::run::Agent;
 use atedge_service::{Exit, OneLine, config::layered, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
+
+/// What `--version` says. A build that acknowledges too early, to prove that tests notice, says so.
+const VERSION: &str = match cfg!(feature = "sabotage") {
+    true => concat!(env!("CARGO_PKG_VERSION"), "+sabotage"),
+    false => env!("CARGO_PKG_VERSION"),
+};
 
 /// Reads devices, keeps what they say until its readers have it, and carries commands back.
 #[derive(Parser)]
@@ -141,7 +147,12 @@ fn print_stat(stat: &Stat) {
     say(format_args!("expired          {}", stat.expired));
     say(format_args!("damaged          {}", stat.damaged));
     for reader in &stat.readers {
-        say(format_args!("{} → {}  {} not confirmed", reader.stream, reader.reader, reader.unconfirmed));
+        let Backlog { stream, reader, unconfirmed, confirmed_by } = reader;
+        let by = match confirmed_by {
+            ConfirmedBy::Receipt => "receipt",
+            ConfirmedBy::Delivery => "delivery",
+        };
+        say(format_args!("{stream} → {reader}  {unconfirmed} not confirmed by {by}"));
     }
 }
 

@@ -44,7 +44,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use append::{Appended, Capture};
-pub use keep::{Backlog, Expired, Stat, stat_from_outside};
+pub use keep::{Backlog, ConfirmedBy, Expired, Stat, stat_from_outside};
 pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
 pub use open::Opened;
 pub use salvage::Salvaged;
@@ -82,6 +82,8 @@ pub enum Durability {
 pub struct StreamPolicy {
     /// Who is to get its records.
     pub readers: BTreeSet<AtSign>,
+    /// Whether only their receipts confirm; else it also does that their server has it.
+    pub receipts: bool,
     /// How long a record is kept for a reader that does not confirm it.
     pub ttl: Duration,
 }

@@ -36,7 +36,7 @@ pub struct Stat {
     pub expired: u64,
     /// Records lost because they no longer opened, since the outbox was made.
     pub damaged: u64,
-    /// Per stream and reader, what it has not confirmed.
+    /// Per configured stream and reader, what it has not confirmed.
     pub readers: Vec<Backlog>,
 }
 
@@ -49,6 +49,18 @@ pub struct Backlog {
     pub reader: String,
     /// Numbers given out that it has not confirmed, over all devices.
     pub unconfirmed: u64,
+    /// What confirms records to this reader.
+    pub confirmed_by: ConfirmedBy,
+}
+
+/// What confirms records to a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConfirmedBy {
+    /// Its receipts.
+    Receipt,
+    /// That its server has them, or its receipts.
+    Delivery,
 }
 
 impl Store {
@@ -155,12 +167,21 @@ fn micros(duration: std::time::Duration) -> i64 {
 fn stat(db: &Connection) -> rusqlite::Result<Stat> {
     let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u64>(0));
     let mut select = db.prepare(
-        "SELECT stream, reader, sum(next - 1 - upto) FROM cursor JOIN lane ON lane.id = cursor.lane
-         GROUP BY stream, reader ORDER BY stream, reader",
+        "SELECT reader.stream, reader.reader, receipts, ifnull(sum(next - 1 - upto), 0) FROM reader
+         LEFT JOIN (lane JOIN cursor ON cursor.lane = lane.id)
+         ON lane.stream = reader.stream AND cursor.reader = reader.reader
+         GROUP BY reader.stream, reader.reader ORDER BY reader.stream, reader.reader",
     )?;
     let readers = select.query_map([], |row| {
         let reader: String = row.get(1)?;
-        Ok(Backlog { stream: row.get(0)?, reader: format!("@{reader}"), unconfirmed: row.get(2)? })
+        let receipts: bool = row.get(2)?;
+        let confirmed_by = if receipts { ConfirmedBy::Receipt } else { ConfirmedBy::Delivery };
+        Ok(Backlog {
+            stream: row.get(0)?,
+            reader: format!("@{reader}"),
+            unconfirmed: row.get(3)?,
+            confirmed_by,
+        })
     })?;
     Ok(Stat {
         epoch: number(db, "epoch")?.unwrap_or(0),

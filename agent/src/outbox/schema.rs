@@ -19,6 +19,11 @@ const STEPS: [&str; 1] = ["
         next INTEGER NOT NULL,
         UNIQUE(device, stream, boot));
 
+    -- Who reads which stream, and whether only receipts confirm, as the last start was configured.
+    CREATE TABLE reader(
+        stream TEXT NOT NULL, reader TEXT NOT NULL, receipts INTEGER NOT NULL,
+        PRIMARY KEY(stream, reader)) WITHOUT ROWID;
+
     -- How far each reader is in each lane: it has everything up to `upto`, and was sent nothing after
     -- `sent`.
     CREATE TABLE cursor(

@@ -186,6 +186,13 @@ impl Store {
     /// A reader that is configured no longer takes its cursors along; a new one gets all that waits. What
     /// belongs to a stream that is not configured stays as it is until its time is up.
     fn follow_readers(&mut self) -> rusqlite::Result<()> {
+        self.db.execute("DELETE FROM reader", [])?;
+        for (stream, policy) in &self.options.streams {
+            for reader in &policy.readers {
+                let row = params![stream.as_str(), reader.as_str(), policy.receipts];
+                self.db.prepare_cached("INSERT INTO reader VALUES(?, ?, ?)")?.execute(row)?;
+            }
+        }
         let lanes: Vec<(LaneId, String)> = self
             .db
             .prepare("SELECT id, stream FROM lane")?

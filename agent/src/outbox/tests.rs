@@ -27,8 +27,11 @@ pub(super) fn reader(name: &str) -> AtSign {
 }
 
 pub(super) fn options(folder: &Path, readers: &[&str]) -> OutboxOptions {
-    let policy =
-        StreamPolicy { readers: readers.iter().map(|name| reader(name)).collect(), ttl: DEFAULT_TTL };
+    let policy = StreamPolicy {
+        readers: readers.iter().map(|name| reader(name)).collect(),
+        ttl: DEFAULT_TTL,
+        receipts: true,
+    };
     let streams = BTreeMap::from([("process".parse().unwrap(), policy)]);
     OutboxOptions { durability: Durability::None, ..OutboxOptions::new(folder, streams) }
 }
@@ -133,7 +136,8 @@ fn a_stream_without_readers_keeps_its_records() {
     let folder = tempfile::tempdir().unwrap();
     append(&mut store(options(folder.path(), &["@ops"])), &capture("a", 1));
     let none = OutboxOptions { streams: BTreeMap::new(), ..options(folder.path(), &[]) };
-    assert_eq!(store(none).stat().unwrap().records, 1);
+    let stat = store(none).stat().unwrap();
+    assert_eq!((stat.records, stat.readers), (1, vec![]));
     assert_eq!(store(options(folder.path(), &["@new"])).waiting().unwrap().len(), 1);
 }
 
@@ -352,7 +356,11 @@ async fn groups_are_told_to_the_sender_and_everything_is_written_at_the_end() {
     assert_eq!(outbox.stat().await.unwrap().records, 100);
     let grown = outbox.grown().await;
     assert_eq!(grown.values().map(|(_, last)| *last).collect::<Vec<_>>(), [100]);
-    assert_eq!(stat_from_outside(folder.path()).unwrap().records, 100, "beside the running agent");
+    let stat = stat_from_outside(folder.path()).unwrap();
+    assert_eq!(stat.records, 100, "beside the running agent");
+    let (stream, reader) = ("process".into(), "@ops".into());
+    let backlog = Backlog { stream, reader, unconfirmed: 100, confirmed_by: ConfirmedBy::Receipt };
+    assert_eq!(stat.readers, [backlog]);
     let in_use = Outbox::open(options(folder.path(), &["@ops"]), now()).err();
     assert!(matches!(in_use, Some(OutboxError::InUse(_))));
     drop(outbox);

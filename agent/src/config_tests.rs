@@ -1,0 +1,115 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use at_protocol::crypto::AesKey;
+use at_protocol::keys::AtKeys;
+
+use super::*;
+
+const CONFIG: &str = r#"schema = 1
+[gateway]
+atsign = "@plant7gw1"
+keys = "file:KEYS"
+directory = "directory.example:6400"
+namespace = "plant7"
+[adapter.shop]
+type = "mqtt"
+listen = "127.0.0.1:1883"
+[adapter.shop.route.env]
+topic = "factory/{dev}/env"
+device = "{dev}"
+stream = "process"
+decode = { as = "json" }
+pick = { temperature = "/temp" }
+[stream.process]
+to = ["@plant7ops"]
+require = ["receipts"]
+batch = { records = 50, bytes = "8KiB", linger = "2s" }
+ttl = "36h"
+[outbox]
+max = "64MiB"
+[command."boiler.setpoint"]
+allow = ["@ops"]
+args = { value = { type = "f64", min = 30, max = 80 } }
+do = { publish = { topic = "boiler/set", payload = '{"setpoint":{value}}' } }
+expires = "2m"
+signed = false
+"#;
+
+/// A folder with a key file and a configuration, after `change`.
+fn written(folder: &Path, change: impl Fn(String) -> String) -> PathBuf {
+    let keys = folder.join("gw.atKeys");
+    if !keys.exists() {
+        let made = AtKeys::generate(AesKey::from_bytes([1; 32]), AesKey::from_bytes([2; 32]));
+        std::fs::write(&keys, &*made.to_json(&"@plant7gw1".parse().unwrap())).unwrap();
+        std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let path = folder.join("agent.toml");
+    std::fs::write(&path, change(CONFIG.replace("KEYS", &keys.display().to_string()))).unwrap();
+    path
+}
+
+#[test]
+fn what_is_written_reaches_its_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let Loaded { config, rules } = load(&[written(folder.path(), |text| text)]).unwrap();
+    assert_eq!(config.gateway.atsign.to_string(), "@plant7gw1");
+    let options = config.outbox_options("state".into());
+    assert_eq!(options.max_bytes, 64 << 20);
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let policy = &options.streams[&"process".parse().unwrap()];
+    assert_eq!((policy.readers.len(), policy.receipts, policy.ttl), (1, true, day + day / 2));
+    let (readers, flow) = &config.stream_rules()[&"process".parse().unwrap()];
+    assert_eq!(readers, &["@plant7ops".parse().unwrap()]);
+    assert_eq!(flow.limit, BatchLimit { records: 50, bytes: 8192 });
+    assert_eq!((flow.linger, flow.receipts), (std::time::Duration::from_secs(2), true));
+    assert_eq!(flow.ttln, day, "servers keep nothing for longer");
+    assert!(rules.contains_key(&"boiler.setpoint".parse().unwrap()));
+}
+
+#[test]
+fn each_mistake_is_shown_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for (from, to, line, says) in [
+        ("schema = 1", "schema = 2", 1, "schema 2 is not known"),
+        ("namespace = \"plant7\"", "namespace = \"Plant7\"", 6, "namespace has 1 to 32 characters"),
+        (
+            "namespace = \"plant7\"",
+            "namespace = \"plant7\"\nca = \"/no/ca.pem\"",
+            7,
+            "cannot read /no/ca.pem",
+        ),
+        ("gw.atKeys", "nobody.atKeys", 4, "nobody.atKeys"),
+        ("stream = \"process\"", "stream = \"proces\"", 13, "nobody reads the stream proces"),
+        ("device = \"{dev}\"", "device = \"{deb}\"", 10, "{deb}"),
+        ("to = [\"@plant7ops\"]", "to = []", 17, "a stream needs a reader"),
+        ("records = 50", "records = 0", 19, "a batch of nothing"),
+        ("8KiB", "8MiB", 19, "too large a batch"),
+        ("[\"receipts\"]", "[\"aead\"]", 18, "aead"),
+        ("max = \"64MiB\"", "max = 64", 22, "max"),
+        ("[outbox]", "[outbox]\nreserve = 1", 22, "unknown setting `reserve`"),
+        ("[outbox]", "[outbux]", 21, "unknown setting `outbux`"),
+        ("signed = false", "signed = true", 28, "signed commands are not available yet"),
+        ("{value}", "{valve}", 26, "there is no argument `valve`"),
+    ] {
+        let path = written(folder.path(), |text| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        let error = load(&[path]).err().unwrap_or_else(|| panic!("{to} was taken")).to_string();
+        assert!(error.contains(says), "{to}:\n{error}");
+        assert!(error.contains(&format!("agent.toml:{line}:")), "{to} should be in line {line}:\n{error}");
+        assert!(error.contains('^'), "{to}:\n{error}");
+    }
+}
+
+#[test]
+fn words_that_mean_something_in_keys_name_no_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = written(folder.path(), |text| {
+        text.replace("stream.process", "stream.receipt")
+            .replace("stream = \"process\"", "stream = \"receipt\"")
+    });
+    let error = load(&[path]).err().unwrap().to_string();
+    assert!(error.contains("no stream can be called receipt"), "{error}");
+}
