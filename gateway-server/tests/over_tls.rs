@@ -403,3 +403,42 @@ async fn servers_prove_themselves_to_each_other_and_deliver() {
     first.end().await;
     second.end().await;
 }
+
+#[tokio::test]
+async fn what_waits_for_a_server_that_is_down_arrives_in_order_after_restarts() {
+    let (here, there) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let entries = Arc::new(Mutex::new(HashMap::new()));
+    let directory = directory(here.path(), Arc::clone(&entries)).await;
+    let settings = format!("[directory]\naddress = \"localhost:{}\"\n", directory.port());
+    let first = Town::start_with(here.path(), &settings).await;
+    for file in ["ca.pem", "ca.key"] {
+        std::fs::copy(here.path().join(file), there.path().join(file)).expect("a copy");
+    }
+    let second = Town::start_with(there.path(), &settings).await;
+    let (alice, bob) = (first.host("@alice").await, second.host("@bob").await);
+    entries.lock().expect("no panic").extend([("alice".to_owned(), alice), ("bob".to_owned(), bob)]);
+    second.end().await;
+
+    let ids = ["n1", "ae1-b-2-1", "n3"];
+    let mut owner = Client::owner(here.path(), alice, "@alice").await;
+    for id in ids {
+        owner.says(&format!("notify:id:{id}:@bob:x.edge@alice:v"), &format!("data:{id}\n@alice@")).await;
+    }
+    // It was tried, and will be again.
+    owner.becomes("notify:status:n1", "data:errored\n@alice@").await;
+    owner.says("notify:status:n3", "data:queued\n@alice@").await;
+    first.end().await;
+
+    let first = Town::start_with(here.path(), &settings).await;
+    let second = Town::start_with(there.path(), &settings).await;
+    let mut owner = Client::owner(here.path(), alice, "@alice").await;
+    owner.becomes("notify:status:n3", "data:delivered\n@alice@").await;
+    let mut watcher = Client::owner(there.path(), bob, "@bob").await;
+    watcher.write("monitor:strict:0 .edge@").await;
+    for id in ids {
+        let line = watcher.line().await;
+        assert!(line.contains(&format!(r#""id":"{id}","#)), "expected {id}: {line}");
+    }
+    first.end().await;
+    second.end().await;
+}
