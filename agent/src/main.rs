@@ -20,7 +20,7 @@ const VERSION: &str = match cfg!(feature = "sabotage") {
 #[derive(Parser)]
 #[command(
     name = "atedge-agent",
-    version,
+    version = VERSION,
     after_help = "Example: atedge-agent run --config agent.toml --state state"
 )]
 struct Cli {
