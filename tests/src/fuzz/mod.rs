@@ -4,9 +4,11 @@
 //! mutations of it with every `cargo test`. Where a parser promises more than to survive, its target
 //! checks that, too.
 
+mod config;
 mod field;
 mod keys;
 mod payload;
+mod seams;
 mod wire;
 
 /// What a target does with its input.
@@ -29,6 +31,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("batch", payload::batch),
     ("receipt", payload::receipt),
     ("decode", field::decode),
+    ("mqtt_listen", seams::mqtt_listen),
+    ("serial_line", seams::serial_line),
+    ("agent_config", config::agent_config),
 ];
 
 /// Runs one target; for cargo-fuzz.
