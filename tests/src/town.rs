@@ -244,6 +244,7 @@ impl Town {
         let mut command = Command::new(program("atedge")?);
         command
             .args(arguments)
+            .env_remove("ATEDGE_KEYS")
             .env("HOME", self.home())
             .env("ATEDGE_DIRECTORY", format!("localhost:{}", self.directory.port()))
             .env("ATEDGE_CA", &self.ca);
