@@ -288,5 +288,4 @@ fn streams_of(adapter: &AdapterConfig) -> Vec<(Vec<&str>, &StreamName)> {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

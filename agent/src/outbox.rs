@@ -5,7 +5,7 @@
 //! true. The thread takes what waits, commits it as one group, answers, and begins again, so that groups
 //! form by themselves under load and a lone call costs one fsync.
 //!
-//! **Ids.** A record is (device, stream, boot, seq): a [`Lane`](crate::payload::Lane) and a number that
+//! **Ids.** A record is (device, stream, boot, seq): a [`Lane`] and a number that
 //! has no holes in it and is never given twice. The epoch inside the boot grows at every start, in the
 //! file itself.
 //!

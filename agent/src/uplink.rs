@@ -1,7 +1,7 @@
 //! From the outbox to the readers: the oldest due batch of each flow, sealed for its reader, sent as a
 //! notification, and sent again until the reader has confirmed it.
 //!
-//! [`Schedule`](schedule::Schedule) decides, on virtual time in tests; [`run`] does what it says.
+//! The schedule decides, purely, and is proved on virtual time; [`Uplink::run`] does what it says.
 
 mod flow;
 mod pace;
@@ -195,6 +195,7 @@ impl<R: Road> Uplink<R> {
 
 /// Tells the schedule; returns what the outbox must be told in turn.
 fn answer(schedule: &mut Schedule, outcome: Outcome, now: Duration) -> Option<Work> {
+    let was_cut_off = schedule.is_cut_off();
     let (key, confirmed) = match outcome {
         Outcome::Confirmed => return None,
         Outcome::Sent { key, from, last, more, id } => {
@@ -222,5 +223,8 @@ fn answer(schedule: &mut Schedule, outcome: Outcome, now: Duration) -> Option<Wo
             return None;
         }
     };
+    if was_cut_off && !schedule.is_cut_off() {
+        info!("our atServer is reached again");
+    }
     confirmed.map(|upto| Work::Confirm { key, upto })
 }

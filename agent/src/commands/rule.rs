@@ -296,5 +296,4 @@ impl fmt::Display for ArgConfig {
 }
 
 #[cfg(test)]
-#[path = "rule_tests.rs"]
 mod tests;

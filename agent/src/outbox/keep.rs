@@ -10,7 +10,7 @@ use super::{OutboxError, schema};
 use crate::clock::Stamp;
 use crate::payload::ClockState;
 
-/// Lost because their time was up, by one round of [`expire`](Store::expire).
+/// Lost because their time was up, by one round of [`Outbox::expire`](super::Outbox::expire).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
     /// Records that some reader had not got.

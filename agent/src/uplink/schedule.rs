@@ -197,6 +197,11 @@ impl Schedule {
         self.flows.values().all(Flow::is_sent)
     }
 
+    /// Whether our own server was not reached when last tried.
+    pub(super) const fn is_cut_off(&self) -> bool {
+        self.unreached > 0
+    }
+
     fn reached(&mut self) {
         self.unreached = 0;
         self.paused_until = Time::ZERO;
