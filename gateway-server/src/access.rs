@@ -249,6 +249,15 @@ impl Principal {
         }
     }
 
+    /// When the time of its enrollment is over.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        match self {
+            Self::Enrolled(enrolled) => enrolled.expires,
+            Self::Anonymous | Self::Peer(_) | Self::Activation | Self::Owner => None,
+        }
+    }
+
     /// Whether `scan` shows the owner's connection this key (§4.11).
     #[must_use]
     pub fn may_list(&self, key: &AtKey) -> bool {

@@ -52,13 +52,13 @@ enum Command {
 
 #[derive(Subcommand)]
 enum TenantCommand {
-    /// Host another atSign and print, once, the secret that activates it
+    /// Host another atSign and print, once, the secret that activates it. A running server serves it within
+    /// seconds
     #[command(after_help = "Example: atedge-server tenant add @alice --listen 0.0.0.0:6465")]
     Add {
         /// The atSign
         atsign: AtSign,
-        /// An address that is this atSign's alone; it is kept. A running server takes it up when it is
-        /// started again
+        /// An address that is this atSign's alone; it is kept
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<SocketAddr>,
     },

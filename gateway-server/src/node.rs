@@ -16,6 +16,9 @@ use crate::server::StartError;
 use crate::store::{Committed, SqliteStore, Store, StoreError, Tenant, Watcher};
 use crate::tenant::{first_records, label};
 
+/// Connections beyond the limit that are told so, which costs a handshake each. All others are dropped.
+const REFUSED_AT_ONCE: usize = 64;
+
 /// Many atServers: their store and all that happens around it.
 pub struct Node {
     pub(crate) config: ServerConfig,
@@ -128,7 +131,8 @@ impl Node {
         Ok(added)
     }
 
-    fn host(&self, atsign: &AtSign) {
+    /// Serves an atSign of the store from now on.
+    pub(crate) fn host(&self, atsign: &AtSign) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         tenants.by_label.insert(label(atsign), atsign.clone());
         tenants.by_atsign.entry(atsign.clone()).or_default();
@@ -179,11 +183,13 @@ impl Node {
         self.links.as_ref().map_or(0, Links::count)
     }
 
-    /// Takes one of the places for connections, if there is one.
+    /// Takes one of the places for connections; none is left once even those who are only told so are
+    /// too many.
     pub(crate) fn take_place(self: &Arc<Self>) -> Option<Place> {
-        let place = Place { node: Arc::clone(self) };
+        let most = self.config.limits.node.connections;
         let taken = self.connections.fetch_add(1, Ordering::Relaxed);
-        (taken < self.config.limits.node.connections).then_some(place)
+        let place = Place { node: Arc::clone(self), is_full: taken >= most };
+        (taken < most.saturating_add(REFUSED_AT_ONCE)).then_some(place)
     }
 
     /// Notes that a connection's unfinished line has grown or shrunk; `false` if all of them together
@@ -236,6 +242,8 @@ impl Hosts for Node {
 /// A connection's place, given back when dropped.
 pub(crate) struct Place {
     node: Arc<Node>,
+    /// Whether it is only good for being told that there is none.
+    pub(crate) is_full: bool,
 }
 
 impl Drop for Place {

@@ -27,6 +27,8 @@ use crate::tenant::ensure_signing_key;
 
 /// How often what has expired is removed (the reference does it every 3 minutes).
 const SWEEP: Duration = Duration::from_secs(3 * 60);
+/// How often the store is asked for tenants that another process has added.
+const ADOPTION: Duration = Duration::from_secs(2);
 /// The pause after an `accept` that failed, for want of file descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -120,12 +122,19 @@ pub struct Server;
 
 /// A server that runs.
 pub struct Running {
-    node: Arc<Node>,
+    house: Arc<House>,
     shared: SocketAddr,
+}
+
+/// A node and its doors.
+struct House {
+    node: Arc<Node>,
     dedicated: Mutex<BTreeMap<AtSign, SocketAddr>>,
     acceptor: TlsAcceptor,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Held while a tenant moves in, so that nobody lets it in twice.
+    moving: tokio::sync::Mutex<()>,
 }
 
 impl Server {
@@ -147,31 +156,32 @@ impl Server {
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| StartError::Listen { address, source })?;
         let shared = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
-        let running = Running {
+        let house = Arc::new(House {
             node,
-            shared,
             dedicated: Mutex::default(),
             acceptor: TlsAcceptor::from(tls.listener),
             tasks: TaskTracker::new(),
             stop,
-        };
-        running.listen(listener, None);
-        for Tenant { atsign, listen } in running.node.store.tenants().await? {
-            if let Some(address) = listen {
-                let bound = running.listen_for(&atsign, address).await;
-                bound.map_err(|source| StartError::Listen { address, source })?;
-            }
-            running.make_signing_key(atsign);
+            moving: tokio::sync::Mutex::default(),
+        });
+        house.listen(listener, None);
+        for Tenant { atsign, listen } in house.node.store.tenants().await? {
+            house
+                .move_in(&atsign, listen)
+                .await
+                .map_err(|(address, source)| StartError::Listen { address, source })?;
         }
-        running.tasks.spawn(keep_up(Arc::clone(&running.node), running.stop.clone()));
-        running.tasks.spawn(tick(Arc::clone(&running.node), running.stop.clone()));
-        let (node, stop) = (Arc::clone(&running.node), running.stop.clone());
-        running.tasks.spawn(async move {
+        let tasks = &house.tasks;
+        tasks.spawn(keep_up(Arc::clone(&house.node), house.stop.clone()));
+        tasks.spawn(tick(Arc::clone(&house.node), house.stop.clone()));
+        tasks.spawn(Arc::clone(&house).adopt());
+        let (node, stop) = (Arc::clone(&house.node), house.stop.clone());
+        tasks.spawn(async move {
             if let Err(error) = deliver(node, stop).await {
                 tracing::error!(%error, "notifications are not delivered any more");
             }
         });
-        Ok(running)
+        Ok(Running { house, shared })
     }
 }
 
@@ -179,7 +189,7 @@ impl Running {
     /// The node.
     #[must_use]
     pub fn node(&self) -> &Arc<Node> {
-        &self.node
+        &self.house.node
     }
 
     /// The address that all tenants share.
@@ -191,7 +201,7 @@ impl Running {
     /// The address of one tenant: its own if it has one, else the shared one.
     #[must_use]
     pub fn address_of(&self, atsign: &AtSign) -> SocketAddr {
-        let dedicated = self.dedicated.lock().unwrap_or_else(PoisonError::into_inner);
+        let dedicated = self.house.dedicated.lock().unwrap_or_else(PoisonError::into_inner);
         dedicated.get(atsign).copied().unwrap_or(self.shared)
     }
 
@@ -200,7 +210,7 @@ impl Running {
     /// # Errors
     /// The store failed.
     pub async fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
-        self.node.store.tenants().await
+        self.house.node.store.tenants().await
     }
 
     /// Adds a tenant, to be activated with `secret`, and gives the address at which it is served: `listen`
@@ -215,7 +225,9 @@ impl Running {
         secret: &str,
         listen: Option<SocketAddr>,
     ) -> Result<SocketAddr, AddTenantError> {
-        if self.node.is_hosted(&atsign) {
+        let house = &self.house;
+        let _turn = house.moving.lock().await;
+        if house.node.is_hosted(&atsign) {
             return Err(AddTenantError::Exists(atsign));
         }
         let bound = match listen {
@@ -228,29 +240,70 @@ impl Running {
             None => None,
         };
         let tenant = Tenant { atsign: atsign.clone(), listen: bound.as_ref().map(|(_, bound)| *bound) };
-        if !self.node.add_tenant(tenant, secret).await? {
+        if !house.node.add_tenant(tenant, secret).await? {
             return Err(AddTenantError::Exists(atsign));
         }
         if let Some((listener, bound)) = bound {
-            self.dedicate(&atsign, bound);
-            self.listen(listener, Some(atsign.clone()));
+            house.dedicate(&atsign, bound);
+            house.listen(listener, Some(atsign.clone()));
         }
-        self.make_signing_key(atsign.clone());
+        house.make_signing_key(atsign.clone());
         Ok(self.address_of(&atsign))
     }
 
     /// Waits until everything has ended, after `stop`, and what was accepted is on disk.
     pub async fn finished(self) {
-        self.stop.cancelled().await;
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.house.stop.cancelled().await;
+        self.house.tasks.close();
+        self.house.tasks.wait().await;
+    }
+}
+
+impl House {
+    /// Serves a tenant of the store.
+    async fn move_in(
+        &self,
+        atsign: &AtSign,
+        listen: Option<SocketAddr>,
+    ) -> Result<(), (SocketAddr, io::Error)> {
+        if let Some(address) = listen {
+            let failed = |source| (address, source);
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            self.dedicate(atsign, listener.local_addr().map_err(failed)?);
+            self.listen(listener, Some(atsign.clone()));
+        }
+        self.node.host(atsign);
+        self.make_signing_key(atsign.clone());
+        Ok(())
     }
 
-    async fn listen_for(&self, atsign: &AtSign, address: SocketAddr) -> io::Result<()> {
-        let listener = TcpListener::bind(address).await?;
-        self.dedicate(atsign, listener.local_addr()?);
-        self.listen(listener, Some(atsign.clone()));
-        Ok(())
+    /// Takes in tenants that another process, `tenant add`, has put into the store.
+    async fn adopt(self: Arc<Self>) {
+        let mut due = interval(ADOPTION);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = due.tick() => {}
+                () = self.stop.cancelled() => return,
+            }
+            let _turn = self.moving.lock().await;
+            let tenants = match self.node.store.tenants().await {
+                Ok(tenants) => tenants,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for new tenants");
+                    continue;
+                }
+            };
+            for Tenant { atsign, listen } in tenants {
+                if self.node.is_hosted(&atsign) {
+                    continue;
+                }
+                match self.move_in(&atsign, listen).await {
+                    Ok(()) => tracing::info!(%atsign, "a new tenant"),
+                    Err((address, error)) => tracing::warn!(%atsign, %address, %error, "cannot listen"),
+                }
+            }
+        }
     }
 
     fn dedicate(&self, atsign: &AtSign, address: SocketAddr) {
@@ -312,7 +365,7 @@ impl Door {
 
     async fn welcome(self, tcp: TcpStream) {
         let Self { node, acceptor, tenant, stop, .. } = self;
-        let place = node.take_place();
+        let Some(place) = node.take_place() else { return };
         if tcp.set_nodelay(true).is_err() {
             return;
         }
@@ -329,7 +382,7 @@ impl Door {
             },
             () = stop.cancelled() => return,
         };
-        let Some(_place) = place else {
+        if place.is_full {
             // Without a greeting (atProtocol wire reference §2.4); who does not read it has left.
             let full = b"error:AT0012-Inbound connection limit exceeded\n";
             let told = async {
@@ -338,7 +391,7 @@ impl Door {
             };
             drop(timeout(Duration::from_secs(1), told).await);
             return;
-        };
+        }
         let (_, tls) = stream.get_ref();
         let by_name = || tls.server_name().and_then(|host| node.tenant_of_host(host));
         let tenant = tenant.or_else(by_name);

@@ -51,6 +51,7 @@ where
         stream,
         lines: LineSplitter::new(session.line_limit()),
         buffered: 0,
+        granted_until: None,
         silent_until: Some(now + node.config.limits.node.login.get()),
         session,
         node,
@@ -69,6 +70,8 @@ struct Connection<S> {
     buffered: usize,
     /// By when the first whole line must have come.
     silent_until: Option<Instant>,
+    /// When the time of the enrollment is over to which the connection is bound.
+    granted_until: Option<Instant>,
     session: ServerSession,
     node: Arc<Node>,
     principal: Principal,
@@ -179,6 +182,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 let verdict = verify(&request, challenge, proof, &evidence).await;
                 self.principal = verdict.as_ref().cloned().unwrap_or(Principal::Anonymous);
                 self.watching = self.watching.take().filter(|_| self.principal.is_owner());
+                self.granted_until = self.principal.expires().map(|end| {
+                    let left = end.as_millis().saturating_sub(self.node.now().as_millis());
+                    now() + Duration::from_millis(u64::try_from(left).unwrap_or(0))
+                });
                 self.session.on_verdict(verdict.map(|principal| identity(&principal)))
             }
             decided @ (Action::Send(_) | Action::SendAndClose(_) | Action::Close) => decided,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use at_protocol::AtSign;
 use at_protocol::crypto::{Hash, RsaPrivateKey, cram_digest};
 use atedge_server::config::ServerConfig;
-use atedge_server::{Running, Server, ServerTls};
+use atedge_server::store::Tenant;
+use atedge_server::{Offline, Running, Server, ServerTls};
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -441,4 +442,32 @@ async fn what_waits_for_a_server_that_is_down_arrives_in_order_after_restarts() 
     }
     first.end().await;
     second.end().await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_the_command_line_adds_is_served_without_a_restart() {
+    let state = tempfile::tempdir().expect("a folder");
+    let town = Town::start(state.path()).await;
+    let before = town.host("@alice").await;
+    let secret = {
+        let offline = Offline::open(ServerConfig::default(), state.path()).await.expect("the store");
+        let tenant = Tenant { atsign: atsign("@bob"), listen: None };
+        let twice = Tenant { atsign: atsign("@alice"), listen: None };
+        assert!(offline.add_tenant(twice).await.is_err());
+        offline.add_tenant(tenant).await.expect("a new tenant")
+    };
+    assert_eq!(secret.len(), 128);
+    let shared = town.running.address();
+    assert_ne!(before, shared);
+    let served = async {
+        loop {
+            let mut client = Client::connect(state.path(), shared).await;
+            client.write("from:@bob").await;
+            if client.until("@").await.starts_with("data:_") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, served).await.expect("a tenant is found within seconds");
+    town.end().await;
 }

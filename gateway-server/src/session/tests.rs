@@ -264,3 +264,12 @@ async fn values_that_point_elsewhere_are_followed_three_times() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn an_idle_connection_is_small() {
+    let node = node("").await;
+    let (_, server) = duplex(ROOM);
+    let serving = serve(server, node, Caller::default(), CancellationToken::new());
+    let size = size_of_val(&serving);
+    assert!(size <= 1536, "a connection takes {size} bytes besides its TLS state and its socket");
+}

@@ -97,16 +97,27 @@ pub(super) fn edit(
     edits: &[Edit],
     now: Timestamp,
 ) -> rusqlite::Result<Result<Vec<i64>, Refused>> {
-    for edit in edits {
-        let (Edit::Update { key, .. } | Edit::Delete { key }) = edit else { continue };
-        let before = get(group.sql, tenant.0, &key.to_string())?;
-        let frozen =
-            before.is_some_and(|record| record.metadata.immutable == Some(true) && !record.is_expired(now));
-        if frozen {
-            return Ok(Err(Refused::Immutable(key.clone())));
+    // A single edit finds out before it writes; of several, none may write before all have.
+    if edits.len() > 1 {
+        for edit in edits {
+            let (Edit::Update { key, .. } | Edit::Delete { key }) = edit else { continue };
+            if is_frozen(get(group.sql, tenant.0, &key.to_string())?.as_ref(), now) {
+                return Ok(Err(Refused::Immutable(key.clone())));
+            }
         }
     }
-    edits.iter().map(|edit| edit_one(group, tenant, edit, now)).collect::<rusqlite::Result<_>>().map(Ok)
+    let mut commits = Vec::with_capacity(edits.len());
+    for edit in edits {
+        match edit_one(group, tenant, edit, now)? {
+            Ok(commit) => commits.push(commit),
+            Err(refused) => return Ok(Err(refused)),
+        }
+    }
+    Ok(Ok(commits))
+}
+
+fn is_frozen(record: Option<&Record>, now: Timestamp) -> bool {
+    record.is_some_and(|record| record.metadata.immutable == Some(true) && !record.is_expired(now))
 }
 
 fn edit_one(
@@ -114,26 +125,29 @@ fn edit_one(
     tenant: (i64, &AtSign),
     edit: &Edit,
     now: Timestamp,
-) -> rusqlite::Result<i64> {
+) -> rusqlite::Result<Result<i64, Refused>> {
+    let (key, operation) = match edit {
+        Edit::Update { key, .. } | Edit::Replace { key, .. } => (key, Operation::Update),
+        Edit::Delete { key } => (key, Operation::Delete),
+    };
+    let text = key.to_string();
+    let before = match edit {
+        Edit::Update { .. } | Edit::Delete { .. } => get(group.sql, tenant.0, &text)?,
+        Edit::Replace { .. } => None,
+    };
+    if is_frozen(before.as_ref(), now) {
+        return Ok(Err(Refused::Immutable(key.clone())));
+    }
     match edit {
-        Edit::Update { key, value, metadata } => {
-            let text = key.to_string();
-            let before = get(group.sql, tenant.0, &text)?;
+        Edit::Update { value, metadata, .. } | Edit::Replace { value, metadata, .. } => {
             let record = Record::written(before.as_ref(), value.clone(), metadata, now);
             put(group.sql, tenant.0, &text, &record)?;
-            commit(group, tenant, key, &text, Operation::Update)
         }
-        Edit::Replace { key, value, metadata } => {
-            let text = key.to_string();
-            put(group.sql, tenant.0, &text, &Record::written(None, value.clone(), metadata, now))?;
-            commit(group, tenant, key, &text, Operation::Update)
-        }
-        Edit::Delete { key } => {
-            let text = key.to_string();
+        Edit::Delete { .. } => {
             delete(group.sql, tenant.0, &text)?;
-            commit(group, tenant, key, &text, Operation::Delete)
         }
     }
+    commit(group, tenant, key, &text, operation).map(Ok)
 }
 
 fn delete(sql: &Connection, tenant: i64, key: &str) -> rusqlite::Result<usize> {
@@ -238,7 +252,9 @@ pub(super) fn expire(group: &mut Group<'_>, now: Timestamp, limit: i64) -> rusql
     for (tenant, atsign, key) in &found {
         match (atsign.parse::<AtSign>(), key.parse::<AtKey>()) {
             (Ok(atsign), Ok(key)) => {
-                edit_one(group, (*tenant, &atsign), &Edit::Delete { key }, now)?;
+                // What has expired is not immutable any more.
+                let gone = edit_one(group, (*tenant, &atsign), &Edit::Delete { key }, now)?;
+                debug_assert!(gone.is_ok(), "an expired record can go");
             }
             _ => {
                 delete(group.sql, *tenant, key)?;
