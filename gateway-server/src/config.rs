@@ -136,11 +136,14 @@ pub struct NodeLimits {
     /// Most connections at a time.
     pub connections: usize,
     /// How long a TLS handshake may take.
-    pub handshake: Span,
+    #[serde(with = "humantime_serde")]
+    pub handshake: Duration,
     /// How long a new connection may go without one whole line.
-    pub login: Span,
+    #[serde(with = "humantime_serde")]
+    pub login: Duration,
     /// How long a client may take to accept what it is sent.
-    pub write: Span,
+    #[serde(with = "humantime_serde")]
+    pub write: Duration,
     /// Most bytes of unfinished lines that all connections may hold together.
     pub buffers: usize,
 }
@@ -149,9 +152,9 @@ impl Default for NodeLimits {
     fn default() -> Self {
         Self {
             connections: 12_000,
-            handshake: Span::seconds(10),
-            login: Span::seconds(30),
-            write: Span::seconds(30),
+            handshake: Duration::from_secs(10),
+            login: Duration::from_secs(30),
+            write: Duration::from_secs(30),
             buffers: 256 * 1024 * 1024,
         }
     }
@@ -162,69 +165,16 @@ impl Default for NodeLimits {
 #[serde(deny_unknown_fields, default)]
 pub struct NotificationsConfig {
     /// How long one waits for its recipient that does not say so itself.
-    pub ttln: Span,
+    #[serde(with = "humantime_serde")]
+    pub ttln: Duration,
     /// How often monitors are told the newest commit id; `"0s"` never.
-    pub ticker: Span,
+    #[serde(with = "humantime_serde")]
+    pub ticker: Duration,
 }
 
 impl Default for NotificationsConfig {
     fn default() -> Self {
-        Self { ttln: Span::seconds(15 * 60), ticker: Span::seconds(15) }
-    }
-}
-
-/// A length of time with its unit: `"200ms"`, `"30s"`, `"15m"`, `"2h"`, `"7d"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Span(Duration);
-
-impl Span {
-    /// So many seconds.
-    #[must_use]
-    pub const fn seconds(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
-    }
-
-    /// The length.
-    #[must_use]
-    pub const fn get(self) -> Duration {
-        self.0
-    }
-
-    /// The length in milliseconds.
-    #[must_use]
-    pub fn as_millis(self) -> u64 {
-        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = InvalidSpan;
-
-    fn try_from(text: String) -> Result<Self, InvalidSpan> {
-        let invalid = || InvalidSpan(text.clone());
-        let digits = text.chars().take_while(char::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| invalid())?;
-        let unit_ms: u64 = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60 * 1000,
-            "h" => 60 * 60 * 1000,
-            "d" => 24 * 60 * 60 * 1000,
-            _ => return Err(invalid()),
-        };
-        number.checked_mul(unit_ms).map(|ms| Self(Duration::from_millis(ms))).ok_or_else(invalid)
-    }
-}
-
-/// The text is no length of time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidSpan(String);
-
-impl fmt::Display for InvalidSpan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not a length of time, expected one like \"30s\", \"15m\" or \"200ms\"", self.0)
+        Self { ttln: Duration::from_mins(15), ticker: Duration::from_secs(15) }
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod access;
 pub mod config;
 pub mod enrollment;
+mod listen;
 mod monitors;
 mod node;
 mod offline;

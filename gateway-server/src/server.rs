@@ -11,17 +11,16 @@ use at_client::Directory;
 use at_client::tls::{ClientIdentity, ClientTls, Trust};
 use at_protocol::AtSign;
 use atedge_service::tls::ClientCertificates;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::net::TcpListener;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
+use crate::listen::Door;
 use crate::node::Node;
-use crate::peers::{Certificate, CertificateCheck, Links, deliver};
-use crate::session::{Caller, serve};
+use crate::peers::{CertificateCheck, Links, deliver};
 use crate::store::{StoreError, Tenant};
 use crate::tenant::ensure_signing_key;
 
@@ -29,8 +28,6 @@ use crate::tenant::ensure_signing_key;
 const SWEEP: Duration = Duration::from_secs(3 * 60);
 /// How often the store is asked for tenants that another process has added.
 const ADOPTION: Duration = Duration::from_secs(2);
-/// The pause after an `accept` that failed, for want of file descriptors most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The certificates of a server, at both ends of its connections.
 pub struct ServerTls {
@@ -334,74 +331,6 @@ impl House {
     }
 }
 
-/// One listener and what its connections need.
-#[derive(Clone)]
-struct Door {
-    node: Arc<Node>,
-    acceptor: TlsAcceptor,
-    tenant: Option<AtSign>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
-
-impl Door {
-    async fn accept(self, listener: TcpListener) {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return,
-            };
-            match accepted {
-                Ok((tcp, _)) => {
-                    self.tasks.spawn(self.clone().welcome(tcp));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    async fn welcome(self, tcp: TcpStream) {
-        let Self { node, acceptor, tenant, stop, .. } = self;
-        let Some(place) = node.take_place() else { return };
-        if tcp.set_nodelay(true).is_err() {
-            return;
-        }
-        // On the heap, so that the connection does not carry its handshake along.
-        let handshake = Box::pin(timeout(node.config.limits.node.handshake.get(), acceptor.accept(tcp)));
-        let mut stream = tokio::select! {
-            shaken = handshake => match shaken {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "no handshake");
-                    return;
-                }
-                Err(_) => return,
-            },
-            () = stop.cancelled() => return,
-        };
-        if place.is_full {
-            // Without a greeting (atProtocol wire reference §2.4); who does not read it has left.
-            let full = b"error:AT0012-Inbound connection limit exceeded\n";
-            let told = async {
-                stream.write_all(full).await?;
-                stream.shutdown().await
-            };
-            drop(timeout(Duration::from_secs(1), told).await);
-            return;
-        }
-        let (_, tls) = stream.get_ref();
-        let by_name = || tls.server_name().and_then(|host| node.tenant_of_host(host));
-        let tenant = tenant.or_else(by_name);
-        let shown = tls.peer_certificates().filter(|chain| !chain.is_empty());
-        let certificate =
-            shown.map(|chain| Certificate(chain.iter().map(|one| one.clone().into_owned()).collect()));
-        serve(stream, node, Caller { tenant, certificate }, stop).await;
-    }
-}
-
 /// Removes what has expired, at the start and then now and again.
 async fn keep_up(node: Arc<Node>, stop: CancellationToken) {
     let mut due = interval(SWEEP);
@@ -418,7 +347,7 @@ async fn keep_up(node: Arc<Node>, stop: CancellationToken) {
 
 /// Tells monitors the newest commit ids.
 async fn tick(node: Arc<Node>, stop: CancellationToken) {
-    let period = node.config.notifications.ticker.get();
+    let period = node.config.notifications.ticker;
     if period.is_zero() {
         return;
     }

@@ -52,7 +52,7 @@ where
         lines: LineSplitter::new(session.line_limit()),
         buffered: 0,
         granted_until: None,
-        silent_until: Some(now + node.config.limits.node.login.get()),
+        silent_until: Some(now + node.config.limits.node.login),
         session,
         node,
         principal: Principal::Anonymous,

@@ -11,8 +11,8 @@ use super::super::{Committed, Edit, Kind, Notification, Outcome, Status, Taken, 
 use super::records::{self, metadata_from, metadata_text};
 use super::writer::Group;
 
-/// How long what was sent can be asked for after its time is over, in milliseconds: a day.
-const KEEP_SENT: i64 = 24 * 60 * 60 * 1000;
+/// How long what was sent can be asked for after its time is over, in milliseconds: an hour.
+const KEEP_SENT: i64 = 60 * 60 * 1000;
 
 const COLUMNS: &str =
     "received, id, sender, recipient, key, value, operation, message_type, priority, latest,
