@@ -3,10 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atedge_service::config::{self, ConfigError, Sources};
 use atedge_service::tls::{ClientCertificates, TlsError, TlsSettings};
-use atedge_service::units::Span;
 use rustls::ServerConfig;
 use serde::Deserialize;
 
@@ -48,9 +48,11 @@ pub struct Listen {
     /// Connections at once.
     pub connections: usize,
     /// How long a TLS handshake may take.
-    pub handshake: Span,
+    #[serde(with = "humantime_serde")]
+    pub handshake: Duration,
     /// How long a connection may be silent; clients need at least a minute.
-    pub idle: Span,
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
 }
 
 impl Default for Listen {
@@ -60,8 +62,8 @@ impl Default for Listen {
             // 64, the port that clients assume, needs privileges.
             address: (Ipv4Addr::UNSPECIFIED, 6400).into(),
             connections: limits.connections,
-            handshake: limits.handshake.into(),
-            idle: limits.idle.into(),
+            handshake: limits.handshake,
+            idle: limits.idle,
         }
     }
 }
@@ -88,8 +90,8 @@ impl Settings {
     pub fn limits(&self) -> Limits {
         Limits {
             connections: self.listen.connections,
-            handshake: self.listen.handshake.get(),
-            idle: self.listen.idle.get(),
+            handshake: self.listen.handshake,
+            idle: self.listen.idle,
         }
     }
 }

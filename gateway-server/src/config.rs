@@ -1,6 +1,5 @@
 //! The settings of `server.toml`.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -178,17 +177,27 @@ impl Default for NotificationsConfig {
     }
 }
 
+impl NotificationsConfig {
+    /// `ttln` in milliseconds, as notifications have it.
+    #[must_use]
+    pub fn ttln_ms(&self) -> u64 {
+        u64::try_from(self.ttln.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn spans_have_units() {
-        let span = |text: &str| Span::try_from(text.to_owned()).map(Span::as_millis);
-        assert_eq!(span("200ms"), Ok(200));
-        assert_eq!(span("15m"), Ok(900_000));
-        for text in ["", "5", "s", "-1s", "1 s", "99999999999999999999s", "1w"] {
-            assert!(span(text).is_err(), "{text}");
+    fn times_have_units() {
+        let read = |text: &str| toml::from_str::<NotificationsConfig>(text).map(|config| config.ttln_ms());
+        assert_eq!(read("ttln = \"200ms\"").unwrap(), 200);
+        assert_eq!(read("ttln = \"15m\"").unwrap(), 900_000);
+        for bad in
+            ["ttln = 5", "ttln = \"5\"", "ttln = \"-1s\"", "ttln = \"99999999999999999999s\"", "ttl = \"5s\""]
+        {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 }

@@ -234,7 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.stream.write_all(text.as_bytes()).await?;
             self.stream.flush().await
         };
-        match timeout(self.node.config.limits.node.write.get(), write).await {
+        match timeout(self.node.config.limits.node.write, write).await {
             Ok(Ok(())) => Flow::Continue(()),
             Ok(Err(_)) | Err(_) => Flow::Break(()),
         }

@@ -13,7 +13,6 @@ pub mod log;
 pub mod notify;
 pub mod stop;
 pub mod tls;
-pub mod units;
 
 pub use complaint::OneLine;
 pub use exit::Exit;

@@ -47,7 +47,7 @@ fn notification(request: &Request<'_>, from: &AtSign, notify: Notify) -> Result<
         MessageType::Key => notify.metadata.is_encrypted.unwrap_or(true),
         MessageType::Text => notify.metadata.is_encrypted.unwrap_or(false),
     };
-    let default = request.node.config.notifications.ttln.as_millis();
+    let default = request.node.config.notifications.ttln_ms();
     let ttln = notify.ttln.filter(|ttln| *ttln > 0).unwrap_or(default);
     Ok(Notification {
         kind: Kind::Sent,

@@ -52,7 +52,7 @@ pub(super) fn announced(
 ) -> Option<Notification> {
     let AtKey::Shared { owner, with, .. } = key else { return None };
     (owner == request.tenant && with != owner).then(|| {
-        let ttln = request.node.config.notifications.ttln.as_millis();
+        let ttln = request.node.config.notifications.ttln_ms();
         Notification {
             kind: Kind::Sent,
             id: crate::random::uuid(),
