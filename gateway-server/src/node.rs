@@ -251,3 +251,40 @@ impl Drop for Place {
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn host_names_below_the_domain_name_a_tenant() {
+        let config = toml::from_str("[listen]\ndomain = \"fleet.example\"").unwrap();
+        let node = Node::in_memory(config).await.unwrap();
+        let alice: AtSign = "@alice".parse().unwrap();
+        node.add_tenant(Tenant { atsign: alice.clone(), listen: None }, "s").await.unwrap();
+        assert_eq!(node.tenant_of_host("alice.fleet.example"), Some(alice.clone()));
+        assert_eq!(node.tenant_of_host("ALICE.fleet.example"), Some(alice));
+        for host in [
+            "bob.fleet.example",
+            "fleet.example",
+            "alicefleet.example",
+            "alice.example",
+            "a.alice.fleet.example",
+        ] {
+            assert_eq!(node.tenant_of_host(host), None, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn places_come_back_when_connections_end() {
+        let config = toml::from_str("[limits.node]\nconnections = 1").unwrap();
+        let node = Arc::new(Node::in_memory(config).await.unwrap());
+        let first = node.take_place().unwrap();
+        let refused: Vec<_> = (0..REFUSED_AT_ONCE).map(|_| node.take_place().unwrap()).collect();
+        assert!(!first.is_full && refused.iter().all(|place| place.is_full));
+        assert!(node.take_place().is_none(), "beyond, nobody is even told");
+        drop(refused);
+        drop(first);
+        assert!(!node.take_place().unwrap().is_full);
+    }
+}

@@ -273,3 +273,44 @@ async fn an_idle_connection_is_small() {
     let size = size_of_val(&serving);
     assert!(size <= 1536, "a connection takes {size} bytes besides its TLS state and its socket");
 }
+
+/// Answers the challenge for @bob's server with this signature, at the server of @alice.
+async fn pol(node: &Arc<Node>, sign: impl FnOnce(&str) -> String) -> (Client, String) {
+    let (alice, bob): (AtSign, AtSign) = ("@alice".parse().unwrap(), "@bob".parse().unwrap());
+    let (stream, server) = duplex(ROOM);
+    let caller = Caller { tenant: Some(alice), certificate: None };
+    tokio::spawn(serve(server, Arc::clone(node), caller, CancellationToken::new()));
+    let mut peer = Client { stream, seen: String::new() };
+    assert_eq!(peer.until("@").await, "@");
+    let asked = peer.challenge("@bob").await;
+    let (session, proof) = asked.strip_prefix("proof:").unwrap().split_once("@bob:").unwrap();
+    node.cookies.show(session.parse().unwrap(), bob, sign(proof));
+    peer.write("pol\n").await;
+    let answer = peer.until("@").await;
+    (peer, answer)
+}
+
+#[tokio::test]
+async fn a_server_is_believed_by_its_signature_and_sees_what_is_its_own() {
+    let node = node("").await;
+    let bob: AtSign = "@bob".parse().unwrap();
+    crate::tenant::ensure_signing_key(&node, &bob).await.unwrap();
+    let private = node.store.record(&bob, &crate::tenant::signing_private_key(&bob)).await.unwrap().unwrap();
+    let key = RsaPrivateKey::from_pkcs8_base64(&private.value).unwrap();
+    let (_, refused) = pol(&node, |proof| key.sign(format!("{proof}0").as_bytes(), Hash::Sha256)).await;
+    assert_eq!(refused, "error:AT0401-Exception: pol authentication failed\n@");
+
+    let mut alice = Client::owner(&node, "@alice").await;
+    alice.says("update:@bob:_hidden.wavi@alice 1", "data:0\n@alice@").await;
+    alice.says("update:@carol:other.wavi@alice 2", "data:1\n@alice@").await;
+    let (mut peer, accepted) = pol(&node, |proof| key.sign(proof.as_bytes(), Hash::Sha256)).await;
+    assert_eq!((accepted.as_str(), peer.until("@").await.as_str()), ("@", "bob@"), "the bare prompt");
+    peer.says("scan", "data:[\"_hidden.wavi@alice\"]\n@bob@").await;
+    peer.says("lookup:_hidden.wavi@alice", "data:1\n@bob@").await;
+    let missing = "error:AT0015-Exception: @bob:other.wavi@alice does not exist in keystore\n@";
+    peer.says("lookup:other.wavi@alice", missing).await;
+    peer.says("notify:id:n1:@alice:x.wavi@bob:v", "data:success\n@bob@").await;
+    alice.says("notify:status:n1", "data:delivered\n@alice@").await;
+    let denied = "error:AT0009-Exception: @carol is not authorized to send notification as @bob\n@";
+    peer.says("notify:id:n2:@alice:x.wavi@carol:v", denied).await;
+}
