@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::broker::{Broker, RECEIVE_MAXIMUM, View};
 use crate::gateway::{CLIENT, Gateway, Reader, gateway_town, mqtt_tables};
 use crate::ledger::{Account, Arrival};
+use crate::process::PATIENCE;
 use crate::publisher::Publisher;
 use crate::random::Random;
 use crate::scenario::Run;
@@ -92,10 +93,16 @@ fn storm(
     await_arrivals(&mut reader, &broker.view)?;
     for (round, is_agent) in order.iter().enumerate() {
         publish(&mut devices, &mut published, ROUND)?;
-        let seen = broker.view.acknowledged().len();
         let more = random.place(usize::try_from(ROUND)?);
-        // What an earlier kill left unacknowledged comes again, so there are always enough to wait for.
-        broker.until("acknowledgements", |view| view.acknowledged().len() >= seen + more)?;
+        // What an earlier kill left behind comes as well, so there is always enough to wait for.
+        if random.below(2) == 0 {
+            let seen = broker.view.acknowledged().len();
+            broker.until("acknowledgements", |view| view.acknowledged().len() >= seen + more)?;
+        } else {
+            let seen = reader.arrivals.len();
+            let came = reader.until(PATIENCE, |arrivals| arrivals.len() > seen + more)?;
+            ensure!(came, "nothing arrives any more after {round} kills");
+        }
         std::thread::sleep(instant(&mut random));
         if *is_agent {
             gateway.kill()?;
@@ -117,7 +124,7 @@ fn storm(
     account(run, &broker.view, &reader.arrivals)
 }
 
-/// Within a few milliseconds, so that kills also fall between two steps of the agent. This is the fault
+/// Within a few milliseconds of an acknowledgement or an arrival, so that kills also fall between two steps of the agent. This is the fault
 /// itself, not a wait for anything.
 fn instant(random: &mut Random) -> Duration {
     Duration::from_micros(random.below(5_000))
