@@ -60,7 +60,7 @@ fn a_bad_configuration_is_shown_where_it_is_bad() -> Result<()> {
     let without_unit = shown("schema = 1\n[listen]\nidle = 60\n[tls]\ndev = true\n")?;
     assert!(
         without_unit.contains(
-            " 3 | idle = 60\n   |        ^^ expected a number with its unit, in quotes, found 60\n"
+            " 3 | idle = 60\n   |        ^^ expected a time with its unit, like \"10s\", found 60\n"
         ),
         "{without_unit}"
     );

@@ -196,6 +196,7 @@ fn plain_type(expected: &str) -> String {
         "a sequence" => "a list",
         "a map" => "a table",
         "a string" => "text in quotes",
+        "a duration" => "a time with its unit, like \"10s\"",
         other if other.starts_with("struct ") => "a table",
         other => other,
     };
