@@ -1,6 +1,6 @@
 //! The power is cut under the outbox: at every write, with what was not synced dropped, reordered or torn.
 //!
-//! An outbox works on a [`disk`] that records what SQLite does to it. From the record, the files are made
+//! An outbox works on a disk that records what SQLite does to it. From the record, the files are made
 //! that a power cut at some moment could have left; an outbox is opened on them and asked for everything
 //! that was acknowledged before that moment.
 
