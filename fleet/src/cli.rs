@@ -75,7 +75,7 @@ pub struct Access {
     /// A further authority to trust, in PEM.
     #[arg(long, env = "ATEDGE_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// The atSign's key file [default: ~/.atsign/keys/@NAME_key.atKeys].
+    /// The atSign's key file; `~/.atsign/keys/@NAME_key.atKeys` where not said.
     #[arg(long, env = "ATEDGE_KEYS", value_name = "FILE")]
     pub keys: Option<PathBuf>,
     /// Print JSON, one object a line.
@@ -230,10 +230,10 @@ pub struct Town {
     /// Who lives there, separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]
     pub atsigns: Vec<AtSign>,
-    /// Where the town keeps everything [default: a folder that goes with it].
+    /// Where the town keeps everything; a folder that goes with it where not said.
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// The directory's port; the atSigns get those after it, in their order [default: free ones].
+    /// The directory's port; the atSigns get those after it, in their order; free ones where not said.
     #[arg(long)]
     pub port: Option<u16>,
 }
