@@ -176,7 +176,7 @@ impl ServerSession {
         }
     }
 
-    /// When [`ServerSession::on_deadline`] wants to be called.
+    /// From when on the party has been silent too long: see [`ServerSession::is_idle`].
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.last_line
