@@ -176,7 +176,7 @@ impl ServerSession {
         }
     }
 
-    /// From when on the party has been silent too long: see [`ServerSession::is_idle`].
+    /// From when on the party has been silent too long: the connection is to be closed then.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.last_line
@@ -184,12 +184,6 @@ impl ServerSession {
                 Identity::Anonymous => IDLE_ANONYMOUS,
                 Identity::Owner(_) | Identity::Peer(_) => IDLE_AUTHENTICATED,
             }
-    }
-
-    /// The party was silent too long, or not yet.
-    #[must_use]
-    pub fn is_idle(&self, now: Instant) -> bool {
-        now >= self.deadline()
     }
 
     /// A line has come. `proof` is a fresh UUID, used if the line asks for a challenge.
@@ -547,12 +541,12 @@ mod tests {
     #[test]
     fn silence_ends_by_who_is_silent() {
         let mut at = At::new();
-        assert!(
-            !at.session.is_idle(at.now + Duration::from_secs(599))
-                && at.session.is_idle(at.now + IDLE_ANONYMOUS)
-        );
+        assert_eq!(at.session.deadline(), at.now + IDLE_ANONYMOUS);
         at.authenticate();
-        assert!(!at.session.is_idle(at.now + IDLE_ANONYMOUS));
+        assert_eq!(at.session.deadline(), at.now + IDLE_AUTHENTICATED);
+        at.now += Duration::from_secs(5);
+        at.say_ok("from:@alice");
+        assert_eq!(at.session.deadline(), at.now + IDLE_AUTHENTICATED);
     }
 
     #[test]
