@@ -92,7 +92,10 @@ fn a_town_is_found_again_as_it_was_left() {
     town.done(home, &["delete", "@alice", "own.plant7"]);
     let keys = town.done(home, &["scan", "@alice", r"\.plant7@"]);
     assert_eq!(keys, "@bob:note.plant7@alice\npublic:place.plant7@alice\n");
-    assert!(town.done(home, &["notify", "@alice", "@bob", "hello.plant7", "hi", "--wait", "20s"]).contains("delivered"));
+    assert!(
+        town.done(home, &["notify", "@alice", "@bob", "hello.plant7", "hi", "--wait", "20s"])
+            .contains("delivered")
+    );
 }
 
 #[test]

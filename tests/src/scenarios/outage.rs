@@ -1,4 +1,5 @@
-//! The link is cut for a while: readings keep coming, and all arrive in order once it is back.
+//! The link is cut for a while and the agent is started again meanwhile: readings keep coming, and all
+//! arrive in order once it is back.
 
 use anyhow::{Result, ensure};
 
