@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::VerbError;
+use super::params::regex;
 use crate::Timestamp;
 
 /// `monitor[:strict][:selfNotifications][:multiplexed][:<epochMillis>][ <regex>]`.
@@ -23,11 +24,8 @@ pub struct Monitor {
 const USAGE: &str = "e.g monitor:selfNotifications:1606200000000 .wavi";
 
 pub(super) fn parse(rest: &str) -> Result<Monitor, VerbError> {
-    let (head, regex) = match rest.split_once(' ') {
-        Some((head, regex)) => (head, Some(regex.trim()).filter(|regex| !regex.is_empty())),
-        None => (rest, None),
-    };
-    let mut monitor = Monitor { regex: regex.map(str::to_owned), ..Monitor::default() };
+    let (head, regex) = regex(rest);
+    let mut monitor = Monitor { regex, ..Monitor::default() };
     for word in head.split(':').skip(1) {
         match word.to_ascii_lowercase().as_str() {
             "strict" => monitor.strict = true,

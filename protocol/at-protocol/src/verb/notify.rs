@@ -89,21 +89,8 @@ const USAGE: &str = "e.g notify:update:messageType:key:@bob:phone.wavi@alice:+1 
 const SYNTAX: VerbError = VerbError::Syntax { usage: USAGE };
 
 pub(super) fn parse(mut params: Params<'_>) -> Result<Notify, VerbError> {
-    let mut notify = Notify {
-        id: None,
-        operation: None,
-        message_type: None,
-        priority: None,
-        strategy: None,
-        latest_n: None,
-        notifier: None,
-        ttln: None,
-        metadata: Metadata::default(),
-        to: AtSign::from_str("nobody")?,
-        key: String::new(),
-        owner: None,
-        value: None,
-    };
+    // Who gets it comes behind the parameters.
+    let mut notify = Notify::blank(AtSign::from_str("nobody")?);
     // SDKs differ in the order of the parameters: any is taken.
     loop {
         if params.flag("update") {
@@ -126,6 +113,10 @@ impl Notify {
     /// The notification that `operation` happened to the record `key` of `owner`, for `to`.
     #[must_use]
     pub fn of(to: AtSign, key: &crate::KeyName, owner: AtSign, value: Option<String>) -> Self {
+        Self { key: key.to_string(), owner: Some(owner), value, ..Self::blank(to) }
+    }
+
+    fn blank(to: AtSign) -> Self {
         Self {
             id: None,
             operation: None,
@@ -137,9 +128,9 @@ impl Notify {
             ttln: None,
             metadata: Metadata::default(),
             to,
-            key: key.to_string(),
-            owner: Some(owner),
-            value,
+            key: String::new(),
+            owner: None,
+            value: None,
         }
     }
 

@@ -67,6 +67,14 @@ impl<'a> Params<'a> {
     }
 }
 
+/// Cuts off the regular expression that may follow the first space.
+pub(super) fn regex(rest: &str) -> (&str, Option<String>) {
+    match rest.split_once(' ') {
+        Some((head, regex)) => (head, Some(regex.trim().to_owned()).filter(|regex| !regex.is_empty())),
+        None => (rest, None),
+    }
+}
+
 /// Who besides the owner a written record is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scope {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::VerbError;
-use super::params::Params;
+use super::params::{Params, regex};
 use crate::AtSign;
 
 /// `scan[:showhidden:<b>][:<@atSign>][:page:<n>][ <regex>]`.
@@ -20,10 +20,7 @@ pub struct Scan {
 const USAGE: &str = "e.g scan:showhidden:true .wavi";
 
 pub(super) fn parse(rest: &str) -> Result<Scan, VerbError> {
-    let (head, regex) = match rest.split_once(' ') {
-        Some((head, regex)) => (head, Some(regex.trim()).filter(|regex| !regex.is_empty())),
-        None => (rest, None),
-    };
+    let (head, regex) = regex(rest);
     // Every parameter ends in a colon once one is added, which makes the last like the others.
     let spelled = format!("{}:", head.strip_prefix(':').unwrap_or(head));
     let mut params = Params { rest: if head.is_empty() { "" } else { &spelled } };
@@ -37,7 +34,7 @@ pub(super) fn parse(rest: &str) -> Result<Scan, VerbError> {
     if params.named("page").is_some_and(|page| page.parse::<u32>().is_err()) || !params.rest.is_empty() {
         return Err(VerbError::Syntax { usage: USAGE });
     }
-    Ok(Scan { show_hidden, of, regex: regex.map(str::to_owned) })
+    Ok(Scan { show_hidden, of, regex })
 }
 
 impl fmt::Display for Scan {
