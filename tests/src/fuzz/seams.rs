@@ -10,6 +10,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use atedge_adapters::{AdapterConfig, Captured, Reading, Value};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -86,12 +87,16 @@ pub(super) fn serial_line(input: &[u8]) {
         let scale = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
         grantpt(&scale).and_then(|()| unlockpt(&scale)).expect("a pseudo-terminal of ours");
         let path = ptsname(&scale, Vec::new()).expect("its name").into_string().expect("a plain name");
+        let kept = File::options().read(true).write(true).open(&path).expect("the other end");
+        // As the adapter sets it, but before anything can be written.
+        let mut modes = tcgetattr(&kept).expect("a terminal");
+        modes.make_raw();
+        tcsetattr(&kept, OptionalActions::Now, &modes).expect("a terminal");
         let bench = Bench::of(json!({
             "type": "serial", "port": path, "baud": 115_200, "device": "scale", "stream": "weights",
             "framing": { "kind": "line", "ending": "crlf", "max": 64 },
             "decode": { "as": "regex", "pattern": "^(?<n>[+-][0-9]+) kg$", "types": { "n": "i64" } },
         }));
-        let kept = File::options().read(true).write(true).open(path).expect("the other end");
         Mutex::new((File::from(scale), kept.into(), bench, 0))
     });
     let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
