@@ -154,6 +154,11 @@ impl Flow {
         !self.busy && (!self.has_unsent() || self.batches.len() >= WINDOW)
     }
 
+    /// Whether records of it are yet to be taken by our server.
+    pub(super) const fn has_unsent_or_under_way(&self) -> bool {
+        self.busy || self.has_unsent()
+    }
+
     /// What waits for company waits no longer.
     pub(super) fn hurry(&mut self, now: Time) {
         self.unsent_since = now.saturating_sub(self.rules.linger);

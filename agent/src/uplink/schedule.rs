@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::AtSign;
-use atedge_adapters::StreamName;
+use atedge_adapters::{DeviceName, StreamName};
 
 use super::flow::{Flow, FlowRules, NoteStatus, Pinned, Step, Time};
 use super::pace::{Backoff, Dice};
@@ -37,10 +37,15 @@ pub(super) enum Action {
     Ask { key: FlowKey, first: u64, id: NoteId },
 }
 
+/// The flows of one device's stream to one reader: one of each boot that is not drained.
+type Series = (AtSign, StreamName, DeviceName);
+
 /// All flows, and when each wants something.
 pub(super) struct Schedule {
     streams: StreamRules,
     flows: BTreeMap<FlowKey, Flow>,
+    /// The flows of boots before this one: what is older goes first.
+    earlier: BTreeMap<Series, BTreeSet<(Boot, FlowKey)>>,
     due: BTreeSet<(Time, FlowKey)>,
     under_way: usize,
     boot: Boot,
@@ -57,6 +62,7 @@ impl Schedule {
         Self {
             streams,
             flows: BTreeMap::new(),
+            earlier: BTreeMap::new(),
             due: BTreeSet::new(),
             under_way: 0,
             boot,
@@ -92,8 +98,9 @@ impl Schedule {
     /// `on_status`, `on_failed`, `on_unreachable`.
     pub(super) fn next(&mut self, now: Time) -> Option<Action> {
         while self.under_way < AT_ONCE && self.paused_until <= now {
-            let (_, key) = self.due.first().filter(|(due, _)| *due <= now).cloned()?;
-            self.due.pop_first();
+            let place = self.ready().next().filter(|(due, _)| *due <= now).cloned()?;
+            self.due.remove(&place);
+            let (_, key) = place;
             let (epoch, sends) = (self.boot.epoch(), &mut self.sends);
             let attempt = || {
                 *sends += 1;
@@ -119,8 +126,19 @@ impl Schedule {
 
     /// When [`Schedule::next`] may have something; `None` if only an answer or growth can change that.
     pub(super) fn deadline(&self) -> Option<Time> {
-        let (due, _) = self.due.first().filter(|_| self.under_way < AT_ONCE)?;
+        let (due, _) = self.ready().next().filter(|_| self.under_way < AT_ONCE)?;
         Some((*due).max(self.paused_until))
+    }
+
+    /// What is due, in order, but for flows that wait for an earlier boot's: its records are older.
+    fn ready(&self) -> impl Iterator<Item = &(Time, FlowKey)> {
+        self.due.iter().filter(|(_, key)| {
+            let Some(flow) = self.flows.get(key) else { return true };
+            let mut older = self.earlier.get(&series(key, flow)).into_iter().flatten();
+            !older.any(|(boot, key)| {
+                *boot < flow.lane.boot && self.flows.get(key).is_some_and(Flow::has_unsent_or_under_way)
+            })
+        })
     }
 
     /// Records `from` to `last` were stored under `id`; `more` as in [`Flow::on_sent`]. Returns up to where
@@ -231,11 +249,70 @@ impl Schedule {
             self.due.remove(&(due, key.clone()));
         }
         change(&mut flow);
-        if let Some(flow) = flow.filter(|flow| flow.lane.boot == self.boot || !flow.is_drained()) {
-            if let Some(due) = flow.due() {
-                self.due.insert((due, key.clone()));
+        let Some(flow) = flow else { return };
+        let is_earlier = flow.lane.boot != self.boot;
+        if is_earlier {
+            let series_of = series(&key, &flow);
+            let flows = self.earlier.entry(series_of.clone()).or_default();
+            let place = (flow.lane.boot, key.clone());
+            if flow.is_drained() {
+                flows.remove(&place);
+                if flows.is_empty() {
+                    self.earlier.remove(&series_of);
+                }
+                return;
             }
-            self.flows.insert(key, flow);
+            flows.insert(place);
         }
+        if let Some(due) = flow.due() {
+            self.due.insert((due, key.clone()));
+        }
+        self.flows.insert(key, flow);
+    }
+}
+
+fn series(key: &FlowKey, flow: &Flow) -> Series {
+    (key.reader.clone(), flow.lane.stream.clone(), flow.lane.device.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINGER: Duration = Duration::from_secs(2);
+
+    fn lane(boot: Boot) -> Arc<Lane> {
+        Arc::new(Lane { device: "oven".parse().unwrap(), stream: "process".parse().unwrap(), boot })
+    }
+
+    fn sent(action: Option<Action>) -> Option<(Boot, u64, u64)> {
+        match action {
+            Some(Action::Send { lane, from, to, .. }) => Some((lane.boot, from, to)),
+            Some(Action::Ask { .. }) | None => None,
+        }
+    }
+
+    /// A later boot's full batch must not overtake what an earlier boot left behind, however little.
+    #[test]
+    fn what_an_earlier_boot_left_goes_first() {
+        let (old, new) = (Boot::new(1, 7), Boot::new(2, 9));
+        let reader: AtSign = "@ops".parse().unwrap();
+        let limit = BatchLimit { records: 10, bytes: 1 << 20 };
+        let rules = FlowRules { limit, linger: LINGER, receipts: true, ttln: Duration::from_secs(60) };
+        let streams = StreamRules::from([("process".parse().unwrap(), (vec![reader.clone()], rules))]);
+        let mut schedule = Schedule::new(streams, new, 1);
+        let left = FlowKey { lane: 1, reader };
+        let now = LINGER * 2;
+        schedule.on_grown(2, &lane(new), 10, now);
+        schedule.add_waiting(Waiting { key: left.clone(), lane: lane(old), upto: 0, last: 3 }, now);
+
+        assert_eq!(sent(schedule.next(now)), Some((old, 1, 3)));
+        assert_eq!(schedule.next(now), None, "the later boot waits while the earlier is under way");
+        schedule.on_failed(&left, None, now);
+        assert_eq!(sent(schedule.next(now)), None, "and while it is to be tried again");
+        let again = schedule.deadline().expect("it is tried again");
+        assert_eq!(sent(schedule.next(again)), Some((old, 1, 3)));
+        schedule.on_sent(&left, 1, 3, false, NoteId::new(old, 1, 1), again);
+        assert_eq!(sent(schedule.next(again)), Some((new, 1, 10)));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use at_protocol::crypto::OpenError;
 use at_protocol::notification::Frame;
@@ -158,6 +158,8 @@ struct Due {
 /// Where to continue.
 struct Cursor {
     last: Option<i64>,
+    /// Whether `since` is what the caller asked for, who may have asked for more than there was yet.
+    asked: bool,
     since: Option<Timestamp>,
     /// Who has sent what in the last millisecond, which is asked for once more.
     seen: HashSet<(AtSign, String)>,
@@ -171,7 +173,12 @@ impl Client {
             client: self.clone(),
             link: Link::Down { until: Instant::now() },
             backoff: Backoff::default(),
-            cursor: Cursor { last: None, since: config.since, seen: HashSet::new() },
+            cursor: Cursor {
+                last: None,
+                asked: config.since.is_some(),
+                since: config.since,
+                seen: HashSet::new(),
+            },
             opening: None,
             state: watch::Sender::new(MonitorState::Connecting),
             config,
@@ -253,6 +260,8 @@ impl Monitor {
         };
         // No answer: what comes next is a notification, or an error that nobody asked for.
         wire.tell(&Verb::Monitor(monitor));
+        // Whoever has heard nothing yet still must not miss what comes while the connection is down.
+        self.cursor.since.get_or_insert_with(|| Timestamp::from(SystemTime::now()));
         let heartbeat = self.config.heartbeat;
         let beat_at = Instant::now() + heartbeat;
         self.link = Link::Up(Box::new(Up { wire, heartbeat, beat_at, due: None }));
@@ -268,7 +277,11 @@ impl Monitor {
 
     /// Takes in a notification, if it is one to hand on.
     fn take(&mut self, frame: Frame) {
-        if frame.is_stats() || frame.message_type == MessageType::Text || self.cursor.has_seen(&frame) {
+        if frame.is_stats() {
+            self.cursor.tick(frame.epoch_millis);
+            return;
+        }
+        if frame.message_type == MessageType::Text || self.cursor.has_seen(&frame) {
             return;
         }
         match frame.name().parse::<KeyName>() {
@@ -317,6 +330,13 @@ impl Up {
 impl Cursor {
     fn has_seen(&self, frame: &Frame) -> bool {
         self.seen.contains(&(frame.from.clone(), frame.id.clone()))
+    }
+
+    /// The server's own clock, which is the one that counts: nothing older is on its way any more.
+    fn tick(&mut self, epoch_millis: i64) {
+        if self.last.is_none() && !self.asked {
+            self.since = Some(Timestamp::from_millis(epoch_millis - 1));
+        }
     }
 
     fn advance(&mut self, incoming: &Incoming) {

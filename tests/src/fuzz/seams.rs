@@ -20,6 +20,9 @@ use crate::process::PATIENCE;
 use crate::publisher::Publisher;
 use crate::town::free_address;
 
+/// How long a word to a serial line is given before it is said again.
+const PROBE: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// A running adapter whose readings are all accepted.
 struct Bench {
     _runtime: Runtime,
@@ -97,7 +100,15 @@ pub(super) fn serial_line(input: &[u8]) {
             "framing": { "kind": "line", "ending": "crlf", "max": 64 },
             "decode": { "as": "regex", "pattern": "^(?<n>[+-][0-9]+) kg$", "types": { "n": "i64" } },
         }));
-        Mutex::new((File::from(scale), kept.into(), bench, 0))
+        let mut scale = File::from(scale);
+        // What is said before the adapter has opened the line may be lost: it is said until it is heard.
+        while bench.readings.try_recv().is_err() {
+            scale.write_all(b"\r\n+0 kg\r\n").expect("the line is open");
+            if bench.readings.recv_timeout(PROBE).is_ok() {
+                break;
+            }
+        }
+        Mutex::new((scale, kept.into(), bench, 0))
     });
     let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
     let (scale, _, bench, count) = &mut *line;
