@@ -267,11 +267,12 @@ enum Look {
 /// Opens what is in `folder` and compares it with what its user knows.
 async fn look(known: &Known, folder: &Path) -> Result<Look> {
     // Nobody cuts the power while we look.
-    let Ok(Opened { outbox, thread, salvaged: None }) = Outbox::open(options(folder, Durability::None)?, NOW)
-    else {
+    let Ok(opened) = Outbox::open(options(folder, Durability::None)?, NOW) else {
         return Ok(Look::Unopened);
     };
-    let looked = compare(known, &outbox).await;
+    let Opened { outbox, thread, salvaged } = opened;
+    let looked = if salvaged.is_some() { Ok(Look::Unopened) } else { compare(known, &outbox).await };
+    // Its files are its thread's until that has ended.
     drop(outbox);
     thread.join();
     looked
