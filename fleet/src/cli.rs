@@ -247,7 +247,7 @@ pub struct Demo {
     /// Print JSON, one object a line; the last is the summary.
     #[arg(long)]
     pub json: bool,
-    /// Send the readings without encryption, to show that the search for them can fail. For tests.
+    /// Send one reading once more without encryption, to show that the search finds it. For tests.
     #[arg(long, hide = true)]
     pub unencrypted: bool,
 }

@@ -133,7 +133,8 @@ impl Schedule {
     /// What is due, in order, but for flows that wait for an earlier boot's: its records are older.
     fn ready(&self) -> impl Iterator<Item = &(Time, FlowKey)> {
         self.due.iter().filter(|(_, key)| {
-            let Some(flow) = self.flows.get(key) else { return true };
+            // Soon after a start nothing is left of earlier boots, and no flow waits.
+            let Some(flow) = self.flows.get(key).filter(|_| !self.earlier.is_empty()) else { return true };
             let mut older = self.earlier.get(&series(key, flow)).into_iter().flatten();
             !older.any(|(boot, key)| {
                 *boot < flow.lane.boot && self.flows.get(key).is_some_and(Flow::has_unsent_or_under_way)

@@ -102,7 +102,7 @@ pub(super) fn serial_line(input: &[u8]) {
         }));
         let mut scale = File::from(scale);
         // What is said before the adapter has opened the line may be lost: it is said until it is heard.
-        while bench.readings.try_recv().is_err() {
+        loop {
             scale.write_all(b"\r\n+0 kg\r\n").expect("the line is open");
             if bench.readings.recv_timeout(PROBE).is_ok() {
                 break;
