@@ -20,6 +20,10 @@ unit:
 road *ARGS:
     tests/run road {{ARGS}}
 
+# The atServer alone: every verb, crashes, damaged disks, abuse.
+server *ARGS:
+    tests/run server {{ARGS}}
+
 # Both Debian packages, the arm64 one under qemu.
 package:
     tests/run package

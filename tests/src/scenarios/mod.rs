@@ -15,21 +15,22 @@ mod transcripts;
 use crate::scenario::Scenario;
 
 const ROAD: &str = "road";
+const SERVER: &str = "server";
 const PACKAGE: &str = "package";
 
 /// All there are, in the order in which they run.
 pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "demo", run: demo::run },
     Scenario { group: ROAD, name: "atsdk", run: atsdk::run },
-    Scenario { group: ROAD, name: "transcripts", run: transcripts::run },
     Scenario { group: ROAD, name: "classic-peers", run: classic_peers::run },
     Scenario { group: ROAD, name: "refusals", run: refusals::run },
-    Scenario { group: ROAD, name: "hostile", run: hostile::run },
     Scenario { group: ROAD, name: "resume", run: resume::run },
     Scenario { group: ROAD, name: "memory", run: memory::run },
     Scenario { group: ROAD, name: "outage", run: outage::run },
     Scenario { group: ROAD, name: "crash", run: crash::run },
     Scenario { group: ROAD, name: "crash-sabotaged", run: crash::run_sabotaged },
     Scenario { group: ROAD, name: "powercut", run: crate::powercut::run },
+    Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
+    Scenario { group: SERVER, name: "hostile", run: hostile::run },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];
