@@ -85,10 +85,12 @@ fn files() -> Result<BTreeMap<String, String>> {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).context("a name in UTF-8")?.to_owned();
             let made = ["target", ".git", ".venv", "corpus", "artifacts", "coverage", "__pycache__"];
+            // `.git` is a file in a worktree.
+            if made.contains(&name.as_str()) {
+                continue;
+            }
             if path.is_dir() {
-                if !made.contains(&name.as_str()) {
-                    folders.push(path);
-                }
+                folders.push(path);
             } else if name != "Cargo.lock"
                 && let Ok(text) = std::fs::read_to_string(&path)
             {
