@@ -19,6 +19,7 @@ mod peers;
 mod random;
 mod server;
 pub mod session;
+pub mod sessions;
 pub mod store;
 mod tenant;
 mod verbs;

@@ -53,6 +53,7 @@ impl Door {
     async fn welcome(self, tcp: TcpStream) {
         let Self { node, acceptor, tenant, stop, .. } = self;
         let Some(place) = node.take_place() else { return };
+        let address = tcp.peer_addr().ok();
         if tcp.set_nodelay(true).is_err() {
             return;
         }
@@ -85,6 +86,6 @@ impl Door {
         let shown = tls.peer_certificates().filter(|chain| !chain.is_empty());
         let certificate =
             shown.map(|chain| Certificate(chain.iter().map(|one| one.clone().into_owned()).collect()));
-        serve(stream, node, Caller { tenant, certificate }, stop).await;
+        serve(stream, node, Caller { tenant, certificate, address }, stop).await;
     }
 }

@@ -13,6 +13,7 @@ use crate::config::ServerConfig;
 use crate::monitors::Monitors;
 use crate::peers::{AskError, Cookies, Links, Waiting};
 use crate::server::StartError;
+use crate::sessions::Sessions;
 use crate::store::{Committed, SqliteStore, Store, StoreError, Tenant, Watcher};
 use crate::tenant::{first_records, label};
 
@@ -26,6 +27,7 @@ pub struct Node {
     pub(crate) cookies: Cookies,
     watchers: Arc<Watchers>,
     links: Option<Links>,
+    sessions: Arc<Sessions>,
     tenants: RwLock<Tenants>,
     connections: AtomicUsize,
     buffered: AtomicUsize,
@@ -107,6 +109,7 @@ impl Node {
             cookies: Cookies::default(),
             watchers,
             links,
+            sessions: Arc::default(),
             tenants: RwLock::default(),
             connections: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
@@ -166,6 +169,12 @@ impl Node {
 
     pub(crate) fn waiting(&self) -> &Waiting {
         &self.watchers.waiting
+    }
+
+    /// The connections that are open.
+    #[must_use]
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
     }
 
     /// The way to other servers.

@@ -5,14 +5,15 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use at_protocol::AtSign;
 use at_protocol::line::{Line, LineSplitter};
 use at_protocol::session::server::{Action, Identity, OwnerAuth, ServerSession};
+use at_protocol::{AtSign, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
@@ -22,6 +23,7 @@ use crate::access::Principal;
 use crate::monitors::{Line as Pushed, Subscription};
 use crate::node::Node;
 use crate::peers::Certificate;
+use crate::sessions::Guard;
 use crate::store::StoreError;
 use crate::verbs::{Effect, Evidence, Request, perform, verify};
 
@@ -37,6 +39,8 @@ pub struct Caller {
     pub tenant: Option<AtSign>,
     /// The certificate that was shown.
     pub certificate: Option<Certificate>,
+    /// Where it comes from.
+    pub address: Option<SocketAddr>,
 }
 
 /// Serves one connection until either side ends it, or `stop`.
@@ -46,6 +50,10 @@ where
 {
     let now = now();
     let id = format!("_{}", crate::random::uuid());
+    let open = node.sessions().open(&id, caller.address, node.now());
+    if let Some(tenant) = &caller.tenant {
+        open.is(tenant, &Principal::Anonymous);
+    }
     let session = ServerSession::new(id, caller.tenant, now);
     let mut connection = Connection {
         stream,
@@ -58,12 +66,17 @@ where
         principal: Principal::Anonymous,
         watching: None,
         certificate: caller.certificate,
+        open: &open,
     };
-    // However it ends, nothing is left to be said.
-    let ControlFlow::Break(()) = connection.run(&stop).await;
+    // However it ends, nothing is left to be said; what is cut ends in the middle of whatever it does.
+    tokio::select! {
+        biased;
+        () = open.cut() => {}
+        ControlFlow::Break(()) = connection.run(&stop) => {}
+    }
 }
 
-struct Connection<S> {
+struct Connection<'a, S> {
     stream: S,
     lines: LineSplitter,
     /// Bytes of unfinished line that the node was told of.
@@ -77,6 +90,7 @@ struct Connection<S> {
     principal: Principal,
     watching: Option<Box<Watching>>,
     certificate: Option<Certificate>,
+    open: &'a Guard,
 }
 
 /// What a monitor still has to be told.
@@ -89,7 +103,7 @@ struct Watching {
 /// What ends a connection, by `?`.
 type Flow = ControlFlow<()>;
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     async fn run(&mut self, stop: &CancellationToken) -> ControlFlow<(), std::convert::Infallible> {
         if self.send(ServerSession::greeting()).await.is_break() {
             return ControlFlow::Break(());
@@ -113,8 +127,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// Waits for bytes, for something to push, for the end of patience.
     async fn wait(&mut self, stop: &CancellationToken) -> Flow {
         self.account()?;
-        let deadline =
-            self.silent_until.map_or(self.session.deadline(), |at| at.min(self.session.deadline()));
+        let bounds = [Some(self.session.deadline()), self.silent_until, self.granted_until];
+        let deadline = bounds.into_iter().flatten().min().expect("a session always has a deadline");
         let tenant = self.session.tenant().cloned();
         let pushed = async {
             match (&mut self.watching, tenant) {
@@ -161,7 +175,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     async fn line(&mut self, line: Line) -> Flow {
         self.silent_until = None;
         let proof = crate::random::uuid();
+        let was_decided = self.session.tenant().is_some();
         let action = self.session.on_line(line, &proof, self.node.as_ref(), now());
+        if let (false, Some(tenant)) = (was_decided, self.session.tenant()) {
+            self.open.is(tenant, &self.principal);
+        }
         let flow = self.perform(action).await;
         self.lines.set_limit(self.session.line_limit());
         flow
@@ -181,11 +199,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 let evidence = Evidence { certificate: self.certificate.as_ref() };
                 let verdict = verify(&request, challenge, proof, &evidence).await;
                 self.principal = verdict.as_ref().cloned().unwrap_or(Principal::Anonymous);
+                self.open.is(&tenant, &self.principal);
                 self.watching = self.watching.take().filter(|_| self.principal.is_owner());
-                self.granted_until = self.principal.expires().map(|end| {
-                    let left = end.as_millis().saturating_sub(self.node.now().as_millis());
-                    now() + Duration::from_millis(u64::try_from(left).unwrap_or(0))
-                });
+                self.granted_until = self.ends(self.principal.expires());
                 self.session.on_verdict(verdict.map(|principal| identity(&principal)))
             }
             decided @ (Action::Send(_) | Action::SendAndClose(_) | Action::Close) => decided,
@@ -205,6 +221,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         Request { node, session: self.session.id(), tenant, who: &self.principal, now: node.now() }
     }
 
+    /// The instant of a moment of the node's time.
+    fn ends(&self, moment: Option<Timestamp>) -> Option<Instant> {
+        let left = moment?.as_millis().saturating_sub(self.node.now().as_millis());
+        now().checked_add(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+    }
+
     fn take(&mut self, effect: Effect) -> Action {
         match effect {
             Effect::Answer(response) => self.session.answer(&response),
@@ -219,6 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             Effect::Bind(enrolled, response) => {
                 self.session.bind(enrolled.id.clone());
+                self.granted_until = self.ends(enrolled.expires);
                 self.principal = Principal::Enrolled(enrolled);
                 self.session.answer(&response)
             }
@@ -247,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 }
 
-impl<S> Drop for Connection<S> {
+impl<S> Drop for Connection<'_, S> {
     fn drop(&mut self) {
         self.node.note_buffered(self.buffered, 0);
     }

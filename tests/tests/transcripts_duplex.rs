@@ -80,7 +80,7 @@ impl Conversation for ClientEnd<'_> {
 fn connect<'a>(runtime: &'a Runtime, node: &Arc<Node>) -> Result<ClientEnd<'a>> {
     let (output, input) = duplex(64 * 1024);
     let (sender, writes) = unbounded_channel();
-    let caller = Caller { tenant: Some(ALICE.parse()?), certificate: None };
+    let caller = Caller { tenant: Some(ALICE.parse()?), ..Caller::default() };
     let end = ServerEnd { input, writes: Some(sender) };
     runtime.spawn(serve(end, Arc::clone(node), caller, CancellationToken::new()));
     let mut client = ClientEnd { runtime, output, writes };

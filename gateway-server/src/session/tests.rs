@@ -278,7 +278,7 @@ async fn an_idle_connection_is_small() {
 async fn pol(node: &Arc<Node>, sign: impl FnOnce(&str) -> String) -> (Client, String) {
     let (alice, bob): (AtSign, AtSign) = ("@alice".parse().unwrap(), "@bob".parse().unwrap());
     let (stream, server) = duplex(ROOM);
-    let caller = Caller { tenant: Some(alice), certificate: None };
+    let caller = Caller { tenant: Some(alice), ..Caller::default() };
     tokio::spawn(serve(server, Arc::clone(node), caller, CancellationToken::new()));
     let mut peer = Client { stream, seen: String::new() };
     assert_eq!(peer.until("@").await, "@");

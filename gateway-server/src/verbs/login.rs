@@ -64,6 +64,7 @@ async fn by_key(request: &Request<'_>, challenge: &Challenge, pkam: &Pkam) -> Re
             (Principal::Owner, text)
         }
         Some(id) => {
+            request.node.sessions().claims(request.session, request.tenant, id);
             let enrolled = enrolled(request, id).await?;
             let key = enrolled.enrollment.apkam_public_key.clone();
             (Principal::Enrolled(Arc::new(enrolled)), key)
