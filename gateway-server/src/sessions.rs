@@ -75,12 +75,7 @@ impl Sessions {
     /// # Panics
     /// The id is another text.
     #[must_use]
-    pub fn open(
-        self: &Arc<Self>,
-        session: &str,
-        address: Option<SocketAddr>,
-        now: Timestamp,
-    ) -> Guard {
+    pub fn open(self: &Arc<Self>, session: &str, address: Option<SocketAddr>, now: Timestamp) -> Guard {
         let (id, cut) = (number(session), CancellationToken::new());
         let opened = Session { tenant: None, who: Who::Anonymous, since: now, address, cut: cut.clone() };
         self.lock().by_id.insert(id, opened);
