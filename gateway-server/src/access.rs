@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use at_protocol::response::Failure;
-use at_protocol::verb::{Lookup, MessageType, Notify, Verb};
+use at_protocol::verb::{Config, Lookup, MessageType, Notify, Stream, Verb};
 use at_protocol::{AtKey, AtSign, ErrorCode, KeyName, Timestamp};
 
 use crate::enrollment::{ALL, Enrollment, MANAGE, Right, State};
@@ -48,8 +48,10 @@ pub fn may(who: &Principal, tenant: &AtSign, verb: &Verb) -> Result<(), Failure>
     }
     match (who, verb) {
         // What anybody may: each shows the anonymous only what is public.
-        (_, Verb::From(_) | Verb::Cram(_) | Verb::Pkam(_) | Verb::Pol)
+        (_, Verb::From(_) | Verb::To(_) | Verb::Cram(_) | Verb::Pkam(_) | Verb::Pol)
         | (_, Verb::Info(_) | Verb::Noop(_) | Verb::Enroll(_)) => Ok(()),
+        // Who takes a stream need not be known here; the stream's id is what he was told.
+        (_, Verb::Stream(Stream::Receive { .. } | Stream::Done { .. })) => Ok(()),
         (Principal::Anonymous | Principal::Peer(_), Verb::Lookup(_)) => Ok(()),
         (Principal::Anonymous | Principal::Peer(_), Verb::Scan(scan)) if scan.of.is_none() => Ok(()),
 
@@ -62,8 +64,14 @@ pub fn may(who: &Principal, tenant: &AtSign, verb: &Verb) -> Result<(), Failure>
             Err(unauthorized(format!("{owner} is not authorized to send notification as {peer}")))
         }
 
+        (Principal::Peer(_), Verb::Stream(Stream::Init(announced))) if announced.receiver == *tenant => Ok(()),
+        (Principal::Peer(_), Verb::Stream(Stream::Resume { receiver, .. })) if receiver == tenant => Ok(()),
+
         // The owner may do the rest.
         (Principal::Activation | Principal::Owner, Verb::Notify(notify)) => own_notification(notify, tenant),
+        (Principal::Activation | Principal::Owner, Verb::NotifyAll(all)) => {
+            own_notification(&all.first, tenant)
+        }
         (
             Principal::Activation | Principal::Owner,
             Verb::Scan(_)
@@ -78,7 +86,11 @@ pub fn may(who: &Principal, tenant: &AtSign, verb: &Verb) -> Result<(), Failure>
             | Verb::NotifyRemove(_)
             | Verb::Monitor(_)
             | Verb::Stats(_)
-            | Verb::Sync(_),
+            | Verb::Sync(_)
+            | Verb::Config(_)
+            // Each command of a batch is decided by itself.
+            | Verb::Batch(_)
+            | Verb::Stream(Stream::Init(_) | Stream::Resume { .. }),
         ) => Ok(()),
         (Principal::Enrolled(enrolled), verb) => enrolled.may(tenant, verb),
 
@@ -167,22 +179,20 @@ impl Enrolled {
                 let (name, owner) = (lookup.name.clone(), lookup.owner.clone());
                 ("lookup", AtKey::Shared { name, owner, with: tenant.clone() }, Right::Read)
             }
-            Verb::Notify(notify) => {
-                own_notification(notify, tenant)?;
-                let name = match notify.message_type.unwrap_or_default() {
-                    MessageType::Key => notify.key.parse::<KeyName>().ok(),
-                    // A text has no namespace, whatever dots it has.
-                    MessageType::Text => None,
-                };
-                let Some(name) = name else {
-                    return if self.enrollment.namespaces.get(ALL) == Some(&Right::Write) {
-                        Ok(())
-                    } else {
-                        Err(self.denial("notify", &notify.key))
-                    };
-                };
-                let (owner, with) = (tenant.clone(), notify.to.clone());
-                ("notify", AtKey::Shared { name, owner, with }, Right::Write)
+            Verb::Notify(notify) => return self.may_notify(tenant, "notify", notify),
+            Verb::NotifyAll(all) => return self.may_notify(tenant, "notify:all", &all.first),
+            // The list of those who are turned away, like the settings, is the whole atSign's.
+            Verb::Config(Config::ShowBlocked | Config::Print { .. }) => return Ok(()),
+            Verb::Config(
+                Config::Block(_) | Config::Unblock(_) | Config::Set { .. } | Config::Reset { .. },
+            ) => {
+                return if self.writes_all() { Ok(()) } else { Err(self.denial("config", "private:blocklist")) };
+            }
+            Verb::Stream(Stream::Init(announced)) => {
+                ("stream", stream_key(tenant, announced.namespace.as_ref(), &announced.receiver), Right::Write)
+            }
+            Verb::Stream(Stream::Resume { receiver, .. }) => {
+                ("stream", stream_key(tenant, None, receiver), Right::Write)
             }
             // These filter what they show, or name no record.
             Verb::Scan(_)
@@ -194,7 +204,10 @@ impl Enrolled {
             | Verb::NotifyStatus(_)
             | Verb::NotifyFetch(_)
             | Verb::NotifyRemove(_) => return Ok(()),
+            // Each command of a batch is decided by itself.
+            Verb::Batch(_) | Verb::Stream(Stream::Receive { .. } | Stream::Done { .. }) => return Ok(()),
             Verb::From(_)
+            | Verb::To(_)
             | Verb::Cram(_)
             | Verb::Pkam(_)
             | Verb::Pol
@@ -205,6 +218,29 @@ impl Enrolled {
         if self.reaches(&key, needed) { Ok(()) } else { Err(self.denial(word, &key.to_string())) }
     }
 
+    fn may_notify(&self, tenant: &AtSign, word: &str, notify: &Notify) -> Result<(), Failure> {
+        own_notification(notify, tenant)?;
+        let name = match notify.message_type.unwrap_or_default() {
+            MessageType::Key => notify.key.parse::<KeyName>().ok(),
+            // A text has no namespace, whatever dots it has.
+            MessageType::Text => None,
+        };
+        let allowed = match name {
+            Some(name) => {
+                let key = AtKey::Shared { name, owner: tenant.clone(), with: notify.to.clone() };
+                self.reaches(&key, Right::Write)
+            }
+            None => self.writes_all(),
+        };
+        if allowed { Ok(()) } else { Err(self.denial(word, &notify.key)) }
+    }
+
+    /// Whether it was granted everything that is not the server's own.
+    fn writes_all(&self) -> bool {
+        self.enrollment.approval.state == State::Approved
+            && self.enrollment.namespaces.get(ALL) == Some(&Right::Write)
+    }
+
     /// Whether the enrollment has this right over a record.
     fn reaches(&self, key: &AtKey, needed: Right) -> bool {
         if self.enrollment.approval.state != State::Approved {
@@ -212,7 +248,7 @@ impl Enrolled {
         }
         // The first key's place is no application's to take, or it would outgrow its own namespaces.
         if matches!(key, AtKey::PrivateKey { .. }) {
-            return self.enrollment.namespaces.get(ALL) == Some(&Right::Write);
+            return self.writes_all();
         }
         if is_reserved(key) || (needed == Right::Read && matches!(key, AtKey::Public { .. })) {
             return true;
@@ -226,6 +262,13 @@ impl Enrolled {
             self.id
         ))
     }
+}
+
+/// The record that a stream's announcement names (wire reference §4.22).
+pub(crate) fn stream_key(tenant: &AtSign, namespace: Option<&KeyName>, receiver: &AtSign) -> AtKey {
+    let name = namespace.map_or("stream_id".to_owned(), |namespace| format!("stream_id.{namespace}"));
+    let name = name.parse().expect("two names and a dot are a name");
+    AtKey::Shared { name, owner: tenant.clone(), with: receiver.clone() }
 }
 
 /// The records that every application shares, whatever its namespaces (wire reference §5.3).
@@ -376,6 +419,24 @@ mod tests {
             ("notify:@alice:phone.wavi@bob:v", "-y------"),
             ("notify:@carol:phone.wavi@bob:v", "--------"),
             ("notify:@alice:phone.wavi@carol:v", "--------"),
+            ("notify:all:@bob,@carol:phone.wavi@alice:v", "--yyyy--"),
+            ("notify:all:@bob:phone.buzz@alice:v", "--yyy---"),
+            ("notify:all:messageType:text:@bob:hello.wavi", "--yyy---"),
+            ("notify:all:@alice:phone.wavi@bob:v", "--------"),
+            ("to:@alice", "yyyyyyyy"),
+            ("config:block:add:@bob", "--yyy---"),
+            ("config:block:remove:@bob", "--yyy---"),
+            ("config:block:show", "--yyyyyy"),
+            ("config:set:autoNotify=false", "--yyy---"),
+            ("config:reset:autoNotify", "--yyy---"),
+            ("config:print:autoNotify", "--yyyyyy"),
+            ("batch:[]", "--yyyyyy"),
+            ("stream:init@carol namespace:wavi 1 f 1", "--yyyy--"),
+            ("stream:init@carol 1 f 1", "--yyy---"),
+            ("stream:init@alice 1 f 1", "-yyyy---"),
+            ("stream:resume@carol startByte:1 1", "--yyy---"),
+            ("stream:receive 1", "yyyyyyyy"),
+            ("stream:done 1", "yyyyyyyy"),
             ("notify:list", "--yyyyyy"),
             ("monitor", "--yyyyyy"),
             ("stats:3", "--yyyyyy"),

@@ -148,6 +148,9 @@ impl Notification {
             latest_n: None,
             notifier: Some(self.notifier.clone()),
             ttln: Some(self.ttln),
+            // Older servers refuse the line that has these; `ttln` says it, too.
+            expires: None,
+            ephemeral: false,
             metadata: Metadata { is_encrypted: Some(self.is_encrypted), ..self.metadata.clone() },
             to: self.to.clone(),
             key,

@@ -94,8 +94,16 @@ async fn dispatch(request: &Request<'_>, verb: Verb) -> Result<Effect, Failure> 
         Verb::Info(info) => service::info(request, info),
         Verb::Stats(stats) => stats::perform(request, stats).await,
         Verb::Sync(sync) => sync::perform(request, sync).await,
-        Verb::From(_) | Verb::Cram(_) | Verb::Pkam(_) | Verb::Pol => {
-            // The session answers these itself.
+        Verb::From(_)
+        | Verb::To(_)
+        | Verb::Cram(_)
+        | Verb::Pkam(_)
+        | Verb::Pol
+        | Verb::NotifyAll(_)
+        | Verb::Config(_)
+        | Verb::Batch(_)
+        | Verb::Stream(_) => {
+            // The session answers the first of these itself; the others are not performed yet.
             Err(Failure::new(ErrorCode::InvalidSyntax, "invalid command"))
         }
     };

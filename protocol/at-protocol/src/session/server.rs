@@ -254,6 +254,14 @@ impl ServerSession {
         if let Verb::From(from) = verb {
             return self.on_from(from.atsign, from.config, proof, hosts, now);
         }
+        if let Verb::To(to) = &verb {
+            let is_other = self.tenant.as_ref().is_some_and(|tenant| *tenant != to.atsign);
+            if is_other || !hosts.hosts(&to.atsign) {
+                let message = format!("{} is not hosted here", to.atsign);
+                return self.fail(Failure::new(ErrorCode::SecondaryNotFound, message));
+            }
+            self.tenant = Some(to.atsign.clone());
+        }
         // A pol call-back begins with a look-up of its tenant's record: the owner named decides.
         if let (None, Some(owner)) = (&self.tenant, looked_up_owner(&verb)) {
             self.tenant = Some(owner).filter(|owner| hosts.hosts(owner));
@@ -355,6 +363,7 @@ impl ServerSession {
             VerbError::AtSign(_) if line.get(..4).is_some_and(|word| word.eq_ignore_ascii_case("from")) => {
                 Failure::closing(ErrorCode::InternalException, error.to_string())
             }
+            VerbError::Json => Failure::closing(ErrorCode::InternalException, error.to_string()),
             VerbError::Unknown
             | VerbError::Syntax { .. }
             | VerbError::Parameter(_)
@@ -519,6 +528,26 @@ mod tests {
         let mut at = At::new();
         assert!(matches!(at.say("lookup:_s@alice"), Action::Apply { .. }));
         assert!(matches!(At::new().say("lookup:_s@bob"), Action::Send(_)));
+    }
+
+    #[test]
+    fn to_selects_a_tenant_and_never_another() {
+        let mut at = At::new();
+        let refused = "error:AT0007-Exception: @bob is not hosted here\n@";
+        assert_eq!(at.say("to:@bob"), Action::Send(refused.into()));
+        assert!(matches!(at.say("to:@alice"), Action::Apply { tenant, .. } if tenant.as_str() == "alice"));
+        assert!(matches!(at.say("to:@alice"), Action::Apply { .. }));
+        assert_eq!(at.say("to:@bob"), Action::Send(refused.into()));
+        assert_eq!(at.say("from:@bob"), Action::Send("data:proof:_s@bob:p\n@".into()));
+    }
+
+    #[test]
+    fn json_that_is_none_ends_the_connection() {
+        let mut at = At::new();
+        assert_eq!(
+            at.say("from:@alice:clientConfig:{"),
+            Action::SendAndClose("error:AT0011-Exception: invalid JSON\n@".into())
+        );
     }
 
     #[test]

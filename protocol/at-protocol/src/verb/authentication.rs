@@ -1,4 +1,4 @@
-//! `from`, `cram`, `pkam`: who is calling, and the proof (wire reference §3).
+//! `from`, `to`, `cram`, `pkam`: who is calling whom, and the proof (wire reference §3).
 
 use std::fmt;
 
@@ -32,6 +32,13 @@ pub struct ClientConfig {
     pub app_name: Option<String>,
 }
 
+/// `to:<atSign>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct To {
+    /// Whose server the caller wants.
+    pub atsign: AtSign,
+}
+
 /// `cram:<hex digest>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cram {
@@ -62,6 +69,7 @@ pub enum SigningAlgo {
 }
 
 const FROM: &str = "e.g from:@alice";
+const TO: &str = "e.g to:@alice";
 const CRAM: &str = "e.g cram:<digest>";
 const PKAM: &str = "e.g pkam:<signature>";
 
@@ -72,11 +80,16 @@ pub(super) fn from(rest: &str) -> Result<From, VerbError> {
         Some((atsign, config)) => {
             let json = strip_prefix_ignoring_case(config, "clientConfig:");
             let json = json.ok_or(VerbError::Syntax { usage: FROM })?;
-            let config = serde_json::from_str(json).map_err(|_| VerbError::Syntax { usage: FROM })?;
+            let config = serde_json::from_str(json).map_err(|_| VerbError::Json)?;
             (atsign, Some(config))
         }
     };
     Ok(From { atsign: atsign.parse()?, config })
+}
+
+pub(super) fn to(rest: &str) -> Result<To, VerbError> {
+    let atsign = rest.strip_prefix(':').ok_or(VerbError::Syntax { usage: TO })?;
+    Ok(To { atsign: atsign.parse()? })
 }
 
 pub(super) fn cram(rest: &str) -> Result<Cram, VerbError> {
@@ -126,6 +139,12 @@ impl fmt::Display for From {
     }
 }
 
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "to:{}", self.atsign)
+    }
+}
+
 impl fmt::Display for Cram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cram:{}", self.digest)
@@ -160,6 +179,7 @@ mod tests {
             &[
                 "from:@alice",
                 r#"from:@alice:clientConfig:{"version":"3.3.0","clientId":"1"}"#,
+                "to:@alice",
                 "cram:1df818c903a8",
                 "pkam:AbC+/==",
                 "pkam:signingAlgo:rsa2048:hashingAlgo:sha256:enrollmentId:4a16-0d33:AbC=",
@@ -178,6 +198,9 @@ mod tests {
             "from:@a@b",
             "from:@alice:x",
             "from:@alice:clientConfig:{",
+            "to",
+            "to:",
+            "to:@a b",
             "cram:",
             "pkam:",
             "pkam:signingAlgo:rot13:x",

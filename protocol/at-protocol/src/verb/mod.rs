@@ -4,30 +4,38 @@
 //! the same `Verb`. Each verb has a file of its own; grammar and semantics are in the wire reference, §4.
 
 mod authentication;
+mod batch;
+mod config;
 mod delete;
 mod enroll;
 mod lookup;
 mod monitor;
 mod notifications;
 mod notify;
+mod notify_all;
 mod params;
 mod scan;
 mod service;
+mod stream;
 mod sync;
 mod update;
 
 use std::fmt;
 use std::str::FromStr;
 
-pub use authentication::{ClientConfig, Cram, From, Pkam, SigningAlgo};
+pub use authentication::{ClientConfig, Cram, From, Pkam, SigningAlgo, To};
+pub use batch::{Batch, Command};
+pub use config::Config;
 pub use delete::Delete;
 pub use enroll::{Enroll, EnrollRequest};
 pub use lookup::{LLookup, Lookup, PLookup, Shape};
 pub use monitor::Monitor;
 pub use notifications::{NotifyFetch, NotifyList, NotifyRemove, NotifyStatus};
 pub use notify::{MessageType, Notify, Operation, Priority, Strategy};
+pub use notify_all::NotifyAll;
 pub use scan::Scan;
 pub use service::{Info, Noop, Stats};
+pub use stream::{Announcement, Stream};
 pub use sync::Sync;
 pub use update::Update;
 
@@ -42,6 +50,8 @@ const MAX_WORD: usize = 64;
 pub enum Verb {
     /// Who is calling; asks for a challenge.
     From(From),
+    /// Who is wanted; asks for its public keys.
+    To(To),
     /// Answers the challenge with the activation secret.
     Cram(Cram),
     /// Answers the challenge with a key.
@@ -62,6 +72,8 @@ pub enum Verb {
     PLookup(PLookup),
     /// Sends a notification.
     Notify(Box<Notify>),
+    /// Sends a notification to several.
+    NotifyAll(Box<NotifyAll>),
     /// Lists received notifications.
     NotifyList(NotifyList),
     /// Asks how a sent notification fares.
@@ -82,6 +94,12 @@ pub enum Verb {
     Sync(Sync),
     /// Enrolls an application's keys.
     Enroll(Box<Enroll>),
+    /// Whom the server turns away, and its settings under test.
+    Config(Config),
+    /// Several commands in one.
+    Batch(Batch),
+    /// Sends bytes through the server while both ends are there.
+    Stream(Stream),
 }
 
 /// Who may say a verb at all (wire reference §4.0). What it may touch is decided by the server.
@@ -116,6 +134,9 @@ pub enum VerbError {
     /// An atSign that the verb names is none.
     #[error("invalid atsign: {0}")]
     AtSign(#[from] crate::atsign::InvalidAtSign),
+    /// The JSON that the verb carries is none, or of another shape; the connection ends (§2.4).
+    #[error("invalid JSON")]
+    Json,
 }
 
 impl Verb {
@@ -124,6 +145,7 @@ impl Verb {
     pub fn access(&self) -> Access {
         match self {
             Self::From(_)
+            | Self::To(_)
             | Self::Cram(_)
             | Self::Pkam(_)
             | Self::Pol
@@ -131,19 +153,23 @@ impl Verb {
             | Self::Info(_)
             | Self::Lookup(_)
             | Self::Noop(_)
-            | Self::Scan(_) => Access::Anyone,
-            Self::Notify(_) => Access::OwnerOrPeer,
+            | Self::Scan(_)
+            | Self::Stream(Stream::Receive { .. } | Stream::Done { .. }) => Access::Anyone,
+            Self::Notify(_) | Self::Stream(Stream::Init(_) | Stream::Resume { .. }) => Access::OwnerOrPeer,
             Self::Update(_)
             | Self::Delete(_)
             | Self::LLookup(_)
             | Self::PLookup(_)
+            | Self::NotifyAll(_)
             | Self::NotifyList(_)
             | Self::NotifyStatus(_)
             | Self::NotifyFetch(_)
             | Self::NotifyRemove(_)
             | Self::Monitor(_)
             | Self::Stats(_)
-            | Self::Sync(_) => Access::Owner,
+            | Self::Sync(_)
+            | Self::Config(_)
+            | Self::Batch(_) => Access::Owner,
         }
     }
 }
@@ -158,9 +184,24 @@ impl FromStr for Verb {
         if word.chars().count() > MAX_WORD {
             return Err(VerbError::Unknown);
         }
+        match Self::read(word, rest) {
+            // Spaces before the first colon may be strewn into the word itself.
+            Err(VerbError::Unknown) if rest.starts_with(' ') => {
+                let (head, rest) = line.split_at(line.find(':').unwrap_or(line.len()));
+                let word: String = head.chars().filter(|c| *c != ' ').take(MAX_WORD).collect();
+                Self::read(&word, rest)
+            }
+            read => read,
+        }
+    }
+}
+
+impl Verb {
+    fn read(word: &str, rest: &str) -> Result<Self, VerbError> {
         // `rest` keeps its separator, by which a verb tells `scan x` from `scan:x`.
         match word.to_ascii_lowercase().as_str() {
             "from" => authentication::from(rest).map(Self::From),
+            "to" => authentication::to(rest).map(Self::To),
             "cram" => authentication::cram(rest).map(Self::Cram),
             "pkam" => authentication::pkam(rest).map(Self::Pkam),
             "pol" if rest.is_empty() => Ok(Self::Pol),
@@ -177,6 +218,9 @@ impl FromStr for Verb {
             "stats" => service::stats(rest).map(Self::Stats),
             "sync" => sync::parse(rest).map(Self::Sync),
             "enroll" => enroll::parse(rest).map(|enroll| Self::Enroll(Box::new(enroll))),
+            "config" => config::parse(rest).map(Self::Config),
+            "batch" => batch::parse(rest).map(Self::Batch),
+            "stream" => stream::parse(rest).map(Self::Stream),
             _ => Err(VerbError::Unknown),
         }
     }
@@ -186,6 +230,7 @@ impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::From(verb) => verb.fmt(f),
+            Self::To(verb) => verb.fmt(f),
             Self::Cram(verb) => verb.fmt(f),
             Self::Pkam(verb) => verb.fmt(f),
             Self::Pol => f.write_str("pol"),
@@ -196,6 +241,7 @@ impl fmt::Display for Verb {
             Self::Lookup(verb) => verb.fmt(f),
             Self::PLookup(verb) => verb.fmt(f),
             Self::Notify(verb) => verb.fmt(f),
+            Self::NotifyAll(verb) => verb.fmt(f),
             Self::NotifyList(verb) => verb.fmt(f),
             Self::NotifyStatus(verb) => verb.fmt(f),
             Self::NotifyFetch(verb) => verb.fmt(f),
@@ -206,6 +252,9 @@ impl fmt::Display for Verb {
             Self::Stats(verb) => verb.fmt(f),
             Self::Sync(verb) => verb.fmt(f),
             Self::Enroll(verb) => verb.fmt(f),
+            Self::Config(verb) => verb.fmt(f),
+            Self::Batch(verb) => verb.fmt(f),
+            Self::Stream(verb) => verb.fmt(f),
         }
     }
 }
@@ -247,5 +296,8 @@ mod tests {
         assert_eq!("hello".parse::<Verb>(), Err(VerbError::Unknown));
         assert_eq!("pol:x".parse::<Verb>(), Err(VerbError::Unknown));
         assert_eq!("x".repeat(10_000).parse::<Verb>(), Err(VerbError::Unknown));
+        assert_eq!("no op: 0".parse::<Verb>(), Err(VerbError::Syntax { usage: "e.g noop:0" }));
+        assert_eq!(" n oop :0".parse::<Verb>(), "noop:0".parse());
+        assert_eq!("x ".repeat(10_000).parse::<Verb>(), Err(VerbError::Unknown));
     }
 }

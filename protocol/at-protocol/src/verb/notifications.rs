@@ -1,10 +1,10 @@
 //! `notify:list`, `notify:status`, `notify:fetch`, `notify:remove`: what became of notifications
-//! (wire reference §4.15 to §4.18); and the choice among them and `notify` itself.
+//! (wire reference §4.15 to §4.18); and the choice among them, `notify:all` and `notify` itself.
 
 use std::fmt;
 
 use super::params::Params;
-use super::{Verb, VerbError, notify};
+use super::{Verb, VerbError, notify, notify_all};
 use crate::Timestamp;
 
 /// `notify:list[:<from>[:<to>]][:<regex>]`.
@@ -51,6 +51,7 @@ pub(super) fn parse(rest: &str) -> Result<Verb, VerbError> {
     let (word, tail) = params.rest.split_once(':').unwrap_or((params.rest, ""));
     let id = || if tail.is_empty() { Err(syntax.clone()) } else { Ok(tail.trim().to_owned()) };
     match word.to_ascii_lowercase().as_str() {
+        "all" => notify_all::parse(tail).map(|all| Verb::NotifyAll(Box::new(all))),
         "list" => list(tail).map(Verb::NotifyList),
         "status" => Ok(Verb::NotifyStatus(NotifyStatus { id: id()? })),
         "fetch" => Ok(Verb::NotifyFetch(NotifyFetch { id: id()? })),

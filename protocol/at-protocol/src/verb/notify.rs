@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VerbError;
 use super::params::Params;
-use crate::{AtSign, Metadata};
+use crate::{AtSign, Metadata, Timestamp};
 
 /// `notify[:id:…][:update|:delete][:messageType:…]…<metadata>:@to:<key>[@owner][:<value>]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,11 @@ pub struct Notify {
     pub notifier: Option<String>,
     /// How long it may wait for its recipient, in milliseconds.
     pub ttln: Option<u64>,
+    /// When its time is over; outranks `ttln`.
+    pub expires: Option<Timestamp>,
+    /// Whether the sender cares only for who listens now. Nothing that is not kept can be acknowledged,
+    /// so it is kept like any other.
+    pub ephemeral: bool,
     /// What is said about the value.
     pub metadata: Metadata,
     /// Who gets it.
@@ -89,21 +94,7 @@ const USAGE: &str = "e.g notify:update:messageType:key:@bob:phone.wavi@alice:+1 
 const SYNTAX: VerbError = VerbError::Syntax { usage: USAGE };
 
 pub(super) fn parse(mut params: Params<'_>) -> Result<Notify, VerbError> {
-    // Who gets it comes behind the parameters.
-    let mut notify = Notify::blank(AtSign::from_str("nobody")?);
-    // SDKs differ in the order of the parameters: any is taken.
-    loop {
-        if params.flag("update") {
-            notify.operation = Some(Operation::Update);
-        } else if params.flag("delete") {
-            notify.operation = Some(Operation::Delete);
-        } else {
-            match params.pair() {
-                Some((name, value, rest)) if notify.take(name, value)? => params.rest = rest,
-                _ => break,
-            }
-        }
-    }
+    let mut notify = Notify::parameters(&mut params)?;
     notify.to = params.atsign()?.ok_or(SYNTAX)?;
     notify.target(params.rest)?;
     Ok(notify)
@@ -116,6 +107,26 @@ impl Notify {
         Self { key: key.to_string(), owner: Some(owner), value, ..Self::blank(to) }
     }
 
+    /// Reads what comes before the recipient, who is nobody yet. SDKs differ in the order of the
+    /// parameters: any is taken.
+    pub(super) fn parameters(params: &mut Params<'_>) -> Result<Self, VerbError> {
+        let mut notify = Self::blank(AtSign::from_str("nobody")?);
+        loop {
+            if params.flag("update") {
+                notify.operation = Some(Operation::Update);
+            } else if params.flag("delete") {
+                notify.operation = Some(Operation::Delete);
+            } else if params.flag("eph") {
+                notify.ephemeral = true;
+            } else {
+                match params.pair() {
+                    Some((name, value, rest)) if notify.take(name, value)? => params.rest = rest,
+                    _ => return Ok(notify),
+                }
+            }
+        }
+    }
+
     fn blank(to: AtSign) -> Self {
         Self {
             id: None,
@@ -126,6 +137,8 @@ impl Notify {
             latest_n: None,
             notifier: None,
             ttln: None,
+            expires: None,
+            ephemeral: false,
             metadata: Metadata::default(),
             to,
             key: String::new(),
@@ -144,6 +157,7 @@ impl Notify {
             "latestn" => self.latest_n = Some(value.parse().map_err(|_| SYNTAX)?),
             "notifier" if !value.is_empty() => self.notifier = Some(value.to_owned()),
             "ttln" => self.ttln = Some(value.parse().map_err(|_| SYNTAX)?),
+            "eatn" => self.expires = Some(value.parse().map_err(|_| SYNTAX)?),
             "id" | "notifier" => return Err(SYNTAX),
             _ => return Ok(self.metadata.take(name, value)?),
         }
@@ -151,7 +165,7 @@ impl Notify {
     }
 
     /// Reads `<key>[@owner][:<value>]`. The key of a text message is any text without `@`.
-    fn target(&mut self, rest: &str) -> Result<(), VerbError> {
+    pub(super) fn target(&mut self, rest: &str) -> Result<(), VerbError> {
         let (key, tail) = match rest.split_once('@') {
             Some((key, tail)) => (key, Some(tail)),
             None => (rest, None),
@@ -240,11 +254,25 @@ impl fmt::Display for Notify {
         if let Some(ttln) = self.ttln {
             write!(f, ":ttln:{ttln}")?;
         }
-        write!(f, "{}:{}:{}", self.metadata, self.to, self.key)?;
-        if let Some(owner) = &self.owner {
+        if let Some(expires) = self.expires {
+            write!(f, ":eAtn:{}", expires.to_string().replace(' ', "T"))?;
+        }
+        f.write_str(if self.ephemeral { ":eph" } else { "" })?;
+        write!(f, "{}:{}:{}", self.metadata, self.to, Target(self))
+    }
+}
+
+/// `<key>[@owner][:<value>]` of a notification.
+pub(super) struct Target<'a>(pub(super) &'a Notify);
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(notify) = self;
+        f.write_str(&notify.key)?;
+        if let Some(owner) = &notify.owner {
             write!(f, "{owner}")?;
         }
-        self.value.as_ref().map_or(Ok(()), |value| write!(f, ":{value}"))
+        notify.value.as_ref().map_or(Ok(()), |value| write!(f, ":{value}"))
     }
 }
 
@@ -262,6 +290,7 @@ mod tests {
                 "notify:messageType:text:@bob:hello there",
                 "notify:@bob:phone.wavi@alice:a:b @c",
                 "notify:id:x:update:messageType:key:notifier:SYSTEM:ttln:900000:ttr:3888000:ccd:true:isEncrypted:false:@bob:shared_key@alice:x",
+                "notify:id:x:ttln:7:eAtn:2030-01-31T10:00:00.250Z:eph:ttl:5:@bob:n@alice:v",
             ],
             &[
                 (
@@ -270,6 +299,10 @@ mod tests {
                 ),
                 ("notify:message_type:key:@bob:n@alice:v", "notify:messageType:key:@bob:n@alice:v"),
                 ("notify:@bob:n:v", "notify:@bob:n:v"),
+                (
+                    "notify:eph:eAtn:2030-01-31T10:00:00Z:@bob:n@alice",
+                    "notify:eAtn:2030-01-31T10:00:00.000Z:eph:@bob:n@alice",
+                ),
             ],
         );
     }
@@ -286,6 +319,10 @@ mod tests {
             "notify:public:x@alice:v",
             "notify:id:a b:@bob:x@alice",
             "notify:ttln:x:@bob:k@alice",
+            "notify:eAtn:tomorrow:@bob:k@alice",
+            "notify:eAtn:tomorrowZ:@bob:k@alice",
+            "notify:ttr:-2:@bob:k@alice",
+            "notify:ttl:-1:@bob:k@alice",
         ]);
     }
 

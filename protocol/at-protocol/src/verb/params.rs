@@ -4,6 +4,9 @@ use super::VerbError;
 use crate::key::InvalidKey;
 use crate::{AtKey, AtSign, KeyName, Metadata};
 
+/// Parameters whose values are times such as `2024-01-31T10:00:00.000Z` (wire reference §4.0, §4.7, §4.13).
+const TIMES: [&str; 6] = ["cAt", "uAt", "eAt", "aAt", "dAt", "eAtn"];
+
 /// What is still unread of a line, after the verb and its separator.
 #[derive(Clone, Copy)]
 pub(super) struct Params<'a> {
@@ -27,11 +30,15 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// The `name:value:` that comes next, and what follows it.
+    /// The `name:value:` that comes next, and what follows it. Colons within a time are the time's.
     pub(super) fn pair(&self) -> Option<(&'a str, &'a str, &'a str)> {
         let (name, rest) = self.rest.split_once(':')?;
-        let (value, rest) = rest.split_once(':')?;
-        Some((name, value, rest))
+        let end = if TIMES.iter().any(|time| name.eq_ignore_ascii_case(time)) {
+            rest.find("Z:")? + 1
+        } else {
+            rest.find(':')?
+        };
+        Some((name, &rest[..end], &rest[end + 1..]))
     }
 
     /// Consumes `name:value:` with this name (in any case) and hands back the value.
