@@ -186,11 +186,17 @@ impl Enrolled {
             Verb::Config(
                 Config::Block(_) | Config::Unblock(_) | Config::Set { .. } | Config::Reset { .. },
             ) => {
-                return if self.writes_all() { Ok(()) } else { Err(self.denial("config", "private:blocklist")) };
+                return if self.writes_all() {
+                    Ok(())
+                } else {
+                    Err(self.denial("config", "private:blocklist"))
+                };
             }
-            Verb::Stream(Stream::Init(announced)) => {
-                ("stream", stream_key(tenant, announced.namespace.as_ref(), &announced.receiver), Right::Write)
-            }
+            Verb::Stream(Stream::Init(announced)) => (
+                "stream",
+                stream_key(tenant, announced.namespace.as_ref(), &announced.receiver),
+                Right::Write,
+            ),
             Verb::Stream(Stream::Resume { receiver, .. }) => {
                 ("stream", stream_key(tenant, None, receiver), Right::Write)
             }

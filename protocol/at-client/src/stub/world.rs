@@ -272,15 +272,20 @@ impl World {
             Verb::Noop(_) => Response::Data("ok".to_owned()),
             Verb::Enroll(enroll) => Response::Data(self.enroll(tenant, who, *enroll)?),
             Verb::From(_)
+            | Verb::To(_)
             | Verb::Cram(_)
             | Verb::Pkam(_)
             | Verb::Pol
+            | Verb::NotifyAll(_)
             | Verb::NotifyList(_)
             | Verb::NotifyFetch(_)
             | Verb::Monitor(_)
             | Verb::Info(_)
             | Verb::Stats(_)
-            | Verb::Sync(_) => panic!("this server has no need of that verb"),
+            | Verb::Sync(_)
+            | Verb::Config(_)
+            | Verb::Batch(_)
+            | Verb::Stream(_) => panic!("this server has no need of that verb"),
         })
     }
 

@@ -131,7 +131,10 @@ mod tests {
                 "stream:done 4a16_0d33",
                 "stream:resume@bob startByte:512 4a16",
             ],
-            &[("STREAM:Init@Bob Namespace:wavi startByte:0 4a16 a 1", "stream:init@bob namespace:wavi 4a16 a 1")],
+            &[(
+                "STREAM:Init@Bob Namespace:wavi startByte:0 4a16 a 1",
+                "stream:init@bob namespace:wavi 4a16 a 1",
+            )],
         );
     }
 
