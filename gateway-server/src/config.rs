@@ -72,13 +72,18 @@ impl Default for ListenConfig {
 pub struct StoreConfig {
     /// What kind of store; `"sqlite"`.
     pub kind: StoreKind,
-    /// The database file, in the state folder unless it is an absolute path.
+    /// The database file, in the state folder unless it is an absolute path. With several shards it is the
+    /// pattern of their names: `server-0.db`, `server-1.db` …
     pub path: PathBuf,
+    /// Over how many files the atSigns are spread, 1 to 64, each with a writer of its own; it is decided when
+    /// the store is made. Left out: as the store has it, 4 for a new one, so that one file's commits do not
+    /// keep everybody waiting and one damaged file takes a quarter of the atSigns down.
+    pub shards: Option<usize>,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { kind: StoreKind::Sqlite, path: PathBuf::from("server.db") }
+        Self { kind: StoreKind::Sqlite, path: PathBuf::from("server.db"), shards: None }
     }
 }
 
@@ -86,7 +91,7 @@ impl Default for StoreConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
-    /// One SQLite database.
+    /// SQLite databases.
     Sqlite,
 }
 

@@ -14,9 +14,15 @@ use clap::{Args, Parser, Subcommand};
 /// Environment variables that override settings begin so.
 const ENVIRONMENT: &str = "ATEDGE";
 
+/// What `--version` says. A build that answers too early, to prove that tests notice, says so.
+const VERSION: &str = match cfg!(feature = "sabotage") {
+    true => concat!(env!("CARGO_PKG_VERSION"), "+sabotage"),
+    false => env!("CARGO_PKG_VERSION"),
+};
+
 /// Hosts the atServers of many atSigns in one process.
 #[derive(Parser)]
-#[command(version, after_help = "Example: atedge-server run --config /etc/atedge/server.toml")]
+#[command(version = VERSION, after_help = "Example: atedge-server run --config /etc/atedge/server.toml")]
 struct Cli {
     #[command(flatten)]
     place: Place,

@@ -78,8 +78,8 @@ impl Node {
         let path = state.join(&config.store.path);
         let watchers = Arc::new(Watchers::default());
         let opened = {
-            let (path, watchers) = (path.clone(), Arc::clone(&watchers));
-            tokio::task::spawn_blocking(move || SqliteStore::open(&path, watchers)).await
+            let (path, shards, watchers) = (path.clone(), config.store.shards, Arc::clone(&watchers));
+            tokio::task::spawn_blocking(move || SqliteStore::open(&path, shards, watchers)).await
         };
         let store = opened.map_err(|_| StartError::Interrupted)?;
         let store = store.map_err(|source| StartError::Store { path, source })?;

@@ -270,7 +270,6 @@ impl House {
             self.listen(listener, Some(atsign.clone()));
         }
         self.node.host(atsign);
-        self.make_signing_key(atsign.clone());
         Ok(())
     }
 

@@ -31,6 +31,9 @@ pub enum StoreError {
     /// The database failed; nothing of the operation is kept.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// What keeps this tenant's data is damaged and out of service; other tenants may be served.
+    #[error("out of service, because it is damaged: {0}")]
+    Damaged(String),
 }
 
 /// Why a change was not made.
@@ -202,7 +205,8 @@ pub trait Store: Send + Sync {
     fn commits_after(&self, tenant: &AtSign, after: i64, limit: usize) -> Answer<'_, Vec<Commit>>;
     /// The first `limit` commits before `before`, newest first, without their records.
     fn commits_before(&self, tenant: &AtSign, before: i64, limit: usize) -> Answer<'_, Vec<Commit>>;
-    /// Queues a notification of the tenant `from`; to a tenant of this store it is delivered at once.
+    /// Queues a notification of the tenant `from`; to a tenant that is kept in the same place it is delivered
+    /// at once.
     fn send(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken>;
     /// Takes a notification for the tenant `to`, and keeps a copy of its value where its `ttr` says so.
     fn receive(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken>;
@@ -229,7 +233,8 @@ pub trait Store: Send + Sync {
     fn next_waiting(&self, from: &AtSign, to: &AtSign) -> Answer<'_, Option<Notification>>;
     /// Notes how the delivery of exactly this notification went; one that has replaced it stays as it is.
     fn settle(&self, notification: &Notification, outcome: Outcome) -> Answer<'_, ()>;
-    /// Delivers a waiting notification to a tenant of this store.
+    /// Delivers a waiting notification to a tenant of this store; after a crash in between it may be delivered
+    /// again, like one from another server.
     fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, ()>;
     /// Removes some of what has expired; gives how many there were, to be called again until none.
     fn expire(&self, now: Timestamp) -> Answer<'_, usize>;

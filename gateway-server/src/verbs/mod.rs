@@ -144,9 +144,15 @@ fn json<T: serde::Serialize>(value: &T) -> String {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "a verb could not be performed");
         // The database's own words are for the log.
-        Self::new(ErrorCode::DataStore, "the server's store failed")
+        let message = match error {
+            StoreError::Damaged(_) => "this atSign's store is damaged and out of service until it is restored",
+            StoreError::Failed(_) | StoreError::Closed => {
+                tracing::error!(%error, "a verb could not be performed");
+                "the server's store failed, nothing was changed"
+            }
+        };
+        Self::new(ErrorCode::DataStore, message)
     }
 }
 

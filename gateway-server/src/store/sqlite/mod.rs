@@ -1,15 +1,21 @@
-//! The store in one SQLite database: a thread that writes in groups, threads that read on snapshots.
+//! The store in SQLite databases, the shards: for each a thread that writes in groups, for all of them
+//! threads that read on snapshots.
+//!
+//! A tenant lives in one shard, which its atSign decides. What goes from one shard to another is queued
+//! like what goes to another server and handed over by its delivery.
 
+mod file;
+mod layout;
 mod notifications;
+mod queue;
 mod readers;
 mod records;
 mod schema;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use at_protocol::{AtKey, AtSign, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -18,101 +24,163 @@ use super::{
     Answer, Commit, Edit, KeyPage, Notification, Outcome, Record, Refused, Store, StoreError, Taken, Tally,
     Tenant, Watcher, Write,
 };
+use file::{Place, ShardFile, Unopened};
 use readers::Readers;
 use writer::{Group, Writer};
 
 /// Threads that read. More would only wait for each other on the few cores that a node has.
 const READERS: usize = 2;
-/// How long a second process (`tenant add`) may hold the database.
-const BUSY: Duration = Duration::from_secs(10);
-/// Page cache of the writer and of each reader, in KiB.
-const CACHE_KIB: i64 = 8 * 1024;
-/// What a WAL is cut back to after a checkpoint, in bytes.
-const WAL_BYTES: i64 = 16 * 1024 * 1024;
 /// How many rows one call of `expire` removes from each table.
 const SWEEP: i64 = 500;
 
-/// Why a database cannot be used.
+/// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// SQLite says so.
     #[error("cannot open the store: {0}")]
     Sqlite(#[from] rusqlite::Error),
     /// It was written by a newer program.
-    #[error("the store has version {version}, this program knows up to {known}; install the newer program")]
-    Newer {
-        /// What the database says.
-        version: i64,
-        /// What we know.
-        known: usize,
+    #[error(transparent)]
+    Newer(#[from] schema::Newer),
+    /// A file cannot be made.
+    #[error("cannot make the store: {0}")]
+    Unmade(String),
+    /// More or fewer shards than there can be.
+    #[error("[store] shards is {asked}, it must be 1 to {most}")]
+    ShardCount {
+        /// What the configuration says.
+        asked: usize,
+        /// The most.
+        most: usize,
     },
-    /// A thread could not be started.
-    #[error("cannot start a thread for the store: {0}")]
-    Thread(#[from] std::io::Error),
+    /// The store was made with another number of shards.
+    #[error(
+        "the store has {found} shards and keeps them, [store] shards says {asked}: leave it out, or make \
+         a new store and move the atSigns there by `tenant export` and `tenant import`"
+    )]
+    Shards {
+        /// What the store has.
+        found: usize,
+        /// What the configuration says.
+        asked: usize,
+    },
+    /// Both a store of one shard and one of several are there.
+    #[error("{} is there as well; move away the one that is not in use", other.display())]
+    TwoStores {
+        /// A shard of the other store.
+        other: PathBuf,
+    },
+    /// A file or a thread could not be had.
+    #[error("cannot start the store: {0}")]
+    System(#[from] std::io::Error),
 }
 
-/// A store in one file, or in memory for tests. Dropping it waits until what was accepted is on disk.
+impl From<Unopened> for OpenError {
+    fn from(unopened: Unopened) -> Self {
+        match unopened {
+            Unopened::Damaged(what) => Self::Unmade(what),
+            Unopened::Newer(newer) => Self::Newer(newer),
+            Unopened::Sqlite(error) => Self::Sqlite(error),
+        }
+    }
+}
+
+/// A store in its files, or in memory for tests. Dropping it waits until what was accepted is on disk.
 pub struct SqliteStore {
-    // Options, so that the channels close before the threads are joined.
-    writer: Option<Writer>,
+    shards: Vec<Shard>,
+    /// None in memory, where reads and writes take the same road.
     readers: Option<Readers>,
     threads: Vec<JoinHandle<()>>,
 }
 
+struct Shard {
+    file: Arc<ShardFile>,
+    /// None if it could not be opened, or the store is closing.
+    writer: Option<Writer>,
+}
+
 impl SqliteStore {
-    /// Opens the database in the file, or makes it.
+    /// Opens the store at `path`, or makes it with so many shards. A damaged shard is out of service and
+    /// stops no other.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(path: &Path, watcher: Arc<dyn Watcher>) -> Result<Self, OpenError> {
-        let mut connection = Connection::open(path)?;
-        connection.busy_timeout(BUSY)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // An answer promises that the change survives a power cut.
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
-        prepare(&connection)?;
-        schema::migrate(&mut connection)?;
-        let (writer, thread) = Writer::start(connection, watcher)?;
-        let snapshots = (0..READERS).map(|_| {
-            let connection = Connection::open(path)?;
-            connection.busy_timeout(BUSY)?;
-            prepare(&connection)?;
-            connection.pragma_update(None, "query_only", true)?;
-            Ok(connection)
-        });
-        let (readers, mut threads) = Readers::start(snapshots.collect::<rusqlite::Result<_>>()?)?;
-        threads.push(thread);
-        Ok(Self { writer: Some(writer), readers: Some(readers), threads })
+    pub fn open(path: &Path, shards: Option<usize>, watcher: Arc<dyn Watcher>) -> Result<Self, OpenError> {
+        let files = layout::files(path, shards)?.into_iter().map(Arc::new).collect::<Vec<_>>();
+        let (mut shards, mut threads, mut newer) = (Vec::new(), Vec::new(), None);
+        for file in &files {
+            let writer = match file.open_writer() {
+                Ok(connection) => {
+                    let started = Writer::start(Arc::clone(file), connection, Arc::clone(&watcher))?;
+                    threads.push(started.1);
+                    Some(started.0)
+                }
+                Err(Unopened::Sqlite(error)) if !file::is_damage(&error) => return Err(error.into()),
+                Err(unopened) => {
+                    file.condemn(&unopened.to_string());
+                    if let Unopened::Newer(found) = unopened {
+                        newer = Some(found);
+                    }
+                    None
+                }
+            };
+            shards.push(Shard { file: Arc::clone(file), writer });
+        }
+        // One shard that says so has flipped bits; all of them do not.
+        if let Some(newer) = newer.filter(|_| shards.iter().all(|shard| shard.writer.is_none())) {
+            return Err(newer.into());
+        }
+        let (readers, more) = Readers::start(files, READERS)?;
+        threads.extend(more);
+        Ok(Self { shards, readers: Some(readers), threads })
     }
 
-    /// A store that lives as long as this value: reads and writes take the same road.
+    /// A store of one shard that lives as long as this value.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn in_memory(watcher: Arc<dyn Watcher>) -> Result<Self, OpenError> {
         let mut connection = Connection::open_in_memory()?;
         schema::migrate(&mut connection)?;
-        let (writer, thread) = Writer::start(connection, watcher)?;
-        Ok(Self { writer: Some(writer), readers: None, threads: vec![thread] })
+        let file = Arc::new(ShardFile::new(PathBuf::from(":memory:"), Place { number: 0, shards: 1 }));
+        let (writer, thread) = Writer::start(Arc::clone(&file), connection, watcher)?;
+        Ok(Self { shards: vec![Shard { file, writer: Some(writer) }], readers: None, threads: vec![thread] })
     }
 
-    fn write<T, F>(&self, work: F) -> Answer<'_, T>
+    fn shard_of(&self, atsign: &AtSign) -> usize {
+        layout::shard_of(atsign, self.shards.len())
+    }
+
+    /// Writes to a shard; `who` waits in turn with the others.
+    fn write_at<T, F>(&self, shard: usize, who: Option<AtSign>, bytes: usize, work: F) -> Answer<'_, T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Group<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
-        Box::pin(async move { self.writer.as_ref().ok_or(StoreError::Closed)?.run(work).await })
+        Box::pin(async move {
+            let Shard { file, writer } = &self.shards[shard];
+            file.sound()?;
+            writer.as_ref().ok_or(StoreError::Closed)?.run(who, bytes, work).await
+        })
     }
 
-    fn read<T, F>(&self, query: F) -> Answer<'_, T>
+    /// Writes about so many bytes for a tenant.
+    fn write<T, F>(&self, tenant: &AtSign, bytes: usize, work: F) -> Answer<'_, T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Group<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.write_at(self.shard_of(tenant), Some(tenant.clone()), bytes, work)
+    }
+
+    fn read_at<T, F>(&self, shard: usize, query: F) -> Answer<'_, T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         match &self.readers {
-            Some(readers) => Box::pin(readers.run(query)),
-            None => self.write(move |group| query(group.sql)),
+            Some(readers) => Box::pin(readers.run(shard, query)),
+            None => self.write_at(shard, None, 0, move |group| query(group.sql)),
         }
     }
 
@@ -122,30 +190,67 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection, i64) -> rusqlite::Result<T> + Send + 'static,
     {
+        let shard = self.shard_of(tenant);
         let tenant = tenant.clone();
-        self.read(move |sql| {
+        self.read_at(shard, move |sql| {
             let mut find = sql.prepare_cached("SELECT id FROM tenant WHERE atsign = ?1")?;
             let id: Option<i64> = find.query_row([tenant.as_str()], |row| row.get(0)).optional()?;
             query(sql, id.unwrap_or(NOBODY))
         })
+    }
+
+    /// The shards that are in service.
+    fn sound(&self) -> impl Iterator<Item = usize> {
+        (0..self.shards.len()).filter(|shard| self.shards[*shard].file.sound().is_ok())
+    }
+
+    /// The shard that knows who is hosted in this one; none of a single one.
+    fn neighbour(&self, shard: usize) -> Option<usize> {
+        (self.shards.len() > 1).then_some((shard + 1) % self.shards.len())
+    }
+
+    /// Who is hosted in a shard, from its neighbour's memory if it is out of service.
+    async fn tenants_of(&self, shard: usize) -> Result<Vec<Tenant>, StoreError> {
+        match self.read_at(shard, |sql| tenants(sql, "SELECT atsign, listen FROM tenant ORDER BY id")).await {
+            Err(StoreError::Damaged(_)) => {}
+            answered => return answered,
+        }
+        let Some(neighbour) = self.neighbour(shard) else { return Ok(Vec::new()) };
+        let known = self.read_at(neighbour, |sql| tenants(sql, "SELECT atsign, listen FROM neighbour")).await;
+        match known {
+            Err(StoreError::Damaged(_)) => Ok(Vec::new()),
+            known => known,
+        }
     }
 }
 
 /// The number of no tenant: rows have numbers from 1.
 const NOBODY: i64 = 0;
 
-fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "trusted_schema", false)?;
-    connection.pragma_update(None, "cell_size_check", true)?;
-    connection.pragma_update(None, "mmap_size", 0)?;
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(())
+fn tenants(sql: &Connection, query: &str) -> rusqlite::Result<Vec<Tenant>> {
+    let mut query = sql.prepare_cached(query)?;
+    let rows: Vec<(String, Option<String>)> =
+        query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    let tenant = |(atsign, listen): (String, Option<String>)| {
+        let listen = listen.and_then(|listen| listen.parse().ok());
+        atsign.parse().ok().map(|atsign| Tenant { atsign, listen })
+    };
+    Ok(rows.into_iter().filter_map(tenant).collect())
+}
+
+fn value_bytes(edits: &[Edit], notification: Option<&Notification>) -> usize {
+    let of_edit = |edit: &Edit| match edit {
+        Edit::Update { value, .. } | Edit::Replace { value, .. } => value.len(),
+        Edit::Delete { .. } => 0,
+    };
+    let of_notification = notification.and_then(|sent| sent.value.as_ref()).map_or(0, String::len);
+    edits.iter().map(of_edit).sum::<usize>() + of_notification
 }
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        self.writer = None;
+        // The channels close before the threads are joined.
+        self.shards.clear();
         self.readers = None;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -157,33 +262,45 @@ impl Drop for SqliteStore {
 
 impl Store for SqliteStore {
     fn tenants(&self) -> Answer<'_, Vec<Tenant>> {
-        self.read(|sql| {
-            let mut query = sql.prepare_cached("SELECT atsign, listen FROM tenant ORDER BY id")?;
-            let rows: Vec<(String, Option<String>)> = query
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect::<rusqlite::Result<_>>()?;
-            let tenant = |(atsign, listen): (String, Option<String>)| {
-                let listen = listen.and_then(|listen| listen.parse().ok());
-                atsign.parse().ok().map(|atsign| Tenant { atsign, listen })
-            };
-            Ok(rows.into_iter().filter_map(tenant).collect())
+        Box::pin(async move {
+            let mut all = Vec::new();
+            for shard in 0..self.shards.len() {
+                all.extend(self.tenants_of(shard).await?);
+            }
+            Ok(all)
         })
     }
 
     fn add_tenant(&self, tenant: Tenant, records: Vec<Edit>, now: Timestamp) -> Answer<'_, bool> {
-        self.write(move |group| {
-            if group.tenant(&tenant.atsign)?.is_some() {
-                return Ok(false);
-            }
+        Box::pin(async move {
             let listen = tenant.listen.map(|listen| listen.to_string());
-            group.sql.execute(
-                "INSERT INTO tenant (atsign, listen, created) VALUES (?1, ?2, ?3)",
-                params![tenant.atsign.as_str(), listen, now.as_millis()],
-            )?;
-            let id = group.sql.last_insert_rowid();
-            let made = records::edit(group, (id, &tenant.atsign), &records, now)?;
-            debug_assert!(made.is_ok(), "a new tenant has no immutable records");
-            Ok(true)
+            // The neighbour first: it may know some who are not hosted, but never too few.
+            if let Some(neighbour) = self.neighbour(self.shard_of(&tenant.atsign)) {
+                let (atsign, listen) = (tenant.atsign.clone(), listen.clone());
+                let known = self.write_at(neighbour, None, 0, move |group| {
+                    let known = "INSERT OR IGNORE INTO neighbour (atsign, listen) VALUES (?1, ?2)";
+                    group.sql.execute(known, params![atsign.as_str(), listen])
+                });
+                match known.await {
+                    Ok(_) | Err(StoreError::Damaged(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let atsign = tenant.atsign.clone();
+            let added = self.write(&atsign, value_bytes(&records, None), move |group| {
+                if group.tenant(&tenant.atsign)?.is_some() {
+                    return Ok(false);
+                }
+                group.sql.execute(
+                    "INSERT INTO tenant (atsign, listen, created) VALUES (?1, ?2, ?3)",
+                    params![tenant.atsign.as_str(), listen, now.as_millis()],
+                )?;
+                let id = group.sql.last_insert_rowid();
+                let made = records::edit(group, (id, &tenant.atsign), &records, now)?;
+                debug_assert!(made.is_ok(), "a new tenant has no immutable records");
+                Ok(true)
+            });
+            added.await
         })
     }
 
@@ -198,7 +315,8 @@ impl Store for SqliteStore {
 
     fn write(&self, tenant: &AtSign, write: Write) -> Answer<'_, Result<Vec<i64>, Refused>> {
         let atsign = tenant.clone();
-        self.write(move |group| {
+        let bytes = value_bytes(&write.edits, write.notification.as_ref());
+        self.write(tenant, bytes, move |group| {
             let Some(tenant) = group.tenant(&atsign)? else { return Ok(Ok(Vec::new())) };
             let made = records::edit(group, (tenant, &atsign), &write.edits, write.now)?;
             if let (Ok(_), Some(notification)) = (&made, write.notification) {
@@ -221,11 +339,15 @@ impl Store for SqliteStore {
     }
 
     fn send(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken> {
-        self.write(move |group| notifications::send(group, notification, now))
+        let bytes = value_bytes(&[], Some(&notification));
+        let from = notification.from.clone();
+        self.write(&from, bytes, move |group| notifications::send(group, notification, now))
     }
 
     fn receive(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken> {
-        self.write(move |group| notifications::receive(group, notification, now))
+        let bytes = value_bytes(&[], Some(&notification));
+        let to = notification.to.clone();
+        self.write(&to, bytes, move |group| notifications::receive(group, notification, now))
     }
 
     fn notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, Option<Notification>> {
@@ -235,7 +357,7 @@ impl Store for SqliteStore {
 
     fn remove_notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, ()> {
         let (atsign, id) = (tenant.clone(), id.to_owned());
-        self.write(move |group| match group.tenant(&atsign)? {
+        self.write(tenant, 0, move |group| match group.tenant(&atsign)? {
             Some(tenant) => notifications::remove(group.sql, tenant, &id),
             None => Ok(()),
         })
@@ -260,7 +382,17 @@ impl Store for SqliteStore {
     }
 
     fn waiting_pairs(&self) -> Answer<'_, Vec<(AtSign, AtSign)>> {
-        self.read(notifications::waiting_pairs)
+        Box::pin(async move {
+            let mut pairs = Vec::new();
+            for shard in self.sound() {
+                match self.read_at(shard, notifications::waiting_pairs).await {
+                    Ok(found) => pairs.extend(found),
+                    Err(StoreError::Damaged(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(pairs)
+        })
     }
 
     fn next_waiting(&self, from: &AtSign, to: &AtSign) -> Answer<'_, Option<Notification>> {
@@ -269,8 +401,8 @@ impl Store for SqliteStore {
     }
 
     fn settle(&self, notification: &Notification, outcome: Outcome) -> Answer<'_, ()> {
-        let notification = notification.clone();
-        self.write(move |group| match group.tenant(&notification.from)? {
+        let (from, notification) = (notification.from.clone(), notification.clone());
+        self.write(&from, 0, move |group| match group.tenant(&notification.from)? {
             Some(tenant) => notifications::settle(group.sql, tenant, &notification, outcome),
             None => Ok(()),
         })
@@ -278,25 +410,53 @@ impl Store for SqliteStore {
 
     fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, ()> {
         let notification = notification.clone();
-        self.write(move |group| {
-            let Some(tenant) = group.tenant(&notification.from)? else { return Ok(()) };
-            notifications::settle(group.sql, tenant, &notification, Outcome::Delivered)?;
-            notifications::receive(group, notification, now)?;
-            Ok(())
+        let bytes = value_bytes(&[], Some(&notification));
+        let (from, to) = (notification.from.clone(), notification.to.clone());
+        if self.shard_of(&from) == self.shard_of(&to) {
+            return self.write(&from, bytes, move |group| {
+                let Some(tenant) = group.tenant(&notification.from)? else { return Ok(()) };
+                notifications::settle(group.sql, tenant, &notification, Outcome::Delivered)?;
+                notifications::receive(group, notification, now)?;
+                Ok(())
+            });
+        }
+        Box::pin(async move {
+            // A crash in between repeats it, as one between two servers does.
+            self.receive(notification.clone(), now).await?;
+            self.settle(&notification, Outcome::Delivered).await
         })
     }
 
     fn expire(&self, now: Timestamp) -> Answer<'_, usize> {
-        self.write(move |group| {
-            let records = records::expire(group, now, SWEEP)?;
-            Ok(records + notifications::expire(group.sql, now, SWEEP)?)
+        Box::pin(async move {
+            let mut expired = Ok(0);
+            for shard in self.sound() {
+                let removed = self.write_at(shard, None, 0, move |group| {
+                    let records = records::expire(group, now, SWEEP)?;
+                    Ok(records + notifications::expire(group.sql, now, SWEEP)?)
+                });
+                match (removed.await, &mut expired) {
+                    (Ok(more), Ok(sum)) => *sum += more,
+                    (Ok(_), Err(_)) | (Err(StoreError::Damaged(_)), _) => {}
+                    // The others have their turn all the same.
+                    (Err(error), expired) => *expired = Err(error),
+                }
+            }
+            expired
         })
     }
 
     fn size(&self) -> Answer<'_, u64> {
-        self.read(|sql| {
-            let pragma = |name| sql.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-            Ok(pragma("page_count")?.saturating_mul(pragma("page_size")?).unsigned_abs())
+        Box::pin(async move {
+            let mut size: u64 = 0;
+            for shard in self.sound() {
+                let bytes = self.read_at(shard, |sql| {
+                    let pragma = |name| sql.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+                    Ok(pragma("page_count")?.saturating_mul(pragma("page_size")?).unsigned_abs())
+                });
+                size = size.saturating_add(bytes.await?);
+            }
+            Ok(size)
         })
     }
 }

@@ -1,11 +1,21 @@
 //! The tables, and how a database of an older version gets them.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use super::OpenError;
+use super::file::{Place, Unopened};
+
+/// It was written by a newer program.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the store has version {version}, this program knows up to {known}; install the newer program")]
+pub struct Newer {
+    /// What the database says.
+    pub version: i64,
+    /// What we know.
+    pub known: usize,
+}
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -71,14 +81,21 @@ const STEPS: [&str; 1] = ["
     CREATE INDEX notification_id ON notification (tenant, id);
     CREATE INDEX notification_queue ON notification (tenant, recipient, priority DESC, created) WHERE waiting = 1;
     CREATE INDEX notification_expiry ON notification (expires);
+", "
+    -- Which shard of how many this file is: one row.
+    CREATE TABLE shard (number INTEGER NOT NULL, shards INTEGER NOT NULL) STRICT;
+
+    -- Who is hosted in the shard before this one, the last before the first: they are known by it while
+    -- their own shard is out of service. It may name some who are gone.
+    CREATE TABLE neighbour (atsign TEXT PRIMARY KEY, listen TEXT) STRICT, WITHOUT ROWID;
 "];
 
 /// Brings the database to the newest version.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), Unopened> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let done = usize::try_from(version).unwrap_or(usize::MAX);
     let Some(steps) = STEPS.get(done..) else {
-        return Err(OpenError::Newer { version, known: STEPS.len() });
+        return Err(Newer { version, known: STEPS.len() }.into());
     };
     if steps.is_empty() {
         return Ok(());
@@ -92,6 +109,18 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Which shard the file is, if it says so.
+pub(super) fn place(connection: &Connection) -> rusqlite::Result<Option<Place>> {
+    let mut query = connection.prepare("SELECT number, shards FROM shard")?;
+    query.query_row([], |row| Ok(Place { number: row.get(0)?, shards: row.get(1)? })).optional()
+}
+
+/// Makes the file the shard that it is from now on.
+pub(super) fn set_place(connection: &Connection, place: Place) -> rusqlite::Result<()> {
+    connection.execute("INSERT INTO shard (number, shards) VALUES (?1, ?2)", (place.number, place.shards))?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +131,7 @@ mod tests {
         migrate(&mut connection).unwrap();
         migrate(&mut connection).unwrap();
         connection.pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(migrate(&mut connection), Err(OpenError::Newer { version: 99, .. })));
+        let newer = migrate(&mut connection);
+        assert!(matches!(newer, Err(Unopened::Newer(Newer { version: 99, .. }))));
     }
 }

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Mutex;
 
 use at_protocol::Metadata;
@@ -31,7 +32,11 @@ struct At {
 
 impl At {
     async fn new() -> Self {
-        let at = Self::open(TempDir::new().unwrap());
+        Self::over(1).await
+    }
+
+    async fn over(shards: usize) -> Self {
+        let at = Self::open(TempDir::new().unwrap(), Some(shards));
         for name in ["@alice", "@bob"] {
             let tenant = Tenant { atsign: atsign(name), listen: None };
             assert!(at.store.add_tenant(tenant, Vec::new(), now(0)).await.unwrap());
@@ -39,16 +44,24 @@ impl At {
         at
     }
 
-    fn open(folder: TempDir) -> Self {
+    fn open(folder: TempDir, shards: Option<usize>) -> Self {
         let told = Arc::new(Told::default());
-        let store = SqliteStore::open(&folder.path().join("server.db"), told.clone()).unwrap();
+        let store = SqliteStore::open(&folder.path().join("server.db"), shards, told.clone()).unwrap();
         Self { store, told, folder }
     }
 
     fn again(self) -> Self {
         let Self { store, folder, .. } = self;
         drop(store);
-        Self::open(folder)
+        Self::open(folder, None)
+    }
+
+    /// Stops the store, does something to a shard's file, and starts it again.
+    fn hurt(self, name: &str, hurt: impl FnOnce(&Path)) -> Self {
+        let Self { store, folder, .. } = self;
+        drop(store);
+        hurt(&folder.path().join(name));
+        Self::open(folder, None)
     }
 
     async fn write(&self, edits: Vec<Edit>, at: i64) -> Result<Vec<i64>, Refused> {
@@ -298,4 +311,85 @@ async fn a_store_in_memory_does_the_same() {
     store.send(notification("n", "@alice", "@alice"), now(1)).await.unwrap();
     assert_eq!(store.tallies(&atsign("@alice")).await.unwrap().len(), 1);
     assert!(store.size().await.unwrap() > 0);
+}
+
+/// @alice and @bob live in different ones of so many shards.
+const APART: usize = 4;
+
+#[tokio::test]
+async fn what_goes_to_another_shard_is_queued_and_handed_over() {
+    let at = At::over(APART).await;
+    assert_ne!(at.store.shard_of(&atsign("@alice")), at.store.shard_of(&atsign("@bob")));
+    for id in ["ae1-b-1-1", "other"] {
+        at.store.send(notification(id, "@alice", "@bob"), now(1)).await.unwrap();
+    }
+    assert_eq!(at.received("@bob").await, []);
+    assert_eq!(at.store.waiting_pairs().await.unwrap(), [(atsign("@alice"), atsign("@bob"))]);
+    let mut ids = Vec::new();
+    while let Some(next) = at.store.next_waiting(&atsign("@alice"), &atsign("@bob")).await.unwrap() {
+        // A crash between the two halves repeats the first.
+        at.store.receive(next.clone(), now(2)).await.unwrap();
+        at.store.hand_over(&next, now(3)).await.unwrap();
+        ids.push(next.id);
+    }
+    assert_eq!(ids, ["ae1-b-1-1", "other"]);
+    let received = at.received("@bob").await;
+    assert_eq!(received, [("ae1-b-1-1".to_owned(), 2), ("other".to_owned(), 4)], "each is there once");
+    let told = at.told.0.lock().unwrap().join(", ");
+    assert_eq!(told, "queued @alice @bob, queued @alice @bob, received ae1-b-1-1, received other, received other");
+}
+
+#[tokio::test]
+async fn a_damaged_shard_takes_only_its_own_tenants_down_and_they_are_still_known() {
+    for wound in ["missing", "empty", "noise", "misplaced"] {
+        let at = At::over(APART).await;
+        at.update("a@alice", "v", Metadata::default(), 1).await;
+        let (alice, bob) = (atsign("@alice"), atsign("@bob"));
+        let file = at.store.shards[at.store.shard_of(&alice)].file.path().to_owned();
+        let other = at.store.shards[at.store.shard_of(&bob)].file.path().to_owned();
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let at = at.hurt(&name, |file| match wound {
+            "missing" => std::fs::remove_file(file).unwrap(),
+            "empty" => std::fs::write(file, "").unwrap(),
+            "noise" => std::fs::write(file, [0x5a; 8192]).unwrap(),
+            _ => {
+                std::fs::copy(&other, file).unwrap();
+            }
+        });
+        let mut hosted: Vec<_> =
+            at.store.tenants().await.unwrap().into_iter().map(|tenant| tenant.atsign).collect();
+        hosted.sort();
+        assert_eq!(hosted, [alice.clone(), bob.clone()], "{wound}");
+        let read = at.store.record(&alice, &key("a@alice")).await;
+        assert!(matches!(&read, Err(StoreError::Damaged(what)) if what.contains(&name)), "{wound}: {read:?}");
+        let write = Write { edits: Vec::new(), notification: None, now: now(1) };
+        let write = Store::write(&at.store, &alice, write).await;
+        assert!(matches!(write, Err(StoreError::Damaged(_))), "{wound}: {write:?}");
+        assert_eq!(at.store.last_commit(&bob).await.unwrap(), -1, "{wound}: others go on");
+        at.store.send(notification("n", "@bob", "@alice"), now(1)).await.unwrap();
+        assert_eq!(at.store.expire(now(2)).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn one_request_that_fails_fails_alone() {
+    let at = At::new().await;
+    let (alice, bob) = (atsign("@alice"), atsign("@bob"));
+    let good = |name: &str| {
+        let edits = vec![update(name, "v", Metadata::default())];
+        Store::write(&at.store, &alice, Write { edits, notification: None, now: now(1) })
+    };
+    let poison = at.store.write(&bob, 0, |group| {
+        group.announce(Committed::Queued { from: atsign("@bob"), to: atsign("@bob") });
+        group.sql.execute("INSERT INTO record (tenant, key) VALUES (1, 'half')", [])
+    });
+    // A first one keeps the writer busy, so that the others share a group.
+    let (released, held) = std::sync::mpsc::channel::<()>();
+    let busy = at.store.write(&alice, 0, move |_| Ok(held.recv().is_ok()));
+    let (busy, first, poisoned, second, ()) =
+        tokio::join!(busy, good("a@alice"), poison, good("b@alice"), async { drop(released.send(())) });
+    assert!(busy.unwrap());
+    assert_eq!((first.unwrap(), second.unwrap()), (Ok(vec![0]), Ok(vec![1])));
+    assert!(matches!(poisoned, Err(StoreError::Failed(_))));
+    assert_eq!(*at.told.0.lock().unwrap(), ["update 0", "update 1"]);
 }

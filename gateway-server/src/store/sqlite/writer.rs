@@ -1,29 +1,31 @@
-//! The one thread that writes, committing in groups.
+//! The one thread that writes to a shard, committing in groups.
 //!
 //! It takes what waits, performs it in one transaction, commits, answers, and begins again when the
 //! commit is on disk. There is no timer: under load groups form by themselves while the disk is busy,
 //! and without load a write costs one commit.
+//!
+//! A request that fails is undone alone. When the disk fails, the whole group is undone and told so, and
+//! before the next one is answered the database is opened anew and must still hold what was acknowledged
+//! last: a failed fsync is never taken for done because a second one succeeds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
-
 use at_protocol::AtSign;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use tokio::sync::oneshot;
 
 use super::super::{Committed, StoreError, Watcher};
+use super::file::{ShardFile, Unopened, is_damage, is_of_disk};
+use super::queue::Queue;
 
-/// Requests that may wait for the thread; who comes later waits for a place. Each connection has at most
-/// one on its way.
-const WAITING: usize = 1024;
-/// Requests in one transaction, so that the first of them does not wait for too many others.
-const GROUP: usize = 512;
+/// How long the sabotaged build waits between its answer and the COMMIT.
+const SABOTAGE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// Hands requests to the thread. The thread ends when this is dropped.
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Box<dyn Job>>,
+    jobs: Arc<Queue<Box<dyn Job>>>,
 }
 
 /// The transaction that a group shares, and what is to be told when it has been committed.
@@ -41,15 +43,17 @@ struct Counters {
     moments: HashMap<i64, i64>,
 }
 
-trait Job: Send {
+pub(super) trait Job: Send {
     fn perform(&mut self, group: &mut Group<'_>) -> rusqlite::Result<()>;
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
+    /// Decides the answer, if none is decided yet.
+    fn fail(&mut self, error: StoreError);
+    fn answer(&mut self);
 }
 
 struct Request<T, F> {
     work: Option<F>,
-    made: Option<T>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
+    made: Option<Result<T, StoreError>>,
+    reply: Option<oneshot::Sender<Result<T, StoreError>>>,
 }
 
 impl<T, F> Job for Request<T, F>
@@ -59,79 +63,194 @@ where
 {
     fn perform(&mut self, group: &mut Group<'_>) -> rusqlite::Result<()> {
         if let Some(work) = self.work.take() {
-            self.made = Some(work(group)?);
+            self.made = Some(Ok(work(group)?));
         }
         Ok(())
     }
 
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let Self { made, reply, .. } = *self;
-        let answer = outcome.and_then(|()| made.ok_or(StoreError::Closed));
-        // Who has gone meanwhile does not want to know.
-        drop(reply.send(answer));
+    fn fail(&mut self, error: StoreError) {
+        if !matches!(self.made, Some(Err(_))) {
+            self.made = Some(Err(error));
+        }
+    }
+
+    fn answer(&mut self) {
+        if let (Some(reply), Some(made)) = (self.reply.take(), self.made.take()) {
+            // Who has gone meanwhile does not want to know.
+            drop(reply.send(made));
+        }
     }
 }
 
 impl Writer {
+    /// Starts the thread on a connection to `file`.
     pub(super) fn start(
+        file: Arc<ShardFile>,
         connection: Connection,
         watcher: Arc<dyn Watcher>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (jobs, waiting) = mpsc::channel(WAITING);
+        let jobs = Arc::new(Queue::new());
+        let waiting = Arc::clone(&jobs);
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
-        let thread = thread.spawn(move || write_all(connection, waiting, watcher.as_ref()))?;
+        let thread = thread.spawn(move || {
+            let mut desk = Desk {
+                file,
+                connection,
+                is_suspect: false,
+                version: 0,
+                counters: Counters::default(),
+                acknowledged: Vec::new(),
+                watcher,
+            };
+            while let Some(jobs) = waiting.take() {
+                desk.serve(jobs);
+            }
+        })?;
         Ok((Self { jobs }, thread))
     }
 
-    /// Performs `work` and gives what it made once that is on disk.
-    pub(super) async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
+    /// Performs `work`, which writes about so many bytes for a tenant, and gives what it made once that is
+    /// on disk.
+    pub(super) async fn run<T, F>(&self, who: Option<AtSign>, bytes: usize, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Group<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Request { work: Some(work), made: None, reply });
-        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        let job = Box::new(Request { work: Some(work), made: None, reply: Some(reply) });
+        self.jobs.push(who, bytes, job);
         answer.await.map_err(|_| StoreError::Closed)?
     }
 }
 
-fn write_all(mut connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, watcher: &dyn Watcher) {
-    let mut counters = Counters::default();
-    while let Some(first) = waiting.blocking_recv() {
-        let mut jobs = vec![first];
-        while jobs.len() < GROUP
-            && let Ok(job) = waiting.try_recv()
-        {
-            jobs.push(job);
-        }
-        let mut committed = Vec::new();
-        let outcome = write_group(&mut connection, &mut jobs, &mut counters, &mut committed);
-        match &outcome {
-            Ok(()) => committed.into_iter().for_each(|what| watcher.committed(what)),
-            Err(error) => {
-                tracing::error!(%error, requests = jobs.len(), "a group of writes failed");
-                counters = Counters::default();
-            }
-        }
-        let outcome = outcome.map_err(|error| StoreError::Failed(error.to_string()));
-        for job in jobs {
-            job.answer(outcome.clone());
-        }
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs.close();
     }
 }
 
-fn write_group(
-    connection: &mut Connection,
-    jobs: &mut [Box<dyn Job>],
-    counters: &mut Counters,
-    committed: &mut Vec<Committed>,
-) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for job in jobs {
-        job.perform(&mut Group { sql: &transaction, counters, committed })?;
+/// What the thread works with.
+struct Desk {
+    file: Arc<ShardFile>,
+    connection: Connection,
+    /// Whether the disk has failed under the connection.
+    is_suspect: bool,
+    /// SQLite's count of changes by others.
+    version: i64,
+    counters: Counters,
+    /// The last commits that were acknowledged: tenants and ids.
+    acknowledged: Vec<(i64, i64)>,
+    watcher: Arc<dyn Watcher>,
+}
+
+impl Desk {
+    fn serve(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        let mut committed = Vec::new();
+        let done = match self.file.sound() {
+            Ok(()) => self.write(&mut jobs, &mut committed),
+            Err(damaged) => Err(damaged),
+        };
+        match done {
+            Ok(()) => committed.into_iter().for_each(|what| self.watcher.committed(what)),
+            Err(error) => {
+                self.counters = Counters::default();
+                jobs.iter_mut().for_each(|job| job.fail(error.clone()));
+            }
+        }
+        jobs.iter_mut().for_each(|job| job.answer());
     }
-    transaction.commit()
+
+    fn write(
+        &mut self,
+        jobs: &mut [Box<dyn Job>],
+        committed: &mut Vec<Committed>,
+    ) -> Result<(), StoreError> {
+        if self.is_suspect {
+            self.reopen()?;
+        }
+        self.write_group(jobs, committed).map_err(|error| {
+            tracing::error!(file = %self.file.path().display(), %error, requests = jobs.len(), "a group of writes failed");
+            self.is_suspect = is_of_disk(&error);
+            self.file.judge(&error)
+        })
+    }
+
+    fn write_group(
+        &mut self,
+        jobs: &mut [Box<dyn Job>],
+        committed: &mut Vec<Committed>,
+    ) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut query = transaction.prepare_cached("PRAGMA data_version")?;
+        let version = query.query_row([], |row| row.get(0))?;
+        drop(query);
+        if self.version != version {
+            // Another process has written: tenants may have come or gone.
+            self.version = version;
+            self.counters = Counters::default();
+        }
+        let file = &self.file;
+        let alone = jobs.len() == 1;
+        for job in jobs.iter_mut() {
+            let told = committed.len();
+            if !alone {
+                transaction.prepare_cached("SAVEPOINT request")?.execute([])?;
+            }
+            let performed =
+                job.perform(&mut Group { sql: &transaction, counters: &mut self.counters, committed });
+            if let Err(error) = performed {
+                if alone || transaction.is_autocommit() || is_damage(&error) || is_of_disk(&error) {
+                    return Err(error);
+                }
+                transaction.prepare_cached("ROLLBACK TO request")?.execute([])?;
+                committed.truncate(told);
+                self.counters = Counters::default();
+                tracing::error!(file = %file.path().display(), %error, "a write failed");
+                job.fail(StoreError::Failed(error.to_string()));
+            }
+            if !alone {
+                transaction.prepare_cached("RELEASE request")?.execute([])?;
+            }
+        }
+        if cfg!(feature = "sabotage") {
+            // The sabotaged build answers before the COMMIT, and gives a crash time to fall in between.
+            jobs.iter_mut().for_each(|job| job.answer());
+            std::thread::sleep(SABOTAGE);
+        }
+        transaction.commit()?;
+        let newest = committed.iter().filter_map(|what| match what {
+            Committed::Changed { tenant, commit, .. } => Some((*self.counters.tenants.get(tenant)?, *commit)),
+            Committed::Received { .. } | Committed::Queued { .. } => None,
+        });
+        let newest: HashMap<i64, i64> = newest.collect();
+        if !newest.is_empty() {
+            self.acknowledged = newest.into_iter().collect();
+        }
+        Ok(())
+    }
+
+    /// Opens the database anew after the disk has failed. What was acknowledged last must be there.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let opened = self.file.open_writer().and_then(|connection| {
+            for (tenant, commit) in &self.acknowledged {
+                if last_commit(&connection, *tenant)? < *commit {
+                    return Err(Unopened::Damaged("what was acknowledged is gone".to_owned()));
+                }
+            }
+            Ok(connection)
+        });
+        match opened {
+            Ok(connection) => {
+                // Only now is the old one closed: as the last one it would take the WAL with it.
+                self.connection = connection;
+                (self.version, self.is_suspect) = (0, false);
+                tracing::info!(file = %self.file.path().display(), "the disk is written to again");
+                Ok(())
+            }
+            Err(Unopened::Sqlite(error)) => Err(self.file.judge(&error)),
+            Err(error) => Err(self.file.condemn(&error.to_string())),
+        }
+    }
 }
 
 impl Group<'_> {
