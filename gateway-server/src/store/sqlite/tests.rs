@@ -387,7 +387,7 @@ async fn one_request_that_fails_fails_alone() {
     let (released, held) = std::sync::mpsc::channel::<()>();
     let busy = at.store.write(&alice, 0, move |_| Ok(held.recv().is_ok()));
     let (busy, first, poisoned, second, ()) =
-        tokio::join!(busy, good("a@alice"), poison, good("b@alice"), async { drop(released.send(())) });
+        tokio::join!(busy, good("a@alice"), poison, good("b@alice"), async { released.send(()).unwrap() });
     assert!(busy.unwrap());
     assert_eq!((first.unwrap(), second.unwrap()), (Ok(vec![0]), Ok(vec![1])));
     assert!(matches!(poisoned, Err(StoreError::Failed(_))));
