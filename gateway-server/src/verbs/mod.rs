@@ -146,7 +146,9 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         // The database's own words are for the log.
         let message = match error {
-            StoreError::Damaged(_) => "this atSign's store is damaged and out of service until it is restored",
+            StoreError::Damaged(_) => {
+                "this atSign's store is damaged and out of service until it is restored"
+            }
             StoreError::Failed(_) | StoreError::Closed => {
                 tracing::error!(%error, "a verb could not be performed");
                 "the server's store failed, nothing was changed"

@@ -75,7 +75,9 @@ impl ShardFile {
                 schema::set_place(&connection, self.place)?;
             }
             Some(Place { number, shards }) => {
-                return Err(Unopened::Damaged(format!("it is shard {number} of {shards}, under a wrong name")));
+                return Err(Unopened::Damaged(format!(
+                    "it is shard {number} of {shards}, under a wrong name"
+                )));
             }
             None => return Err(Unopened::Damaged("it does not say which shard it is".to_owned())),
         }

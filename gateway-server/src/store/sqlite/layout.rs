@@ -32,11 +32,9 @@ pub(super) fn files(path: &Path, asked: Option<usize>) -> Result<Vec<ShardFile>,
     let shards = match (path.exists(), there.last()) {
         (true, Some(number)) => return Err(OpenError::TwoStores { other: numbered(path, *number) }),
         (true, None) => 1,
-        (false, Some(last)) => there
-            .iter()
-            .find_map(|number| recorded(&numbered(path, *number)))
-            .or(asked)
-            .unwrap_or(last + 1),
+        (false, Some(last)) => {
+            there.iter().find_map(|number| recorded(&numbered(path, *number))).or(asked).unwrap_or(last + 1)
+        }
         (false, None) => asked.unwrap_or(SHARDS),
     };
     if let Some(asked) = asked.filter(|asked| *asked != shards) {
@@ -64,7 +62,8 @@ pub(super) fn shard_of(atsign: &AtSign, shards: usize) -> usize {
 fn numbered(path: &Path, number: usize) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = format!("{stem}-{number}");
-    let name = path.extension().map_or(name.clone(), |extension| format!("{name}.{}", extension.to_string_lossy()));
+    let name =
+        path.extension().map_or(name.clone(), |extension| format!("{name}.{}", extension.to_string_lossy()));
     path.with_file_name(name)
 }
 
@@ -80,8 +79,9 @@ fn recorded(path: &Path) -> Option<usize> {
 
 /// Whether a file is good and hosts nobody.
 fn is_unused(path: &Path) -> bool {
-    let hosts = look(path)
-        .and_then(|connection| connection.query_row("SELECT count(*) FROM tenant", [], |row| row.get::<_, i64>(0)));
+    let hosts = look(path).and_then(|connection| {
+        connection.query_row("SELECT count(*) FROM tenant", [], |row| row.get::<_, i64>(0))
+    });
     hosts.is_ok_and(|hosts| hosts == 0)
 }
 
@@ -90,11 +90,12 @@ fn make(path: &Path, place: Place) -> Result<(), OpenError> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
     let draft = PathBuf::from(draft);
-    let made = fill(&draft, place).map_err(OpenError::from).and_then(|()| match fs::hard_link(&draft, path) {
-        // Another process was faster, with the same.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => Ok(linked?),
-    });
+    let made =
+        fill(&draft, place).map_err(OpenError::from).and_then(|()| match fs::hard_link(&draft, path) {
+            // Another process was faster, with the same.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => Ok(linked?),
+        });
     fs::remove_file(&draft).ok();
     made?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -336,7 +336,10 @@ async fn what_goes_to_another_shard_is_queued_and_handed_over() {
     let received = at.received("@bob").await;
     assert_eq!(received, [("ae1-b-1-1".to_owned(), 2), ("other".to_owned(), 4)], "each is there once");
     let told = at.told.0.lock().unwrap().join(", ");
-    assert_eq!(told, "queued @alice @bob, queued @alice @bob, received ae1-b-1-1, received other, received other");
+    assert_eq!(
+        told,
+        "queued @alice @bob, queued @alice @bob, received ae1-b-1-1, received other, received other"
+    );
 }
 
 #[tokio::test]

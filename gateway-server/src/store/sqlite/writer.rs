@@ -160,11 +160,7 @@ impl Desk {
         jobs.iter_mut().for_each(|job| job.answer());
     }
 
-    fn write(
-        &mut self,
-        jobs: &mut [Box<dyn Job>],
-        committed: &mut Vec<Committed>,
-    ) -> Result<(), StoreError> {
+    fn write(&mut self, jobs: &mut [Box<dyn Job>], committed: &mut Vec<Committed>) -> Result<(), StoreError> {
         if self.is_suspect {
             self.reopen()?;
         }
