@@ -8,6 +8,7 @@ mod demo;
 mod hostile;
 mod memory;
 mod outage;
+mod padding_oracle;
 mod refusals;
 mod resume;
 mod transcripts;
@@ -32,5 +33,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "powercut", run: crate::powercut::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
+    Scenario { group: SERVER, name: "padding-oracle", run: padding_oracle::run },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];
