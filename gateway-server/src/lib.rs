@@ -9,6 +9,7 @@
 //! `monitors` to whoever watches and through `peers` to other servers.
 
 pub mod access;
+mod clock;
 pub mod config;
 pub mod enrollment;
 mod listen;
@@ -22,6 +23,7 @@ pub mod session;
 pub mod sessions;
 pub mod store;
 mod tenant;
+mod timers;
 mod verbs;
 
 pub use config::ServerConfig;

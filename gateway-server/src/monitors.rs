@@ -74,11 +74,10 @@ impl Monitors {
     pub(crate) fn committed(&self, what: &Committed) {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let (tenant, line) = match what {
-            Committed::Changed { tenant, commit, operation } => {
+            Committed::Changed { tenant, commit, operation, now } => {
                 let Some(ring) = rings.get_mut(tenant) else { return };
                 ring.commit = *commit;
-                let now = Timestamp::from(std::time::SystemTime::now());
-                (tenant, Line::ticker(tenant, *commit, *operation, now))
+                (tenant, Line::ticker(tenant, *commit, *operation, *now))
             }
             Committed::Received { notification } if rings.contains_key(&notification.to) => {
                 (&notification.to, Line::of(notification))

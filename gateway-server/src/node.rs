@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use at_protocol::session::server::Hosts;
 use at_protocol::{AtSign, Timestamp};
 use tokio::sync::Semaphore;
 
+use crate::clock::{Clock, Wall, system_wall};
 use crate::config::ServerConfig;
 use crate::monitors::Monitors;
 use crate::peers::{AskError, Cookies, Links, Waiting};
@@ -33,7 +34,7 @@ pub struct Node {
     buffered: AtomicUsize,
     /// Signing keys are made one at a time: each takes a core for seconds.
     pub(crate) key_maker: Semaphore,
-    started: Instant,
+    clock: Clock,
 }
 
 #[derive(Default)]
@@ -83,7 +84,7 @@ impl Node {
         };
         let store = opened.map_err(|_| StartError::Interrupted)?;
         let store = store.map_err(|source| StartError::Store { path, source })?;
-        Self::with(config, Arc::new(store), watchers, links).await
+        Self::with(config, Arc::new(store), watchers, links, system_wall()).await
     }
 
     /// A node that forgets everything when it is dropped and reaches no other server: for tests.
@@ -91,10 +92,15 @@ impl Node {
     /// # Errors
     /// SQLite does not work at all.
     pub async fn in_memory(config: ServerConfig) -> Result<Self, StartError> {
+        Self::in_memory_by(config, system_wall()).await
+    }
+
+    /// The same, by another wall clock than the system's.
+    pub(crate) async fn in_memory_by(config: ServerConfig, wall: Wall) -> Result<Self, StartError> {
         let watchers = Arc::new(Watchers::default());
         let store = SqliteStore::in_memory(watchers.clone());
         let store = store.map_err(|source| StartError::Store { path: ":memory:".into(), source })?;
-        Self::with(config, Arc::new(store), watchers, None).await
+        Self::with(config, Arc::new(store), watchers, None, wall).await
     }
 
     async fn with(
@@ -102,7 +108,9 @@ impl Node {
         store: Arc<dyn Store>,
         watchers: Arc<Watchers>,
         links: Option<Links>,
+        wall: Wall,
     ) -> Result<Self, StartError> {
+        let clock = Clock::start(wall, store.newest().await?);
         let node = Self {
             config,
             store,
@@ -114,7 +122,7 @@ impl Node {
             connections: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
             key_maker: Semaphore::new(1),
-            started: Instant::now(),
+            clock,
         };
         for tenant in node.store.tenants().await? {
             node.host(&tenant.atsign);
@@ -153,14 +161,17 @@ impl Node {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).by_label.get(&label).cloned()
     }
 
-    /// The wall clock.
-    #[expect(clippy::unused_self, reason = "the node is where all that serves asks for the time")]
+    /// The time, which never jumps.
     pub(crate) fn now(&self) -> Timestamp {
-        Timestamp::from(SystemTime::now())
+        self.clock.now()
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     pub(crate) fn uptime(&self) -> Duration {
-        self.started.elapsed()
+        self.clock.uptime()
     }
 
     pub(crate) fn monitors(&self) -> &Monitors {

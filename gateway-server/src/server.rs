@@ -5,14 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use at_client::Directory;
 use at_client::tls::{ClientIdentity, ClientTls, Trust};
 use at_protocol::AtSign;
 use atedge_service::tls::ClientCertificates;
 use tokio::net::TcpListener;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,11 +21,7 @@ use crate::node::Node;
 use crate::peers::{CertificateCheck, Links, deliver};
 use crate::store::{StoreError, Tenant};
 use crate::tenant::ensure_signing_key;
-
-/// How often what has expired is removed (the reference does it every 3 minutes).
-const SWEEP: Duration = Duration::from_secs(3 * 60);
-/// How often the store is asked for tenants that another process has added.
-const ADOPTION: Duration = Duration::from_secs(2);
+use crate::timers::{self, Job};
 
 /// The certificates of a server, at both ends of its connections.
 pub struct ServerTls {
@@ -169,9 +163,7 @@ impl Server {
                 .map_err(|(address, source)| StartError::Listen { address, source })?;
         }
         let tasks = &house.tasks;
-        tasks.spawn(keep_up(Arc::clone(&house.node), house.stop.clone()));
-        tasks.spawn(tick(Arc::clone(&house.node), house.stop.clone()));
-        tasks.spawn(Arc::clone(&house).adopt());
+        tasks.spawn(Arc::clone(&house).keep_up());
         let (node, stop) = (Arc::clone(&house.node), house.stop.clone());
         tasks.spawn(async move {
             if let Err(error) = deliver(node, stop).await {
@@ -273,33 +265,43 @@ impl House {
         Ok(())
     }
 
-    /// Takes in tenants that another process, `tenant add`, has put into the store.
-    async fn adopt(self: Arc<Self>) {
-        let mut due = interval(ADOPTION);
-        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = due.tick() => {}
-                () = self.stop.cancelled() => return,
-            }
-            let _turn = self.moving.lock().await;
-            let tenants = match self.node.store.tenants().await {
-                Ok(tenants) => tenants,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot look for new tenants");
-                    continue;
+    /// Does what has to be done now and again, until the server stops.
+    async fn keep_up(self: Arc<Self>) {
+        let (house, node) = (&self, &self.node);
+        let stop = self.stop.clone();
+        let work = |job| async move {
+            let done = match job {
+                Job::Sweep => node.sweep().await,
+                Job::Adoption => house.adopt().await,
+                Job::Ticker => {
+                    node.monitors().tick(node.now());
+                    Ok(())
+                }
+                Job::Clock => {
+                    node.clock().compare();
+                    Ok(())
                 }
             };
-            for Tenant { atsign, listen } in tenants {
-                if self.node.is_hosted(&atsign) {
-                    continue;
-                }
-                match self.move_in(&atsign, listen).await {
-                    Ok(()) => tracing::info!(%atsign, "a new tenant"),
-                    Err((address, error)) => tracing::warn!(%atsign, %address, %error, "cannot listen"),
-                }
+            if let Err(error) = done {
+                tracing::warn!(?job, %error, "not done, and tried again later");
+            }
+        };
+        timers::run(&node.config, stop, work).await;
+    }
+
+    /// Takes in tenants that another process, `tenant add`, has put into the store.
+    async fn adopt(&self) -> Result<(), StoreError> {
+        let _turn = self.moving.lock().await;
+        for Tenant { atsign, listen } in self.node.store.tenants().await? {
+            if self.node.is_hosted(&atsign) {
+                continue;
+            }
+            match self.move_in(&atsign, listen).await {
+                Ok(()) => tracing::info!(%atsign, "a new tenant"),
+                Err((address, error)) => tracing::warn!(%atsign, %address, %error, "cannot listen"),
             }
         }
+        Ok(())
     }
 
     fn dedicate(&self, atsign: &AtSign, address: SocketAddr) {
@@ -327,35 +329,5 @@ impl House {
                 () = stop.cancelled() => {}
             }
         });
-    }
-}
-
-/// Removes what has expired, at the start and then now and again.
-async fn keep_up(node: Arc<Node>, stop: CancellationToken) {
-    let mut due = interval(SWEEP);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = due.tick() => if let Err(error) = node.sweep().await {
-                tracing::warn!(%error, "what has expired stays for now");
-            },
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
-/// Tells monitors the newest commit ids.
-async fn tick(node: Arc<Node>, stop: CancellationToken) {
-    let period = node.config.notifications.ticker;
-    if period.is_zero() {
-        return;
-    }
-    let mut due = interval(period);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = due.tick() => node.monitors().tick(node.now()),
-            () = stop.cancelled() => return,
-        }
     }
 }

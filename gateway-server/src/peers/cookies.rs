@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use at_protocol::{AtSign, KeyName};
+use tokio::time::Instant;
 
 /// How long a signature is shown (atProtocol wire reference §3.6, step 4).
 const SHOWN: Duration = Duration::from_secs(60);
@@ -44,13 +45,15 @@ impl Cookies {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_signature_is_shown_under_its_name_only() {
+    #[tokio::test(start_paused = true)]
+    async fn a_signature_is_shown_under_its_name_only_and_for_a_minute() {
         let cookies = Cookies::default();
         let (name, bob): (KeyName, AtSign) = ("_4a16".parse().unwrap(), "@bob".parse().unwrap());
         cookies.show(name.clone(), bob.clone(), "sig".into());
         assert_eq!(cookies.find(&name, &bob).as_deref(), Some("sig"));
         assert_eq!(cookies.find(&name, &"@carol".parse().unwrap()), None);
         assert_eq!(cookies.find(&"_4a17".parse().unwrap(), &bob), None);
+        tokio::time::advance(SHOWN).await;
+        assert_eq!(cookies.find(&name, &bob), None);
     }
 }

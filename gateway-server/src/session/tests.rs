@@ -1,3 +1,5 @@
+mod virtual_time;
+
 use at_protocol::Metadata;
 use at_protocol::crypto::{Hash, RsaPrivateKey, cram_digest};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};

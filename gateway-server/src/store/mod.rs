@@ -166,6 +166,8 @@ pub enum Committed {
         commit: i64,
         /// What it was.
         operation: Operation,
+        /// When.
+        now: Timestamp,
     },
     /// A tenant has received a notification.
     Received {
@@ -238,6 +240,8 @@ pub trait Store: Send + Sync {
     fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, ()>;
     /// Removes some of what has expired; gives how many there were, to be called again until none.
     fn expire(&self, now: Timestamp) -> Answer<'_, usize>;
+    /// A time that nothing in the store is later than, and at most a second later than the newest.
+    fn newest(&self) -> Answer<'_, Timestamp>;
     /// Size of all that is kept, in bytes.
     fn size(&self) -> Answer<'_, u64>;
 }

@@ -446,6 +446,20 @@ impl Store for SqliteStore {
         })
     }
 
+    fn newest(&self) -> Answer<'_, Timestamp> {
+        Box::pin(async move {
+            let mut newest = Timestamp::from_millis(0);
+            for shard in self.sound() {
+                match self.read_at(shard, writer::newest).await {
+                    Ok(time) => newest = newest.max(time),
+                    Err(StoreError::Damaged(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(newest)
+        })
+    }
+
     fn size(&self) -> Answer<'_, u64> {
         Box::pin(async move {
             let mut size: u64 = 0;

@@ -72,6 +72,7 @@ fn commit(
     key: &AtKey,
     text: &str,
     operation: Operation,
+    now: Timestamp,
 ) -> rusqlite::Result<i64> {
     if !key.is_committed() {
         return Ok(-1);
@@ -86,7 +87,7 @@ fn commit(
         Operation::Delete => "-",
     };
     upsert.execute(params![tenant, text, id, letter])?;
-    group.announce(Committed::Changed { tenant: atsign.clone(), commit: id, operation });
+    group.announce(Committed::Changed { tenant: atsign.clone(), commit: id, operation, now });
     Ok(id)
 }
 
@@ -97,6 +98,7 @@ pub(super) fn edit(
     edits: &[Edit],
     now: Timestamp,
 ) -> rusqlite::Result<Result<Vec<i64>, Refused>> {
+    group.note_time(now);
     // A single edit finds out before it writes; of several, none may write before all have.
     if edits.len() > 1 {
         for edit in edits {
@@ -147,7 +149,7 @@ fn edit_one(
             delete(group.sql, tenant.0, &text)?;
         }
     }
-    commit(group, tenant, key, &text, operation).map(Ok)
+    commit(group, tenant, key, &text, operation, now).map(Ok)
 }
 
 fn delete(sql: &Connection, tenant: i64, key: &str) -> rusqlite::Result<usize> {

@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 2] = ["
+const STEPS: [&str; 3] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -88,6 +88,9 @@ const STEPS: [&str; 2] = ["
     -- Who is hosted in the shard before this one, the last before the first: they are known by it while
     -- their own shard is out of service. It may name some who are gone.
     CREATE TABLE neighbour (atsign TEXT PRIMARY KEY, listen TEXT) STRICT, WITHOUT ROWID;
+", "
+    -- One row: when something last happened, to the second. The node's clock does not start before it.
+    CREATE TABLE mark (id INTEGER PRIMARY KEY, time INTEGER NOT NULL) STRICT;
 "];
 
 /// Brings the database to the newest version.

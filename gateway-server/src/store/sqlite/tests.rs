@@ -396,3 +396,16 @@ async fn one_request_that_fails_fails_alone() {
     assert!(matches!(poisoned, Err(StoreError::Failed(_))));
     assert_eq!(*at.told.0.lock().unwrap(), ["update 0", "update 1"]);
 }
+
+#[tokio::test]
+async fn the_newest_time_is_kept_to_the_second() {
+    let at = At::new().await;
+    assert_eq!(at.store.newest().await.unwrap(), now(0), "nothing has happened");
+    at.update("a@alice", "v", Metadata::default(), 5_000).await;
+    at.update("a@alice", "v", Metadata::default(), 5_900).await;
+    at.update("a@alice", "v", Metadata::default(), 100).await;
+    let at = at.again();
+    assert_eq!(at.store.newest().await.unwrap(), now(6_000));
+    at.store.receive(notification("n", "@carol", "@bob"), now(9_000)).await.unwrap();
+    assert_eq!(at.again().store.newest().await.unwrap(), now(10_000));
+}

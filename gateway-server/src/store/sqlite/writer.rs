@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use at_protocol::AtSign;
+use at_protocol::{AtSign, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
@@ -22,6 +22,10 @@ use super::queue::Queue;
 
 /// How long the sabotaged build waits between its answer and the COMMIT.
 const SABOTAGE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// How much later a time is than the one on disk before it is kept, in milliseconds: a page once a second
+/// costs a busy store nothing, and an idle one does not write at all.
+const MARK: i64 = 1000;
 
 /// Hands requests to the thread. The thread ends when this is dropped.
 pub(super) struct Writer {
@@ -41,6 +45,10 @@ struct Counters {
     tenants: HashMap<AtSign, i64>,
     commits: HashMap<i64, i64>,
     moments: HashMap<i64, i64>,
+    /// The newest time of any request, in milliseconds since the epoch.
+    newest: i64,
+    /// The mark of time that is on disk.
+    marked: Option<i64>,
 }
 
 pub(super) trait Job: Send {
@@ -208,6 +216,7 @@ impl Desk {
                 transaction.prepare_cached("RELEASE request")?.execute([])?;
             }
         }
+        Group { sql: &transaction, counters: &mut self.counters, committed }.mark_time()?;
         if cfg!(feature = "sabotage") {
             // The sabotaged build answers before the COMMIT, and gives a crash time to fall in between.
             jobs.iter_mut().for_each(|job| job.answer());
@@ -255,6 +264,27 @@ impl Group<'_> {
         self.committed.push(what);
     }
 
+    /// Notes when something happened.
+    pub(super) fn note_time(&mut self, now: Timestamp) {
+        self.counters.newest = self.counters.newest.max(now.as_millis());
+    }
+
+    /// Keeps the newest time, once for all that happens within a second.
+    fn mark_time(&mut self) -> rusqlite::Result<()> {
+        let marked = match self.counters.marked {
+            Some(marked) => marked,
+            None => last_mark(self.sql)?,
+        };
+        let newest = self.counters.newest;
+        self.counters.marked = Some(if newest - marked < MARK { marked } else { newest });
+        if newest - marked >= MARK {
+            let mut upsert =
+                self.sql.prepare_cached("INSERT OR REPLACE INTO mark (id, time) VALUES (0, ?1)")?;
+            upsert.execute([newest])?;
+        }
+        Ok(())
+    }
+
     /// The number of a tenant, if it is one of this store's.
     pub(super) fn tenant(&mut self, atsign: &AtSign) -> rusqlite::Result<Option<i64>> {
         if let Some(id) = self.counters.tenants.get(atsign) {
@@ -280,6 +310,7 @@ impl Group<'_> {
 
     /// A moment for the tenant's next notification: now, but later than that of any before.
     pub(super) fn next_moment(&mut self, tenant: i64, now: i64) -> rusqlite::Result<i64> {
+        self.note_time(Timestamp::from_millis(now));
         let last = match self.counters.moments.get(&tenant) {
             Some(last) => *last,
             None => last_moment(self.sql, tenant)?,
@@ -300,4 +331,15 @@ pub(super) fn last_commit(sql: &Connection, tenant: i64) -> rusqlite::Result<i64
 pub(super) fn last_moment(sql: &Connection, tenant: i64) -> rusqlite::Result<i64> {
     let mut query = sql.prepare_cached("SELECT max(created) FROM notification WHERE tenant = ?1")?;
     query.query_row([tenant], |row| row.get::<_, Option<i64>>(0)).map(Option::unwrap_or_default)
+}
+
+/// The mark of time; 0 before the first.
+fn last_mark(sql: &Connection) -> rusqlite::Result<i64> {
+    let mut query = sql.prepare_cached("SELECT time FROM mark")?;
+    Ok(query.query_row([], |row| row.get(0)).optional()?.unwrap_or_default())
+}
+
+/// A time that nothing in the database is later than.
+pub(super) fn newest(sql: &Connection) -> rusqlite::Result<Timestamp> {
+    last_mark(sql).map(|mark| Timestamp::from_millis(if mark == 0 { 0 } else { mark + MARK }))
 }
