@@ -1,0 +1,111 @@
+//! Row 10: one notification to many monitors, against a loop that writes the same bytes to as many.
+
+use anyhow::{Context as _, Result};
+
+use crate::client::{Client, Crowd};
+use crate::floor::Floor;
+use crate::ground::{Ground, Holds, Host};
+use crate::meter::{in_turn, spent};
+use crate::notify::{MONITOR, line};
+use crate::report::{Bar, Row};
+
+const MONITORS: usize = 200;
+/// Notifications in a round, each to all.
+const TIMES: usize = 60;
+/// Senders whose notifications arrive together where they may be sent together.
+const SENDERS: usize = 20;
+
+pub(crate) async fn run(_: bool) -> Result<Vec<Row>> {
+    let ground = Ground::new()?;
+    let host = Host::start(&ground, "fanout", Holds { tenants: 2, keys: 0 }).await?;
+    let mut senders = host.crowd(0, SENDERS).await?;
+    let mut monitors = watching(&host, MONITORS).await?;
+    let floor = Floor::start(&ground, "data:1")?;
+    let mut order = floor.dial().await?;
+    let mut readers = floor.crowd(MONITORS).await?;
+    for reader in &mut readers.clients {
+        reader.turn("watch\n").await?;
+    }
+    let deliveries = (TIMES * MONITORS) as f64;
+    let bytes = delivered(&mut senders, &mut monitors).await?;
+    let [single] = in_turn(
+        async || {
+            let sender = senders.clients.first_mut().context("a sender")?;
+            let cost = spent(host.id(), async { one_by_one(sender, &mut monitors, TIMES).await }).await?;
+            Ok([deliveries / cost * 1e6])
+        },
+        async || Ok([deliveries / fan(&floor, &mut order, &mut readers, TIMES, bytes).await? * 1e6]),
+    )
+    .await?;
+    let [coalesced] = in_turn(
+        async || {
+            let cost = spent(host.id(), async { together(&mut senders, &mut monitors, TIMES).await }).await?;
+            Ok([deliveries / cost * 1e6])
+        },
+        async || {
+            let cost = fan(&floor, &mut order, &mut readers, TIMES / 10, bytes * 10).await?;
+            Ok([deliveries / cost * 1e6])
+        },
+    )
+    .await?;
+    Ok(vec![
+        Row::of("10", "fan-out to 200, single", "/cpu-s", single, Bar::RatioAtLeast(0.7)),
+        Row::of("10", "fan-out to 200, coalesced v 10 a write", "/cpu-s", coalesced, Bar::RatioAtLeast(0.5)),
+    ])
+}
+
+/// Monitors of the second tenant.
+pub(crate) async fn watching(host: &Host<'_>, many: usize) -> Result<Crowd> {
+    let mut crowd = host.crowd(1, many).await?;
+    for monitor in &mut crowd.clients {
+        monitor.turn(MONITOR).await?;
+    }
+    Ok(crowd)
+}
+
+/// Bytes of a delivery.
+async fn delivered(senders: &mut Crowd, monitors: &mut Crowd) -> Result<usize> {
+    senders.clients.first_mut().context("a sender")?.exchange(&line(1), 1).await?;
+    let mut bytes = 0;
+    for monitor in &mut monitors.clients {
+        bytes = monitor.measure().await?;
+        monitor.hear(1).await?;
+    }
+    Ok(bytes)
+}
+
+/// Sends one after the other, each when all have the one before.
+pub(crate) async fn one_by_one(sender: &mut Client, monitors: &mut Crowd, times: usize) -> Result<()> {
+    for _ in 0..times {
+        sender.exchange(&line(1), 1).await?;
+        for monitor in &mut monitors.clients {
+            monitor.hear(1).await?;
+        }
+    }
+    Ok(())
+}
+
+/// All senders send at the same time.
+async fn together(senders: &mut Crowd, monitors: &mut Crowd, times: usize) -> Result<()> {
+    let each = times / senders.clients.len();
+    for _ in 0..each {
+        senders.rush(1, 1, |_| line(1)).await?;
+        let many = senders.clients.len();
+        for monitor in &mut monitors.clients {
+            monitor.hear(many).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the floor spends to write `bytes` to all readers, so many times.
+async fn fan(floor: &Floor<'_>, order: &mut Client, readers: &mut Crowd, times: usize, bytes: usize) -> Result<f64> {
+    spent(floor.id(), async {
+        order.say(&format!("fan {times} {bytes}\n")).await?;
+        for reader in &mut readers.clients {
+            reader.hear(times).await?;
+        }
+        order.hear(1).await
+    })
+    .await
+}

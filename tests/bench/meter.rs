@@ -1,0 +1,115 @@
+//! What the kernel counts of a process, and how figures are put together.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// Processor time of all threads of a process, to the nanosecond. A thread that has ended is not counted
+/// any more; the programs measured here end none while they are busy.
+pub(crate) fn cpu_of(process: u32) -> Result<Duration> {
+    let mut spent = 0;
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        spent += on_cpu(&thread?.path())?;
+    }
+    Ok(Duration::from_nanos(spent))
+}
+
+/// Processor time of the calling thread.
+pub(crate) fn cpu_of_thread() -> Result<Duration> {
+    Ok(Duration::from_nanos(on_cpu(Path::new("/proc/thread-self"))?))
+}
+
+fn on_cpu(task: &Path) -> Result<u64> {
+    let text = std::fs::read_to_string(task.join("schedstat"))?;
+    Ok(text.split(' ').next().context("an empty schedstat")?.parse()?)
+}
+
+/// Memory that is resident, in bytes.
+pub(crate) fn resident(process: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// Open file descriptors.
+pub(crate) fn descriptors(process: u32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{process}/fd"))?.count())
+}
+
+/// What stands at this part (0 to 1) of the sorted figures.
+pub(crate) fn quantile(figures: &[f64], part: f64) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a short list")]
+    let place = (part * (sorted.len() as f64 - 1.0)).round() as usize;
+    sorted.get(place).copied().unwrap_or(f64::NAN)
+}
+
+/// The figure in the middle.
+pub(crate) fn median(figures: &[f64]) -> f64 {
+    quantile(figures, 0.5)
+}
+
+/// A measurement against its limit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pair {
+    pub(crate) ours: f64,
+    pub(crate) limit: f64,
+    /// The median of the rounds' ratios, which is not the ratio of the medians.
+    pub(crate) ratio: f64,
+}
+
+/// How often two sides are measured in turn, after a round that only warms up.
+const ROUNDS: usize = 5;
+
+/// Measures in turn, A B A B, so that what else the machine does falls on both. Each side gives the same
+/// figures in the same order.
+pub(crate) async fn in_turn<const N: usize>(
+    mut ours: impl AsyncFnMut() -> Result<[f64; N]>,
+    mut limit: impl AsyncFnMut() -> Result<[f64; N]>,
+) -> Result<[Pair; N]> {
+    let mut rounds = Vec::new();
+    for round in 0..=ROUNDS {
+        let both = (ours().await?, limit().await?);
+        if round > 0 {
+            rounds.push(both);
+        }
+    }
+    Ok(std::array::from_fn(|n| {
+        let all = |figure: &dyn Fn(&([f64; N], [f64; N])) -> f64| {
+            median(&rounds.iter().map(figure).collect::<Vec<_>>())
+        };
+        Pair { ours: all(&|(a, _)| a[n]), limit: all(&|(_, b)| b[n]), ratio: all(&|(a, b)| a[n] / b[n]) }
+    }))
+}
+
+/// Processor time that a process spends on something, in microseconds.
+pub(crate) async fn spent(process: u32, on: impl Future<Output = Result<()>>) -> Result<f64> {
+    let before = cpu_of(process)?;
+    on.await?;
+    Ok(micros(cpu_of(process)?.saturating_sub(before)))
+}
+
+/// A time in microseconds.
+pub(crate) fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_put_together() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(quantile(&[4.0, 1.0, 3.0, 2.0], 1.0), 4.0);
+    }
+
+    #[test]
+    fn the_kernel_counts_this_process() {
+        let own = std::process::id();
+        assert!(cpu_of(own).unwrap() >= cpu_of_thread().unwrap() / 2);
+        assert!(resident(own).unwrap() > 1024 && descriptors(own).unwrap() > 2);
+    }
+}
