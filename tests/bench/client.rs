@@ -39,17 +39,11 @@ impl Client {
         Ok(Self { stream, prompt: 1, heard: Vec::new() })
     }
 
-    /// Proves to be the owner. May be done again on the same connection.
+    /// Proves to be the owner.
     pub(crate) async fn sign_in(&mut self, atsign: &str, key: &RsaPrivateKey) -> Result<()> {
         let challenge = self.ask(&format!("from:{atsign}\n")).await?;
-        let challenge = challenge.strip_prefix("data:").context("no challenge")?;
-        let proof = key.sign(challenge.as_bytes(), Hash::Sha256);
-        let before = std::mem::replace(&mut self.prompt, atsign.len() + 1);
-        let answer = self.ask(&format!("pkam:{proof}\n")).await;
-        if answer.is_err() {
-            self.prompt = before;
-        }
-        let answer = answer?;
+        self.prompt = atsign.len() + 1;
+        let answer = self.ask(&proof(key, &challenge)).await?;
         ensure!(answer == "data:success", "not signed in: {answer}");
         Ok(())
     }
@@ -132,6 +126,12 @@ impl Client {
         }
         Ok(took)
     }
+}
+
+/// The line that answers a challenge.
+pub(crate) fn proof(key: &RsaPrivateKey, challenge: &str) -> String {
+    let challenge = challenge.strip_prefix("data:").unwrap_or(challenge);
+    format!("pkam:{}\n", key.sign(challenge.as_bytes(), Hash::Sha256))
 }
 
 /// Many connections.

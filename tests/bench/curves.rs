@@ -1,16 +1,15 @@
 //! How costs grow: each operation at several sizes, in turn, and the last size against the first.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use atedge_tests::random::Random;
 
 use crate::client::Crowd;
-use crate::ground::{Ground, Holds, Host, atsign};
+use crate::ground::{Ground, Holds, Host};
 use crate::meter::{median, micros, spent};
 use crate::report::Row;
-use crate::{fanout, lookup, notify, start, update};
+use crate::{fanout, login, lookup, notify, start, update};
 
 /// How often each size is measured, after a round that only warms up.
 const ROUNDS: usize = 5;
@@ -143,21 +142,7 @@ async fn atsigns(sizes: &[usize]) -> Result<Vec<Row>> {
     rows.push(grows("atSigns: llookup on one", "us", sizes, 1.3, lookups).await?);
     let updates = async |place| servers.cost(place, 100, |random| update::line(random, 1_000)).await;
     rows.push(grows("atSigns: update on one", "us", sizes, 1.3, updates).await?);
-    let logins = async |place: usize| {
-        let key = Arc::clone(&ground.key);
-        let crowd = &mut servers.crowds[place];
-        let many = (20 * crowd.clients.len()) as f64;
-        let all = crowd.all(move |_, mut client| {
-            let key = Arc::clone(&key);
-            async move {
-                for _ in 0..20 {
-                    client.sign_in(&atsign(0), &key).await?;
-                }
-                Ok(client)
-            }
-        });
-        Ok(spent(servers.hosts[place].id(), all).await? / many)
-    };
+    let logins = async |place: usize| login::cost(&servers.hosts[place], &mut servers.crowds[place], 20).await;
     rows.push(grows("atSigns: login to one", "us", sizes, 1.3, logins).await?);
     servers.crowds.clear();
     for host in &mut servers.hosts {

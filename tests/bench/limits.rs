@@ -10,8 +10,33 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rusqlite::{Connection, params};
 
-use crate::ground::VALUE;
-use crate::meter::{cpu_of_thread, micros};
+use crate::floor::Floor;
+use crate::ground::{Ground, VALUE};
+use crate::meter::{cpu_of_thread, median, micros, spent};
+use crate::report::{Bar, Row};
+
+/// The limits alone, without a server.
+pub(crate) async fn run(_: bool) -> Result<Vec<Row>> {
+    let ground = Ground::new()?;
+    let floor = Floor::start(&ground, &format!("data:{}", "v".repeat(VALUE)))?;
+    let mut rows = Rows::open(ground.folder.path())?;
+    rows.upsert(100, 100)?;
+    let [wall, cpu] = rows.upsert(100, 100)?;
+    let single = median(&rows.single(300)?);
+    let trip = median(&floor.dial().await?.latencies(300, || "noop:0\n".to_owned()).await?);
+    let mut crowd = floor.crowd(64).await?;
+    crowd.rush(20, 1, |_| "noop:0\n".to_owned()).await?;
+    let echo = spent(floor.id(), crowd.rush(200, 1, |_| "noop:0\n".to_owned())).await? / (200.0 * 64.0);
+    let told = |what: &str, figure| Row::alone("limit", what, "us", figure, Bar::None);
+    Ok(vec![
+        told("RSA-2048 verify, cpu", verify(&ground.key, 2_000)?),
+        told("SQLite FULL upsert, batch 100, wall of a row", wall),
+        told("SQLite FULL upsert, batch 100, cpu of a row", cpu),
+        told("SQLite FULL commit of one row, p50", single),
+        told("TLS round trip, p50", trip),
+        told("TLS echo of 64 connections, cpu", echo),
+    ])
+}
 
 /// Processor time to check one RSA signature with a key that is parsed already, in microseconds.
 pub(crate) fn verify(key: &RsaPrivateKey, times: u32) -> Result<f64> {

@@ -46,6 +46,8 @@ struct Cli {
 enum What {
     /// Everything below
     All,
+    /// The limits alone, without a server
+    Limits,
     /// Logins
     Login,
     /// Durable updates: pipelined, and one at a time
@@ -94,6 +96,7 @@ async fn run(cli: Cli) -> Result<()> {
     let (json, long) = (cli.json, cli.long);
     match cli.what {
         What::Floor(told) => floor::serve(told).await?,
+        What::Limits => tell(&limits::run(long).await?, json),
         What::Login => tell(&login::run(long).await?, json),
         What::Update => tell(&update::run(long).await?, json),
         What::Lookup => tell(&lookup::run(long).await?, json),

@@ -95,7 +95,7 @@ impl Row {
         let verdict = if self.passes() { "pass" } else { "MISS" };
         let more: String = self.more.iter().map(|(name, figure)| format!("  {name}: {}", short(*figure))).collect();
         format!(
-            "{verdict}  {:5}  {:44} {:>11} {:9} limit {:>11}  ratio {:>7}  bar {}{more}",
+            "{verdict}  {:6} {:46} {:>11} {:9} limit {:>11}  ratio {:>7}  bar {}{more}",
             self.row, self.what, short(self.measured), self.unit, short(self.limit), short(self.ratio), self.bar(),
         )
     }
