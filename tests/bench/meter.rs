@@ -76,11 +76,12 @@ pub(crate) async fn in_turn<const N: usize>(
             rounds.push(both);
         }
     }
+    let (ours, limits): (Vec<_>, Vec<_>) = rounds.into_iter().unzip();
     Ok(std::array::from_fn(|n| {
-        let all = |figure: &dyn Fn(&([f64; N], [f64; N])) -> f64| {
-            median(&rounds.iter().map(figure).collect::<Vec<_>>())
-        };
-        Pair { ours: all(&|(a, _)| a[n]), limit: all(&|(_, b)| b[n]), ratio: all(&|(a, b)| a[n] / b[n]) }
+        let column = |rounds: &[[f64; N]]| rounds.iter().map(|figures| figures[n]).collect::<Vec<_>>();
+        let (ours, limits) = (column(&ours), column(&limits));
+        let ratios: Vec<f64> = ours.iter().zip(&limits).map(|(ours, limit)| ours / limit).collect();
+        Pair { ours: median(&ours), limit: median(&limits), ratio: median(&ratios) }
     }))
 }
 
