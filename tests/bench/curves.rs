@@ -142,7 +142,8 @@ async fn atsigns(sizes: &[usize]) -> Result<Vec<Row>> {
     rows.push(grows("atSigns: llookup on one", "us", sizes, 1.3, lookups).await?);
     let updates = async |place| servers.cost(place, 100, |random| update::line(random, 1_000)).await;
     rows.push(grows("atSigns: update on one", "us", sizes, 1.3, updates).await?);
-    let logins = async |place: usize| login::cost(&servers.hosts[place], &mut servers.crowds[place], 20).await;
+    let logins =
+        async |place: usize| login::cost(&servers.hosts[place], &mut servers.crowds[place], 20).await;
     rows.push(grows("atSigns: login to one", "us", sizes, 1.3, logins).await?);
     servers.crowds.clear();
     for host in &mut servers.hosts {

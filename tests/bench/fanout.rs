@@ -99,7 +99,13 @@ async fn together(senders: &mut Crowd, monitors: &mut Crowd, times: usize) -> Re
 }
 
 /// What the floor spends to write `bytes` to all readers, so many times.
-async fn fan(floor: &Floor<'_>, order: &mut Client, readers: &mut Crowd, times: usize, bytes: usize) -> Result<f64> {
+async fn fan(
+    floor: &Floor<'_>,
+    order: &mut Client,
+    readers: &mut Crowd,
+    times: usize,
+    bytes: usize,
+) -> Result<f64> {
     spent(floor.id(), async {
         order.say(&format!("fan {times} {bytes}\n")).await?;
         for reader in &mut readers.clients {

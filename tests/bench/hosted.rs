@@ -15,10 +15,22 @@ pub(crate) async fn run(_: bool) -> Result<Vec<Row>> {
     let (bytes, files) = held(&ground, "many", MANY).await?;
     let more = (MANY - 1) as f64;
     Ok(vec![
-        Row::alone("16", "hosted idle atSign, of 10000", "B", (bytes - bytes_of_one) / more, Bar::AtMost(4096.0))
-            .and("process, MB", bytes / 1e6),
-        Row::alone("16", "descriptors of 10000 hosted idle atSigns", "fds", files - files_of_one, Bar::AtMost(0.0))
-            .and("process", files),
+        Row::alone(
+            "16",
+            "hosted idle atSign, of 10000",
+            "B",
+            (bytes - bytes_of_one) / more,
+            Bar::AtMost(4096.0),
+        )
+        .and("process, MB", bytes / 1e6),
+        Row::alone(
+            "16",
+            "descriptors of 10000 hosted idle atSigns",
+            "fds",
+            files - files_of_one,
+            Bar::AtMost(0.0),
+        )
+        .and("process", files),
     ])
 }
 

@@ -42,7 +42,11 @@ pub(crate) async fn run(long: bool) -> Result<Vec<Row>> {
 }
 
 /// Resident bytes of a process for each of so many connections.
-async fn held(process: u32, many: usize, mut connect: impl AsyncFnMut(usize) -> Result<Client>) -> Result<f64> {
+async fn held(
+    process: u32,
+    many: usize,
+    mut connect: impl AsyncFnMut(usize) -> Result<Client>,
+) -> Result<f64> {
     for number in 0..BEFORE {
         drop(connect(number).await?);
     }

@@ -100,7 +100,12 @@ impl Rows {
             for _ in 0..batch {
                 // The same ten thousand keys again and again, in an order without locality.
                 let key = format!("k{}.bench@a0", self.written.wrapping_mul(7919) % 10_000);
-                upsert.execute(params![key, [0x5a_u8; VALUE].as_slice(), "{\"isEncrypted\":true}", self.written])?;
+                upsert.execute(params![
+                    key,
+                    [0x5a_u8; VALUE].as_slice(),
+                    "{\"isEncrypted\":true}",
+                    self.written
+                ])?;
                 self.written += 1;
             }
         }

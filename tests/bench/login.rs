@@ -45,7 +45,8 @@ pub(crate) async fn cost(host: &Host<'_>, crowd: &mut Crowd, times: usize) -> Re
             let asking = crowd.clients.iter_mut().map(|client| client.ask(&line));
             let challenges = try_join_all(asking).await?;
             let proofs: Vec<String> = challenges.iter().map(|asked| proof(key, asked)).collect();
-            let answering = crowd.clients.iter_mut().zip(&proofs).map(|(client, proof)| client.exchange(proof, 1));
+            let answering =
+                crowd.clients.iter_mut().zip(&proofs).map(|(client, proof)| client.exchange(proof, 1));
             try_join_all(answering).await?;
         }
         Ok(())

@@ -36,7 +36,8 @@ pub(crate) async fn run(_: bool) -> Result<Vec<Row>> {
             anyhow::Ok([many / cost * 1e6])
         };
         let pair: [Pair; 1] =
-            in_turn(async || rate(host.id(), &mut ours).await, async || rate(floor.id(), &mut bare).await).await?;
+            in_turn(async || rate(host.id(), &mut ours).await, async || rate(floor.id(), &mut bare).await)
+                .await?;
         anyhow::Ok(Row::of("6", what, "/cpu-s", pair[0], bar))
     };
     Ok(vec![

@@ -105,7 +105,9 @@ async fn run(cli: Cli) -> Result<()> {
         What::Idle => tell(&idle::run(long).await?, json),
         What::Hosted => tell(&hosted::run(long).await?, json),
         What::Start => tell(&start::run(long).await?, json),
-        What::Curves { which } => curves(if which.is_empty() { &Curve::ALL } else { &which }, json, long).await?,
+        What::Curves { which } => {
+            curves(if which.is_empty() { &Curve::ALL } else { &which }, json, long).await?
+        }
         What::All => {
             tell(&login::run(long).await?, json);
             tell(&update::run(long).await?, json);

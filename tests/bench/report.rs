@@ -34,19 +34,38 @@ pub(crate) struct Row {
 
 impl Row {
     /// A figure and the limit it was measured against.
-    pub(crate) fn of(row: &'static str, what: impl Into<String>, unit: &'static str, pair: Pair, bar: Bar) -> Self {
+    pub(crate) fn of(
+        row: &'static str,
+        what: impl Into<String>,
+        unit: &'static str,
+        pair: Pair,
+        bar: Bar,
+    ) -> Self {
         let Pair { ours, limit, ratio } = pair;
         Self { row, what: what.into(), unit, measured: ours, limit, ratio, bar, more: Vec::new() }
     }
 
     /// A figure without a limit of the same kind.
-    pub(crate) fn alone(row: &'static str, what: impl Into<String>, unit: &'static str, figure: f64, bar: Bar) -> Self {
+    pub(crate) fn alone(
+        row: &'static str,
+        what: impl Into<String>,
+        unit: &'static str,
+        figure: f64,
+        bar: Bar,
+    ) -> Self {
         Self::of(row, what, unit, Pair { ours: figure, limit: f64::NAN, ratio: f64::NAN }, bar)
     }
 
     /// A cost that grows: its last point against its first, at most `bar` times as much.
-    pub(crate) fn curve(what: impl Into<String>, unit: &'static str, points: &[(usize, f64)], ratio: f64, bar: f64) -> Self {
-        let (first, last) = (points.first().map_or(0.0, |first| first.1), points.last().map_or(0.0, |last| last.1));
+    pub(crate) fn curve(
+        what: impl Into<String>,
+        unit: &'static str,
+        points: &[(usize, f64)],
+        ratio: f64,
+        bar: f64,
+    ) -> Self {
+        let (first, last) =
+            (points.first().map_or(0.0, |first| first.1), points.last().map_or(0.0, |last| last.1));
         let pair = Pair { ours: last, limit: first, ratio };
         let mut row = Self::of("curve", what, unit, pair, Bar::RatioAtMost(bar));
         row.more = points.iter().map(|(size, cost)| (size.to_string(), *cost)).collect();
@@ -93,10 +112,17 @@ impl Row {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let verdict = if self.passes() { "pass" } else { "MISS" };
-        let more: String = self.more.iter().map(|(name, figure)| format!("  {name}: {}", short(*figure))).collect();
+        let more: String =
+            self.more.iter().map(|(name, figure)| format!("  {name}: {}", short(*figure))).collect();
         format!(
             "{verdict}  {:6} {:46} {:>11} {:9} limit {:>11}  ratio {:>7}  bar {}{more}",
-            self.row, self.what, short(self.measured), self.unit, short(self.limit), short(self.ratio), self.bar(),
+            self.row,
+            self.what,
+            short(self.measured),
+            self.unit,
+            short(self.limit),
+            short(self.ratio),
+            self.bar(),
         )
     }
 }
@@ -128,6 +154,9 @@ mod tests {
     fn a_curve_tells_its_points() {
         let row = Row::curve("keys", "us", &[(1, 10.0), (100, 12.344)], 1.234_56, 1.5);
         let json = row.json();
-        assert_eq!((&json["100"], &json["ratio"], &json["pass"]), (&12.34.into(), &1.235.into(), &true.into()));
+        assert_eq!(
+            (&json["100"], &json["ratio"], &json["pass"]),
+            (&12.34.into(), &1.235.into(), &true.into())
+        );
     }
 }
