@@ -131,35 +131,109 @@ pub enum Certificates {
 pub struct LimitsConfig {
     /// What all tenants share.
     pub node: NodeLimits,
+    /// What each tenant may have.
+    pub tenant: TenantLimits,
+    /// How failed logins are slowed down.
+    pub logins: LoginLimits,
 }
 
 /// `[limits.node]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeLimits {
-    /// Most connections at a time.
+    /// Most connections at a time, or fewer if the system allows too few open files; 12,000, which is a
+    /// fleet's 10,000 and room for those who come back before they were missed.
     pub connections: usize,
-    /// How long a TLS handshake may take.
+    /// Most connections from one source, an IPv4 address or an IPv6 /64; 4,096, a large site behind one
+    /// address, and no more than a third of all places.
+    pub connections_per_source: usize,
+    /// Most TLS handshakes at a time, a quarter of them for one source; 256: each costs a millisecond or two
+    /// of a core and then a round trip.
+    pub handshakes: usize,
+    /// How long a TLS handshake may take, from the first byte to the last; 10 s, several retransmissions
+    /// on a bad mobile link.
     #[serde(with = "humantime_serde")]
     pub handshake: Duration,
-    /// How long a new connection may go without one whole line.
+    /// How long a new connection may go without one whole line; 30 s, as clients that wait for a person do
+    /// not connect before they have an answer.
     #[serde(with = "humantime_serde")]
     pub login: Duration,
-    /// How long a client may take to accept what it is sent.
+    /// How long a line may take from its first byte to its end, and a second more for each 16 KiB of it;
+    /// 30 s.
+    #[serde(with = "humantime_serde")]
+    pub line: Duration,
+    /// How long a client may take to accept what it is sent; 30 s.
     #[serde(with = "humantime_serde")]
     pub write: Duration,
-    /// Most bytes of unfinished lines that all connections may hold together.
+    /// Most bytes for lines and answers beyond 8 KiB, of all connections together; 256 MiB, twenty-five of
+    /// the longest lines. Who finds no room is not read until there is some.
     pub buffers: usize,
+    /// How long an HTTP connection may be idle between requests; 15 s, as a page's resources follow each
+    /// other at once.
+    #[serde(with = "humantime_serde")]
+    pub http_idle: Duration,
 }
 
 impl Default for NodeLimits {
     fn default() -> Self {
         Self {
             connections: 12_000,
+            connections_per_source: 4_096,
+            handshakes: 256,
             handshake: Duration::from_secs(10),
             login: Duration::from_secs(30),
+            line: Duration::from_secs(30),
             write: Duration::from_secs(30),
             buffers: 256 * 1024 * 1024,
+            http_idle: Duration::from_secs(15),
+        }
+    }
+}
+
+/// `[limits.tenant]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantLimits {
+    /// Most connections at a time of one tenant; 4,000: the reference allows 200, and a fleet whose
+    /// devices share one atSign has a few for each.
+    pub connections: usize,
+    /// How many of them are kept for its owner, whatever strangers and other servers do; 1,000.
+    pub reserved: usize,
+}
+
+impl Default for TenantLimits {
+    fn default() -> Self {
+        Self { connections: 4_000, reserved: 1_000 }
+    }
+}
+
+/// `[limits.logins]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoginLimits {
+    /// Failures from one source, or in the name of one tenant, that cost nothing; 20, a site where
+    /// somebody tries out keys.
+    pub free: u32,
+    /// Failures after which a source is refused unheard; 100.
+    pub refused: u32,
+    /// After how long one failure is forgotten; 6 s, which leaves a guesser ten a minute.
+    #[serde(with = "humantime_serde")]
+    pub forget: Duration,
+    /// The longest an attempt has to wait; 4 s, below the patience of clients.
+    #[serde(with = "humantime_serde")]
+    pub wait: Duration,
+    /// Sources and tenants whose failures are remembered; 16,384, about 2 MB.
+    pub remembered: usize,
+}
+
+impl Default for LoginLimits {
+    fn default() -> Self {
+        Self {
+            free: 20,
+            refused: 100,
+            forget: Duration::from_secs(6),
+            wait: Duration::from_secs(4),
+            remembered: 16_384,
         }
     }
 }

@@ -9,8 +9,10 @@
 //! `monitors` to whoever watches and through `peers` to other servers.
 
 pub mod access;
+mod admission;
 mod clock;
 pub mod config;
+mod descriptors;
 pub mod enrollment;
 mod listen;
 mod monitors;
@@ -25,6 +27,7 @@ pub mod store;
 mod tenant;
 mod timers;
 mod verbs;
+pub mod web;
 
 pub use config::ServerConfig;
 pub use node::Node;

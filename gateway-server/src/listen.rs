@@ -1,28 +1,57 @@
-//! From a listening socket to a session: TLS, and whose atServer is meant.
+//! From a listening socket to a session: a place, TLS, which protocol, and whose atServer is meant.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::AtSign;
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Source;
 use crate::node::Node;
 use crate::peers::Certificate;
 use crate::session::{Caller, serve};
+use crate::web;
 
-/// The pause after an `accept` that failed, for want of file descriptors most likely.
+/// The pause after an `accept` that failed, for want of file descriptors most likely: long enough not to
+/// turn in circles, and what is open goes on meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What is said, without a greeting, to who finds no place (atProtocol wire reference §2.4).
+pub(crate) const FULL: &str = "error:AT0012-Inbound connection limit exceeded\n";
+
+/// What is spoken behind TLS, by ALPN (atProtocol wire reference §2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// The protocol of atServers, which is also meant by who asks for nothing.
+    At,
+    /// HTTP and WebSocket.
+    Http,
+}
+
+impl Protocol {
+    /// The names that are offered, the preferred one first.
+    pub(crate) const OFFERED: [&[u8]; 2] = [b"atProtocol/1.0", Self::HTTP];
+    const HTTP: &[u8] = b"http/1.1";
+
+    fn of(chosen: Option<&[u8]>) -> Self {
+        if chosen == Some(Self::HTTP) { Self::Http } else { Self::At }
+    }
+}
 
 /// One listener and what its connections need.
 #[derive(Clone)]
 pub(crate) struct Door {
     pub(crate) node: Arc<Node>,
-    pub(crate) acceptor: TlsAcceptor,
+    pub(crate) tls: Arc<ServerConfig>,
     /// Whose door it is, if it is one tenant's alone.
     pub(crate) tenant: Option<AtSign>,
     /// Where connections are counted, so that a stop can wait for them.
@@ -33,32 +62,34 @@ pub(crate) struct Door {
 impl Door {
     /// Takes connections until the stop.
     pub(crate) async fn accept(self, listener: TcpListener) {
+        let mut is_failing = false;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.stop.cancelled() => return,
             };
             match accepted {
-                Ok((tcp, _)) => {
-                    self.tasks.spawn(self.clone().welcome(tcp));
+                Ok((tcp, address)) => {
+                    is_failing = false;
+                    self.tasks.spawn(self.clone().welcome(tcp, address));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections");
+                    if !is_failing {
+                        tracing::warn!(%error, "cannot accept connections for now");
+                    }
+                    is_failing = true;
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    async fn welcome(self, tcp: TcpStream) {
-        let Self { node, acceptor, tenant, stop, .. } = self;
-        let Some(place) = node.take_place() else { return };
-        let address = tcp.peer_addr().ok();
-        if tcp.set_nodelay(true).is_err() {
-            return;
-        }
+    async fn welcome(self, tcp: TcpStream, address: SocketAddr) {
+        let Self { node, tls, tenant, stop, .. } = self;
+        let source = Source::from(address.ip());
+        let Some(place) = node.admission.place(source) else { return };
         // On the heap, so that the connection does not carry its handshake along.
-        let handshake = Box::pin(timeout(node.config.limits.node.handshake, acceptor.accept(tcp)));
+        let handshake = Box::pin(timeout(node.config.limits.node.handshake, shake(&node, tls, tcp, source)));
         let mut stream = tokio::select! {
             shaken = handshake => match shaken {
                 Ok(Ok(stream)) => stream,
@@ -70,22 +101,48 @@ impl Door {
             },
             () = stop.cancelled() => return,
         };
+        let (_, tls) = stream.get_ref();
+        let by_name = || tls.server_name().and_then(|host| node.tenant_of_host(host));
+        let tenant = tenant.or_else(by_name);
+        let protocol = Protocol::of(tls.alpn_protocol());
         if place.is_full {
-            // Without a greeting (atProtocol wire reference §2.4); who does not read it has left.
-            let full = b"error:AT0012-Inbound connection limit exceeded\n";
+            // Who does not read it has left.
             let told = async {
-                stream.write_all(full).await?;
+                stream.write_all(protocol.full().as_bytes()).await?;
                 stream.shutdown().await
             };
             drop(timeout(Duration::from_secs(1), told).await);
             return;
-        }
-        let (_, tls) = stream.get_ref();
-        let by_name = || tls.server_name().and_then(|host| node.tenant_of_host(host));
-        let tenant = tenant.or_else(by_name);
+        };
         let shown = tls.peer_certificates().filter(|chain| !chain.is_empty());
         let certificate =
             shown.map(|chain| Certificate(chain.iter().map(|one| one.clone().into_owned()).collect()));
-        serve(stream, node, Caller { tenant, certificate, address }, stop).await;
+        let caller = Caller { tenant, certificate, address: Some(address) };
+        match protocol {
+            Protocol::At => serve(stream, node, caller, stop).await,
+            Protocol::Http => Box::pin(web::serve(stream, node, caller, stop)).await,
+        }
+    }
+}
+
+/// The hello is read before it is the source's turn: until then the connection costs no more than its place.
+async fn shake(
+    node: &Node,
+    tls: Arc<ServerConfig>,
+    tcp: TcpStream,
+    source: Source,
+) -> io::Result<TlsStream<TcpStream>> {
+    tcp.set_nodelay(true)?;
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
+    let _turn = node.admission.turn(source).await;
+    hello.into_stream(tls).await
+}
+
+impl Protocol {
+    fn full(self) -> &'static str {
+        match self {
+            Self::At => FULL,
+            Self::Http => "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What all connections of a process share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use at_protocol::session::server::Hosts;
 use at_protocol::{AtSign, Timestamp};
 use tokio::sync::Semaphore;
 
+use crate::admission::Admission;
 use crate::clock::{Clock, Wall, system_wall};
 use crate::config::ServerConfig;
 use crate::monitors::Monitors;
@@ -17,9 +18,6 @@ use crate::server::StartError;
 use crate::sessions::Sessions;
 use crate::store::{Committed, SqliteStore, Store, StoreError, Tenant, Watcher};
 use crate::tenant::{first_records, label};
-
-/// Connections beyond the limit that are told so, which costs a handshake each. All others are dropped.
-const REFUSED_AT_ONCE: usize = 64;
 
 /// Many atServers: their store and all that happens around it.
 pub struct Node {
@@ -30,8 +28,8 @@ pub struct Node {
     links: Option<Links>,
     sessions: Arc<Sessions>,
     tenants: RwLock<Tenants>,
-    connections: AtomicUsize,
-    buffered: AtomicUsize,
+    /// Who is let in.
+    pub(crate) admission: Admission,
     /// Signing keys are made one at a time: each takes a core for seconds.
     pub(crate) key_maker: Semaphore,
     clock: Clock,
@@ -111,6 +109,7 @@ impl Node {
         wall: Wall,
     ) -> Result<Self, StartError> {
         let clock = Clock::start(wall, store.newest().await?);
+        let admission = Admission::new(&config.limits);
         let node = Self {
             config,
             store,
@@ -119,8 +118,7 @@ impl Node {
             links,
             sessions: Arc::default(),
             tenants: RwLock::default(),
-            connections: AtomicUsize::new(0),
-            buffered: AtomicUsize::new(0),
+            admission,
             key_maker: Semaphore::new(1),
             clock,
         };
@@ -193,34 +191,9 @@ impl Node {
         self.links.as_ref().ok_or_else(|| AskError::Unreachable("no directory is configured".to_owned()))
     }
 
-    /// Connections from clients and servers.
-    pub(crate) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-
     /// Connections to other servers.
     pub(crate) fn outbound(&self) -> usize {
         self.links.as_ref().map_or(0, Links::count)
-    }
-
-    /// Takes one of the places for connections; none is left once even those who are only told so are
-    /// too many.
-    pub(crate) fn take_place(self: &Arc<Self>) -> Option<Place> {
-        let most = self.config.limits.node.connections;
-        let taken = self.connections.fetch_add(1, Ordering::Relaxed);
-        let place = Place { node: Arc::clone(self), is_full: taken >= most };
-        (taken < most.saturating_add(REFUSED_AT_ONCE)).then_some(place)
-    }
-
-    /// Notes that a connection's unfinished line has grown or shrunk; `false` if all of them together
-    /// have become too large.
-    pub(crate) fn note_buffered(&self, before: usize, after: usize) -> bool {
-        if after <= before {
-            self.buffered.fetch_sub(before - after, Ordering::Relaxed);
-            return true;
-        }
-        let grown = after - before;
-        self.buffered.fetch_add(grown, Ordering::Relaxed) + grown <= self.config.limits.node.buffers
     }
 
     /// Notes that the owner has proved itself.
@@ -259,19 +232,6 @@ impl Hosts for Node {
     }
 }
 
-/// A connection's place, given back when dropped.
-pub(crate) struct Place {
-    node: Arc<Node>,
-    /// Whether it is only good for being told that there is none.
-    pub(crate) is_full: bool,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.node.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,18 +253,5 @@ mod tests {
         ] {
             assert_eq!(node.tenant_of_host(host), None, "{host}");
         }
-    }
-
-    #[tokio::test]
-    async fn places_come_back_when_connections_end() {
-        let config = toml::from_str("[limits.node]\nconnections = 1").unwrap();
-        let node = Arc::new(Node::in_memory(config).await.unwrap());
-        let first = node.take_place().unwrap();
-        let refused: Vec<_> = (0..REFUSED_AT_ONCE).map(|_| node.take_place().unwrap()).collect();
-        assert!(!first.is_full && refused.iter().all(|place| place.is_full));
-        assert!(node.take_place().is_none(), "beyond, nobody is even told");
-        drop(refused);
-        drop(first);
-        assert!(!node.take_place().unwrap().is_full);
     }
 }

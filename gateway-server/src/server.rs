@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use at_client::Directory;
-use at_client::tls::{ClientIdentity, ClientTls, Trust};
+use at_client::tls::{ClientTls, Trust};
 use at_protocol::AtSign;
-use atedge_service::tls::ClientCertificates;
+use atedge_service::tls::{ClientCertificates, OwnCertificate};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
-use crate::listen::Door;
+use crate::descriptors;
+use crate::listen::{Door, Protocol};
 use crate::node::Node;
 use crate::peers::{CertificateCheck, Links, deliver};
 use crate::store::{StoreError, Tenant};
@@ -27,6 +27,8 @@ use crate::timers::{self, Job};
 pub struct ServerTls {
     /// For those who connect.
     pub listener: Arc<rustls::ServerConfig>,
+    /// What is shown at both ends.
+    certificate: Arc<OwnCertificate>,
     /// For connecting to other servers; none where no directory is configured.
     peers: Option<(ClientTls, CertificateCheck)>,
 }
@@ -92,19 +94,15 @@ impl ServerTls {
     /// # Errors
     /// See [`StartError`].
     pub fn load(config: &ServerConfig, state: &Path) -> Result<Self, StartError> {
-        let listener = config.tls.server_config(state, ClientCertificates::Recorded)?;
-        let Some(directory) = &config.directory else { return Ok(Self { listener, peers: None }) };
-        let made = |file: &str| config.tls.dev.then(|| state.join(file));
-        let ca = directory.ca.clone().or_else(|| made("ca.pem"));
-        let cert = config.tls.cert.clone().or_else(|| made("server.pem"));
-        let key = config.tls.key.clone().or_else(|| made("server.pem"));
-        let identity = match (cert, key) {
-            (Some(cert), Some(key)) => Some(ClientIdentity::from_pem_files(&cert, &key)?),
-            _ => None,
+        let certificate = config.tls.certificate(state)?;
+        let listener = certificate.server_config(ClientCertificates::Recorded, &Protocol::OFFERED)?;
+        let Some(directory) = &config.directory else {
+            return Ok(Self { listener, certificate, peers: None });
         };
+        let ca = directory.ca.clone().or_else(|| config.tls.dev.then(|| state.join("ca.pem")));
         let check = CertificateCheck::new(ca.as_deref())?;
-        let client = ClientTls::new(&Trust::System { and: ca }, identity)?;
-        Ok(Self { listener, peers: Some((client, check)) })
+        let client = ClientTls::new(&Trust::System { and: ca }, Some(certificate.clone()))?;
+        Ok(Self { listener, certificate, peers: Some((client, check)) })
     }
 }
 
@@ -121,7 +119,8 @@ pub struct Running {
 struct House {
     node: Arc<Node>,
     dedicated: Mutex<BTreeMap<AtSign, SocketAddr>>,
-    acceptor: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
+    certificate: Arc<OwnCertificate>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Held while a tenant moves in, so that nobody lets it in twice.
@@ -134,11 +133,13 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
-        config: ServerConfig,
+        mut config: ServerConfig,
         tls: ServerTls,
         state: &Path,
         stop: CancellationToken,
     ) -> Result<Running, StartError> {
+        let most = &mut config.limits.node.connections;
+        *most = descriptors::fitting(*most);
         let links = config.directory.as_ref().zip(tls.peers).map(|(directory, (client, check))| {
             Links::new(Directory::new(directory.address.clone(), client.clone()), client, check)
         });
@@ -150,7 +151,8 @@ impl Server {
         let house = Arc::new(House {
             node,
             dedicated: Mutex::default(),
-            acceptor: TlsAcceptor::from(tls.listener),
+            tls: tls.listener,
+            certificate: tls.certificate,
             tasks: TaskTracker::new(),
             stop,
             moving: tokio::sync::Mutex::default(),
@@ -277,6 +279,12 @@ impl House {
                     node.monitors().tick(node.now());
                     Ok(())
                 }
+                Job::Certificate => {
+                    let certificate = Arc::clone(&house.certificate);
+                    // It waits for the disk; a panic in there is in the log already.
+                    drop(tokio::task::spawn_blocking(move || certificate.refresh()).await);
+                    Ok(())
+                }
                 Job::Clock => {
                     node.clock().compare();
                     Ok(())
@@ -311,7 +319,7 @@ impl House {
     fn listen(&self, listener: TcpListener, tenant: Option<AtSign>) {
         let door = Door {
             node: Arc::clone(&self.node),
-            acceptor: self.acceptor.clone(),
+            tls: Arc::clone(&self.tls),
             tenant,
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),

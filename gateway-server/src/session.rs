@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use at_protocol::line::{Line, LineSplitter};
-use at_protocol::session::server::{Action, Identity, OwnerAuth, ServerSession};
+use at_protocol::response::{ErrorCode, Failure, Response};
+use at_protocol::session::server::{Action, Challenge, Identity, OwnerAuth, Proof, ServerSession};
 use at_protocol::{AtSign, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::broadcast::error::RecvError;
@@ -20,6 +21,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Principal;
+use crate::admission::{Held, SMALL, Seat, Source, Verdict};
+use crate::listen::FULL;
 use crate::monitors::{Line as Pushed, Subscription};
 use crate::node::Node;
 use crate::peers::Certificate;
@@ -31,6 +34,11 @@ use crate::verbs::{Effect, Evidence, Request, perform, verify};
 const READ: usize = 8 * 1024;
 /// Stored notifications that a monitor reads at once.
 const REPLAY: usize = 64;
+/// How often a waiting connection asks how crowded it has become: the shortest time that an authenticated
+/// one may be idle (atProtocol wire reference §2.5).
+const RECHECK: Duration = Duration::from_secs(60);
+/// A line has a second more for so many of its bytes: a bad mobile link.
+const LINE_RATE: usize = 16 * 1024;
 
 /// What is known of who connects before a word is said.
 #[derive(Debug, Default)]
@@ -44,11 +52,17 @@ pub struct Caller {
 }
 
 /// Serves one connection until either side ends it, or `stop`.
-pub async fn serve<S>(stream: S, node: Arc<Node>, caller: Caller, stop: CancellationToken)
+pub async fn serve<S>(mut stream: S, node: Arc<Node>, caller: Caller, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let now = now();
+    let seat = caller.tenant.as_ref().map(|tenant| node.admission.seat(tenant));
+    let Some(seat) = seat.map_or(Some(None), |seat| seat.map(Some)) else {
+        // Without a greeting (atProtocol wire reference §2.4); who does not read it has left.
+        drop(timeout(Duration::from_secs(1), stream.write_all(FULL.as_bytes())).await);
+        return;
+    };
     let id = format!("_{}", crate::random::uuid());
     let open = node.sessions().open(&id, caller.address, node.now());
     if let Some(tenant) = &caller.tenant {
@@ -58,7 +72,10 @@ where
     let mut connection = Connection {
         stream,
         lines: LineSplitter::new(session.line_limit()),
-        buffered: 0,
+        line_since: None,
+        room: None,
+        seat,
+        source: caller.address.map(|address| Source::from(address.ip())),
         granted_until: None,
         silent_until: Some(now + node.config.limits.node.login),
         session,
@@ -79,9 +96,14 @@ where
 struct Connection<'a, S> {
     stream: S,
     lines: LineSplitter,
-    /// Bytes of unfinished line that the node was told of.
-    buffered: usize,
-    /// By when the first whole line must have come.
+    /// When the unfinished line began.
+    line_since: Option<Instant>,
+    /// Memory for a long line.
+    room: Option<Held>,
+    /// The place with the tenant, once that is decided.
+    seat: Option<Seat>,
+    source: Option<Source>,
+    /// By when the first whole line must have come, or who is on trial have proved that it is the owner.
     silent_until: Option<Instant>,
     /// When the time of the enrollment is over to which the connection is bound.
     granted_until: Option<Instant>,
@@ -126,9 +148,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
 
     /// Waits for bytes, for something to push, for the end of patience.
     async fn wait(&mut self, stop: &CancellationToken) -> Flow {
-        self.account()?;
-        let bounds = [Some(self.session.deadline()), self.silent_until, self.granted_until];
-        let deadline = bounds.into_iter().flatten().min().expect("a session always has a deadline");
+        let Some(deadline) = self.patience() else { return Flow::Break(()) };
+        if self.lines.pending().len() > SMALL && self.room.is_none() {
+            return self.make_room(deadline, stop).await;
+        }
         let tenant = self.session.tenant().cloned();
         let pushed = async {
             match (&mut self.watching, tenant) {
@@ -148,21 +171,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     Flow::Break(())
                 }
             },
-            () = tokio::time::sleep_until(deadline.into()) => Flow::Break(()),
+            // It may have been no more than the time to look again.
+            () = tokio::time::sleep_until(deadline.into()) => Flow::Continue(()),
             () = stop.cancelled() => Flow::Break(()),
         }
     }
 
-    /// Tells the node how much of an unfinished line is held here.
-    fn account(&mut self) -> Flow {
+    /// Until when to wait; `None` if that is over.
+    fn patience(&mut self) -> Option<Instant> {
+        let (now, limits) = (now(), &self.node.config.limits.node);
         let pending = self.lines.pending().len();
-        let fits = self.node.note_buffered(self.buffered, pending);
-        self.buffered = pending;
-        if fits {
-            return Flow::Continue(());
+        self.line_since = self.line_since.filter(|_| pending > 0).or((pending > 0).then_some(now));
+        if pending == 0 {
+            self.room = None;
         }
-        tracing::warn!("unfinished lines fill the node's buffers, a connection is closed");
-        Flow::Break(())
+        let for_size = Duration::from_secs(u64::try_from(pending / LINE_RATE).unwrap_or(u64::MAX));
+        let line_until = self.line_since.map(|since| since + limits.line + for_size);
+        let crowding = self.node.admission.crowding(self.session.tenant());
+        let idle_until = Some(self.session.deadline(crowding));
+        let bounds = [idle_until, self.silent_until, self.granted_until, line_until];
+        let deadline = bounds.into_iter().flatten().min()?;
+        (deadline > now).then(|| deadline.min(now + RECHECK))
+    }
+
+    /// Reads no more of a long line before there is memory for the rest of it.
+    async fn make_room(&mut self, deadline: Instant, stop: &CancellationToken) -> Flow {
+        let is_authenticated = *self.session.who() != Identity::Anonymous;
+        let room = self.node.admission.room();
+        let held = tokio::select! {
+            held = room.wait(self.session.line_limit(), is_authenticated) => held,
+            () = tokio::time::sleep_until(deadline.into()) => {
+                let busy = Failure::closing(ErrorCode::BufferLimit, "the server has no room for a long line now");
+                let action = self.session.answer(&Response::Error(busy));
+                return Box::pin(self.perform(action)).await;
+            }
+            () = stop.cancelled() => return Flow::Break(()),
+        };
+        self.room = Some(held);
+        Flow::Continue(())
     }
 
     async fn push(&mut self, lines: &[Arc<Pushed>]) -> Flow {
@@ -173,12 +219,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     }
 
     async fn line(&mut self, line: Line) -> Flow {
-        self.silent_until = None;
+        if !self.seat.as_ref().is_some_and(Seat::is_on_trial) {
+            self.silent_until = None;
+        }
         let proof = crate::random::uuid();
         let was_decided = self.session.tenant().is_some();
-        let action = self.session.on_line(line, &proof, self.node.as_ref(), now());
+        let mut action = self.session.on_line(line, &proof, self.node.as_ref(), now());
         if let (false, Some(tenant)) = (was_decided, self.session.tenant()) {
             self.open.is(tenant, &self.principal);
+            self.seat = self.node.admission.seat(tenant);
+            match &self.seat {
+                None => action = Action::SendAndClose(FULL.to_owned()),
+                Some(seat) if seat.is_on_trial() => {
+                    self.silent_until = Some(now() + self.node.config.limits.node.login);
+                }
+                Some(_) => {}
+            }
         }
         let flow = self.perform(action).await;
         self.lines.set_limit(self.session.line_limit());
@@ -194,20 +250,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 self.take(effect)
             }
             Action::Verify { tenant, challenge, proof } => {
-                let node = Arc::clone(&self.node);
-                let request = self.request(&node, &tenant);
-                let evidence = Evidence { certificate: self.certificate.as_ref() };
-                let verdict = verify(&request, challenge, proof, &evidence).await;
+                let verdict = self.hear(&tenant, challenge, proof).await;
                 self.principal = verdict.as_ref().cloned().unwrap_or(Principal::Anonymous);
                 self.open.is(&tenant, &self.principal);
                 self.watching = self.watching.take().filter(|_| self.principal.is_owner());
                 self.granted_until = self.ends(self.principal.expires());
+                if let Some(seat) = &mut self.seat {
+                    seat.is(self.principal.is_owner());
+                    self.silent_until = self.silent_until.filter(|_| seat.is_on_trial());
+                }
                 self.session.on_verdict(verdict.map(|principal| identity(&principal)))
             }
             decided @ (Action::Send(_) | Action::SendAndClose(_) | Action::Close) => decided,
         };
         match action {
-            Action::Send(text) => self.send(&text).await,
+            Action::Send(text) => self.reply(&text).await,
             Action::SendAndClose(text) => {
                 self.send(&text).await?;
                 self.close().await
@@ -215,6 +272,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             Action::Close => self.close().await,
             Action::Apply { .. } | Action::Verify { .. } => Flow::Break(()),
         }
+    }
+
+    /// Checks a proof, unless there were too many wrong ones.
+    async fn hear(
+        &mut self,
+        tenant: &AtSign,
+        challenge: Option<Challenge>,
+        proof: Proof,
+    ) -> Result<Principal, Response> {
+        let node = Arc::clone(&self.node);
+        let logins = node.admission.logins();
+        if let Some(source) = self.source {
+            match logins.before(source, tenant, now()) {
+                Verdict::After(wait) => tokio::time::sleep(wait).await,
+                Verdict::Refused => {
+                    let message = "too many failed logins from this address, wait a minute";
+                    return Err(Response::Error(Failure::new(ErrorCode::NotAuthenticated, message)));
+                }
+            }
+        }
+        let request = self.request(&node, tenant);
+        let evidence = Evidence { certificate: self.certificate.as_ref() };
+        let verdict = verify(&request, challenge, proof, &evidence).await;
+        if let Some(source) = self.source {
+            match &verdict {
+                Ok(_) => logins.succeeded(source, tenant),
+                Err(_) => logins.failed(source, tenant, now()),
+            }
+        }
+        verdict
     }
 
     fn request<'a>(&'a self, node: &'a Node, tenant: &'a AtSign) -> Request<'a> {
@@ -248,6 +335,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         }
     }
 
+    /// Sends an answer, for which there must be room until the other end has taken it.
+    async fn reply(&mut self, text: &str) -> Flow {
+        if text.len() <= SMALL || self.room.is_some() {
+            return self.send(text).await;
+        }
+        let is_authenticated = *self.session.who() != Identity::Anonymous;
+        let Some(_held) = self.node.admission.room().take(text.len(), is_authenticated) else {
+            let message = "the server has no room for a long answer now, ask again later";
+            let busy = Failure::new(ErrorCode::BufferLimit, message);
+            return match self.session.answer(&Response::Error(busy)) {
+                Action::Send(text) | Action::SendAndClose(text) => self.send(&text).await,
+                Action::Close | Action::Apply { .. } | Action::Verify { .. } => Flow::Break(()),
+            };
+        };
+        self.send(text).await
+    }
+
     /// Sends in one write. Who does not take it in time is sent away.
     async fn send(&mut self, text: &str) -> Flow {
         if text.is_empty() {
@@ -267,12 +371,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         // A courtesy to the other end: the connection ends either way.
         drop(timeout(Duration::from_secs(1), self.stream.shutdown()).await);
         Flow::Break(())
-    }
-}
-
-impl<S> Drop for Connection<'_, S> {
-    fn drop(&mut self) {
-        self.node.note_buffered(self.buffered, 0);
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Job {
     Adoption,
     /// Looks whether somebody has set the wall clock.
     Clock,
+    /// Looks whether the certificate was renewed.
+    Certificate,
 }
 
 /// When a job runs.
@@ -31,7 +33,8 @@ enum When {
 }
 
 impl Job {
-    const ALL: [Self; 4] = [Self::Sweep, Self::Ticker, Self::Adoption, Self::Clock];
+    const ALL: [Self; 5] =
+        [Self::Sweep, Self::Ticker, Self::Adoption, Self::Clock, Self::Certificate];
 
     /// The table of all periods, each with its reason.
     fn when(self, config: &ServerConfig) -> When {
@@ -45,6 +48,8 @@ impl Job {
             Self::Adoption => When::Every(Duration::from_secs(2)),
             // Soon enough for a log that somebody reads.
             Self::Clock => When::Every(Duration::from_mins(1)),
+            // A new one is shown within a second, for the price of asking the disk for two dates.
+            Self::Certificate => When::Every(Duration::from_millis(500)),
         }
     }
 }

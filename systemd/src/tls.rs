@@ -3,19 +3,19 @@
 
 mod authority;
 mod client;
+mod own;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoClientAuth;
 use serde::Deserialize;
 
 pub use authority::{AuthorityError, DevAuthority};
 pub use client::AnyClientCertificate;
+pub use own::OwnCertificate;
 
 /// The `[tls]` table of a daemon that listens.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -77,28 +77,32 @@ pub enum TlsError {
 }
 
 impl TlsSettings {
-    /// The listener's configuration; with `dev`, its authority lives in `state`.
+    /// The certificate of the table; with `dev`, its authority lives in `state`.
     ///
     /// # Errors
     /// When the table is incomplete or its files cannot be used.
+    pub fn certificate(&self, state: &Path) -> Result<Arc<OwnCertificate>, TlsError> {
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) if !self.dev => OwnCertificate::open(cert, key),
+            (None, None) if self.dev => OwnCertificate::made(state, &self.names),
+            _ => Err(TlsError::NotConfigured),
+        }
+    }
+
+    /// The configuration of a listener that offers no protocols by ALPN.
+    ///
+    /// # Errors
+    /// As [`Self::certificate`].
     pub fn server_config(
         &self,
         state: &Path,
         clients: ClientCertificates,
     ) -> Result<Arc<ServerConfig>, TlsError> {
-        match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) if !self.dev => server_config(cert, key, clients),
-            (None, None) if self.dev => {
-                let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-                DevAuthority::open_or_create(state, &names)?.server_config(clients)
-            }
-            _ => Err(TlsError::NotConfigured),
-        }
+        self.certificate(state)?.server_config(clients, &[])
     }
 }
 
-/// TLS 1.3, and TLS 1.2 with AEAD suites (older atSDKs need it), with the certificate chain and the key
-/// of two PEM files, which may be one.
+/// A listener's configuration with the chain and the key of two PEM files, which may be one.
 ///
 /// # Errors
 /// When a file cannot be read or the two do not belong together.
@@ -107,26 +111,7 @@ pub fn server_config(
     key: &Path,
     clients: ClientCertificates,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = read_certificates(cert)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem {
-        what: TlsError::KEY,
-        path: key.to_owned(),
-        source,
-    })?;
-    let unusable = |source| TlsError::Unusable { cert: cert.to_owned(), key: key.to_owned(), source };
-    // rustls has AEAD suites only, in both versions.
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier: Arc<dyn rustls::server::danger::ClientCertVerifier> = match clients {
-        ClientCertificates::Ignored => Arc::new(NoClientAuth),
-        ClientCertificates::Recorded => Arc::new(AnyClientCertificate::new(&provider)),
-    };
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(unusable)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, private)
-        .map_err(unusable)?;
-    Ok(Arc::new(config))
+    OwnCertificate::open(cert, key)?.server_config(clients, &[])
 }
 
 /// The certificates of a PEM file, in their order: a chain, or a set of trust anchors.
@@ -159,6 +144,8 @@ impl TlsError {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use rustls::crypto::aws_lc_rs;
+    use rustls::pki_types::PrivateKeyDer;
     use rustls::{ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConnection};
 
     use super::*;

@@ -1,3 +1,4 @@
+mod limits;
 mod virtual_time;
 
 use at_protocol::Metadata;
@@ -104,23 +105,6 @@ async fn a_line_beyond_the_limit_ends_the_connection_and_leaves_no_bytes_behind(
     // An owner may say more.
     let mut alice = Client::owner(&node, "@alice").await;
     alice.says(&format!("update:a@alice {long}"), "data:0\n@alice@").await;
-}
-
-#[tokio::test]
-async fn unfinished_lines_share_a_budget() {
-    let node = node("[limits.node]\nbuffers = 10000").await;
-    let mut first = Client::connect(&node).await;
-    // More than the pipe holds, so that most of it has been read when the second begins.
-    first.write(&"x".repeat(9000)).await;
-    let mut second = Client::connect(&node).await;
-    let refused = second.stream.write_all("x".repeat(9000).as_bytes()).await.is_err();
-    assert!(refused || second.stream.read(&mut [0]).await.unwrap() == 0);
-    // What the second held is free again.
-    first.write("\n").await;
-    first.until("error:AT0003").await;
-    let mut third = Client::connect(&node).await;
-    third.write(&format!("{}\n", "x".repeat(9000))).await;
-    third.until("error:AT0003").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,6 +29,7 @@ use crate::node::Node;
 use crate::store::{Refused, StoreError};
 
 pub(crate) use login::{Evidence, verify};
+pub(crate) use read::Whole;
 
 /// Largest answer, in bytes: what clients take as a line (atProtocol wire reference §2.2).
 const MAX_ANSWER: usize = at_protocol::line::MAX_AUTHENTICATED;

@@ -16,11 +16,11 @@ const DEPTH: usize = 3;
 
 /// The answer to `…:all:`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Whole {
-    pub(super) key: String,
-    pub(super) data: Option<String>,
+pub(crate) struct Whole {
+    pub(crate) key: String,
+    pub(crate) data: Option<String>,
     #[serde(rename = "metaData")]
-    pub(super) metadata: RecordMetadata,
+    pub(crate) metadata: RecordMetadata,
 }
 
 pub(super) async fn llookup(request: &Request<'_>, lookup: LLookup) -> Answered {

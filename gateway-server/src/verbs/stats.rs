@@ -49,7 +49,7 @@ pub(super) async fn perform(request: &Request<'_>, stats: Stats) -> Answered {
 async fn value(request: &Request<'_>, id: u32, regex: Option<&Regex>) -> Result<String, Failure> {
     let node = request.node;
     Ok(match id {
-        1 => node.connections().to_string(),
+        1 => node.admission.connections().to_string(),
         2 => node.outbound().to_string(),
         3 => last_commit(request, regex).await?.to_string(),
         4 => node.store.size().await?.to_string(),

@@ -33,7 +33,7 @@ pub use peers::PairError;
 pub use requests::AskError;
 pub use resolve::Directory;
 pub use rpc::{Call, CallError, CallRequest, CallState};
-pub use tls::{ClientIdentity, ClientTls, Trust};
+pub use tls::{ClientTls, Trust};
 pub use wire::Wire;
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use at_protocol::directory::Address;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::client::ResolvesClientCert;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -25,14 +26,6 @@ pub enum Trust {
     },
     /// Those in the PEM file and no others.
     Only(PathBuf),
-}
-
-/// The certificate that an atServer shows to another.
-pub struct ClientIdentity {
-    /// The certificate, and after it the chain that leads to its authority.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The certificate's private key.
-    pub key: PrivateKeyDer<'static>,
 }
 
 /// How to speak TLS to servers. Cheap to clone; clones share sessions, so that they resume.
@@ -64,9 +57,6 @@ pub enum TlsError {
     /// Neither the machine nor the settings name an authority.
     #[error("this machine trusts no certificate authority; install ca-certificates or name a CA file")]
     NobodyTrusted,
-    /// The client certificate and its key do not belong together, or are of a kind that TLS cannot use.
-    #[error("cannot use the client certificate: {0}")]
-    Identity(rustls::Error),
 }
 
 /// Why a host was not reached.
@@ -149,26 +139,13 @@ impl DialError {
     }
 }
 
-impl ClientIdentity {
-    /// Reads certificate and key from PEM files, which may be one.
-    ///
-    /// # Errors
-    /// A file cannot be read or lacks what it should hold.
-    pub fn from_pem_files(cert: &Path, key: &Path) -> Result<Self, TlsError> {
-        let chain = certificates(cert)?;
-        let key = PrivateKeyDer::from_pem_file(key)
-            .map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
-        Ok(Self { chain, key })
-    }
-}
-
 impl ClientTls {
-    /// TLS 1.3 and 1.2 with the authorities of `trust`; `identity` is what atServers show each other.
-    /// Reads files, once.
+    /// TLS 1.3 and 1.2 with the authorities of `trust`, whose files are read once; `identity` is what
+    /// atServers show each other, and is asked at each handshake.
     ///
     /// # Errors
-    /// A file cannot be read, nobody is trusted, or the identity is not usable.
-    pub fn new(trust: &Trust, identity: Option<ClientIdentity>) -> Result<Self, TlsError> {
+    /// A file cannot be read, or nobody is trusted.
+    pub fn new(trust: &Trust, identity: Option<Arc<dyn ResolvesClientCert>>) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         let file = match trust {
             Trust::Only(file) => Some(file),
@@ -193,9 +170,7 @@ impl ClientTls {
             .with_root_certificates(roots);
         let config = match identity {
             None => builder.with_no_client_auth(),
-            Some(ClientIdentity { chain, key }) => {
-                builder.with_client_auth_cert(chain, key).map_err(TlsError::Identity)?
-            }
+            Some(identity) => builder.with_client_cert_resolver(identity),
         };
         Ok(Self(Arc::new(config)))
     }

@@ -8,6 +8,7 @@
 //! connection, [`session::server::ServerSession`] and [`session::client::ClientSession`].
 
 pub mod atsign;
+pub mod base2e15;
 pub mod crypto;
 pub mod directory;
 pub mod key;

@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use super::{ClientCertificates, TlsError, server_config};
 use crate::files::{write_private, write_public};
 
-/// A leaf is made anew at every start, so this only has to outlive one run.
+/// A leaf is made anew at every start and before its end; what public authorities gave at most.
 const LEAF_LIFETIME: Duration = Duration::from_hours(24 * 397);
 
 /// A P-256 authority and the server's certificate from it: `ca.pem` (what clients trust), `ca.key` and

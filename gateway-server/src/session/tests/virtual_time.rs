@@ -103,7 +103,7 @@ async fn the_timers_sweep_and_tick() {
             match job {
                 Job::Sweep => node.sweep().await.unwrap(),
                 Job::Ticker => node.monitors().tick(node.now()),
-                Job::Adoption | Job::Clock => return,
+                Job::Adoption | Job::Clock | Job::Certificate => return,
             }
             ran.send(job).unwrap();
         };

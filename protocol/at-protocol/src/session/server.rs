@@ -13,10 +13,11 @@ use crate::{AtSign, Response, Verb};
 
 /// How long a challenge may be answered (wire reference §3.1).
 const CHALLENGE_LIFETIME: Duration = Duration::from_secs(60);
-/// How long nobody in particular may be silent (wire reference §2.5).
-const IDLE_ANONYMOUS: Duration = Duration::from_secs(10 * 60);
-/// How long an authenticated party may be silent (wire reference §2.5).
-const IDLE_AUTHENTICATED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long nobody in particular may be silent, at most and in a crowd (wire reference §2.5).
+const IDLE_ANONYMOUS: (Duration, Duration) = (Duration::from_secs(10 * 60), Duration::from_secs(5));
+/// How long an authenticated party may be silent, at most and in a crowd (wire reference §2.5).
+const IDLE_AUTHENTICATED: (Duration, Duration) =
+    (Duration::from_secs(30 * 24 * 60 * 60), Duration::from_secs(60));
 /// Above this version clients take errors as JSON (wire reference §2.3).
 const JSON_ERRORS_ABOVE: [u32; 3] = [3, 0, 37];
 
@@ -176,14 +177,15 @@ impl ServerSession {
         }
     }
 
-    /// From when on the party has been silent too long: the connection is to be closed then.
+    /// From when on the party has been silent too long: the connection is to be closed then. `crowding` says
+    /// how far the server is from its low-water mark (0) to its limit (1000), where patience is shortest.
     #[must_use]
-    pub fn deadline(&self) -> Instant {
-        self.last_line
-            + match self.who {
-                Identity::Anonymous => IDLE_ANONYMOUS,
-                Identity::Owner(_) | Identity::Peer(_) => IDLE_AUTHENTICATED,
-            }
+    pub fn deadline(&self, crowding: u32) -> Instant {
+        let (longest, shortest) = match self.who {
+            Identity::Anonymous => IDLE_ANONYMOUS,
+            Identity::Owner(_) | Identity::Peer(_) => IDLE_AUTHENTICATED,
+        };
+        self.last_line + longest - (longest - shortest) * crowding.min(1000) / 1000
     }
 
     /// A line has come. `proof` is a fresh UUID, used if the line asks for a challenge.
@@ -570,12 +572,14 @@ mod tests {
     #[test]
     fn silence_ends_by_who_is_silent() {
         let mut at = At::new();
-        assert_eq!(at.session.deadline(), at.now + IDLE_ANONYMOUS);
+        assert_eq!(at.session.deadline(0), at.now + IDLE_ANONYMOUS.0);
+        assert_eq!(at.session.deadline(500), at.now + Duration::from_millis(302_500));
+        assert_eq!(at.session.deadline(1000), at.now + IDLE_ANONYMOUS.1);
         at.authenticate();
-        assert_eq!(at.session.deadline(), at.now + IDLE_AUTHENTICATED);
+        assert_eq!(at.session.deadline(0), at.now + IDLE_AUTHENTICATED.0);
         at.now += Duration::from_secs(5);
         at.say_ok("from:@alice");
-        assert_eq!(at.session.deadline(), at.now + IDLE_AUTHENTICATED);
+        assert_eq!(at.session.deadline(0), at.now + IDLE_AUTHENTICATED.0);
     }
 
     #[test]
