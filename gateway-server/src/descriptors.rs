@@ -22,7 +22,9 @@ pub(crate) fn fitting(wanted: usize) -> usize {
     let fits = fits(allowed, wanted);
     if fits < wanted {
         tracing::warn!(
-            allowed, wanted, connections = fits,
+            allowed,
+            wanted,
+            connections = fits,
             "the limit of open files allows fewer connections than configured; raise LimitNOFILE of the service to {needed}, or lower [limits.node] connections"
         );
     }

@@ -142,7 +142,9 @@ impl Protocol {
     fn full(self) -> &'static str {
         match self {
             Self::At => FULL,
-            Self::Http => "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            Self::Http => {
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            }
         }
     }
 }

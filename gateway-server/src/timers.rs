@@ -33,8 +33,7 @@ enum When {
 }
 
 impl Job {
-    const ALL: [Self; 5] =
-        [Self::Sweep, Self::Ticker, Self::Adoption, Self::Clock, Self::Certificate];
+    const ALL: [Self; 5] = [Self::Sweep, Self::Ticker, Self::Adoption, Self::Clock, Self::Certificate];
 
     /// The table of all periods, each with its reason.
     fn when(self, config: &ServerConfig) -> When {

@@ -33,11 +33,7 @@ pub(crate) struct Place {
 
 impl Places {
     pub(super) fn new(limits: &NodeLimits) -> Self {
-        Self {
-            most: limits.connections,
-            most_each: limits.connections_per_source,
-            taken: Mutex::default(),
-        }
+        Self { most: limits.connections, most_each: limits.connections_per_source, taken: Mutex::default() }
     }
 
     pub(super) fn taken(&self) -> usize {

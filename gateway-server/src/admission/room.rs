@@ -48,11 +48,7 @@ impl Room {
     }
 
     fn of(&self, is_authenticated: bool) -> (&Arc<Semaphore>, u32) {
-        if is_authenticated {
-            (&self.owners, self.owners_kib)
-        } else {
-            (&self.strangers, self.strangers_kib)
-        }
+        if is_authenticated { (&self.owners, self.owners_kib) } else { (&self.strangers, self.strangers_kib) }
     }
 }
 

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn strangers_do_not_lock_the_owner_out() {
-        let seats = Arc::new(Seats::new(&TenantLimits { connections: 10, reserved: 4, ..Default::default() }));
+        let seats =
+            Arc::new(Seats::new(&TenantLimits { connections: 10, reserved: 4, ..Default::default() }));
         let alice: AtSign = "@alice".parse().unwrap();
         let strangers: Vec<_> = (0..6).map(|_| seats.take(&alice).unwrap()).collect();
         assert!(strangers.iter().all(|seat| !seat.is_on_trial()));

@@ -113,7 +113,8 @@ async fn answer(
                 Some(accept) => match node.admission.room().take(socket::MAX_MESSAGE, false) {
                     None => said(StatusCode::SERVICE_UNAVAILABLE, "too many WebSockets\n"),
                     Some(held) => {
-                        let agreed = Agreed { upgrade: hyper::upgrade::on(&mut request), tenant, _held: held };
+                        let agreed =
+                            Agreed { upgrade: hyper::upgrade::on(&mut request), tenant, _held: held };
                         *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
                         switching(&accept)
                     }

@@ -63,7 +63,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Lines<S> {
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Binary(_))) => {
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "not a text message")));
+                    return Poll::Ready(Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "not a text message",
+                    )));
                 }
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
@@ -79,8 +82,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lines<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         ready!(Pin::new(&mut self.socket).poll_ready(context)).map_err(broken)?;
         Pin::new(&mut self.socket).start_send(Message::text(text)).map_err(broken)?;
         Poll::Ready(Ok(bytes.len()))

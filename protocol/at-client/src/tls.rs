@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::directory::Address;
-use rustls::pki_types::pem::{self, PemObject};
 use rustls::client::ResolvesClientCert;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;

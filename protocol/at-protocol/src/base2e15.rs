@@ -38,7 +38,8 @@ pub fn decode(text: &str) -> Vec<u8> {
     let (mut bits, mut count) = (0_u32, 0);
     for c in text.chars() {
         let code = u32::from(c);
-        let (value, size, is_last) = match (code.checked_sub(SHORT).filter(|short| *short < 128), value(code)) {
+        let (value, size, is_last) = match (code.checked_sub(SHORT).filter(|short| *short < 128), value(code))
+        {
             (Some(short), _) => (short, 7, true),
             (None, Some(value)) => (value, 15, false),
             (None, None) => continue,
