@@ -143,14 +143,17 @@ async fn record(node: &Node, owner: &AtSign, wanted: Wanted) -> Page {
     // Whether a value is text or bytes stands in its metadata.
     let asked = if shape == Shape::Value { Shape::All } else { shape };
     let lookup = Lookup { name, owner: owner.clone(), shape: asked, bypass_cache: false };
-    let found = match verbs::perform(&request, Verb::Lookup(lookup)).await {
-        Effect::Answer(Answer::Data(found)) => found,
-        Effect::Answer(Answer::Error(failure)) if failure.code != ErrorCode::KeyNotFound => {
+    let Effect::Answer(answer) = verbs::perform(&request, Verb::Lookup(lookup)).await else {
+        return not_found();
+    };
+    let found = match answer {
+        Answer::Data(found) => found,
+        Answer::Error(failure) if failure.code != ErrorCode::KeyNotFound => {
             return said(StatusCode::INTERNAL_SERVER_ERROR, "the record cannot be read\n");
         }
-        // One whose time has not come, or is over, is not there.
-        _ => return not_found(),
+        Answer::Error(_) | Answer::State(..) | Answer::SpacedData(_) | Answer::Silence => return not_found(),
     };
+    // One whose time has not come, or is over.
     if found == "null" {
         return not_found();
     }

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::Message;
 
 /// Longest message, in bytes: the longest line of a stranger. A longer line, once authenticated, comes over
 /// TLS, since a message is in memory before it can be counted.
@@ -84,23 +84,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lines<S> {
     ) -> Poll<io::Result<usize>> {
         let text =
             std::str::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        ready!(Pin::new(&mut self.socket).poll_ready(context)).map_err(broken)?;
-        Pin::new(&mut self.socket).start_send(Message::text(text)).map_err(broken)?;
+        ready!(Pin::new(&mut self.socket).poll_ready(context)).map_err(io::Error::other)?;
+        Pin::new(&mut self.socket).start_send(Message::text(text)).map_err(io::Error::other)?;
         Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context).map_err(broken)
+        Pin::new(&mut self.socket).poll_flush(context).map_err(io::Error::other)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(context).map_err(broken)
-    }
-}
-
-fn broken(error: Error) -> io::Error {
-    match error {
-        Error::Io(error) => error,
-        error => io::Error::other(error),
+        Pin::new(&mut self.socket).poll_close(context).map_err(io::Error::other)
     }
 }
