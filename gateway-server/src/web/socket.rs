@@ -8,8 +8,8 @@ use futures_util::{Sink, Stream};
 use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 /// Longest message, in bytes: the longest line of a stranger. A longer line, once authenticated, comes over
 /// TLS, since a message is in memory before it can be counted.
