@@ -101,10 +101,14 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    fn seats(connections: usize, reserved: usize) -> Arc<Seats> {
+        let limits = format!("connections = {connections}\nreserved = {reserved}");
+        Arc::new(Seats::new(&toml::from_str(&limits).unwrap()))
+    }
+
     #[test]
     fn strangers_do_not_lock_the_owner_out() {
-        let seats =
-            Arc::new(Seats::new(&TenantLimits { connections: 10, reserved: 4, ..Default::default() }));
+        let seats = seats(10, 4);
         let alice: AtSign = "@alice".parse().unwrap();
         let strangers: Vec<_> = (0..6).map(|_| seats.take(&alice).unwrap()).collect();
         assert!(strangers.iter().all(|seat| !seat.is_on_trial()));
@@ -123,7 +127,7 @@ mod tests {
 
     #[test]
     fn owners_leave_the_strangers_share_to_strangers() {
-        let seats = Arc::new(Seats::new(&TenantLimits { connections: 4, reserved: 2, ..Default::default() }));
+        let seats = seats(4, 2);
         let alice: AtSign = "@alice".parse().unwrap();
         let mut owners: Vec<_> = (0..2).map(|_| seats.take(&alice).unwrap()).collect();
         owners.iter_mut().for_each(|seat| seat.is(true));

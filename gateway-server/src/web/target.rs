@@ -154,7 +154,7 @@ mod tests {
     fn record(target: &str) -> Wanted {
         match Target::parse(target).unwrap() {
             Target::Record(wanted) => wanted,
-            other => panic!("{target} is {other:?}"),
+            other @ (Target::Home | Target::Socket) => panic!("{target} is {other:?}"),
         }
     }
 
