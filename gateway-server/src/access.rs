@@ -6,7 +6,7 @@ use at_protocol::response::Failure;
 use at_protocol::verb::{Config, Lookup, MessageType, Notify, Stream, Verb};
 use at_protocol::{AtKey, AtSign, ErrorCode, KeyName, Timestamp};
 
-use crate::enrollment::{ALL, Enrollment, MANAGE, Right, State};
+use crate::enrollment::{ALL, Enrollment, MANAGE, Right, State, is_id};
 
 /// Who asks, with all that bounds what it may do.
 #[derive(Debug, Clone)]
@@ -87,6 +87,9 @@ pub fn may(who: &Principal, tenant: &AtSign, verb: &Verb) -> Result<(), Failure>
             | Verb::Monitor(_)
             | Verb::Stats(_)
             | Verb::Sync(_)
+            | Verb::Otp(_)
+            // These are an application's; the owner is told so.
+            | Verb::Keys(_)
             | Verb::Config(_)
             // Each command of a batch is decided by itself.
             | Verb::Batch(_)
@@ -160,7 +163,7 @@ pub(crate) fn is_servers_own(tenant: &AtSign, key: &AtKey) -> bool {
 fn is_servers_word(key: &AtKey) -> bool {
     match key {
         AtKey::Public { name, .. } => name.as_str() == "signing_publickey",
-        AtKey::Own { name, .. } => name.as_str().ends_with(".new.enrollments.__manage"),
+        AtKey::Own { .. } => key.is_enrollment(),
         AtKey::Shared { .. }
         | AtKey::CachedPublic { .. }
         | AtKey::CachedShared { .. }
@@ -200,6 +203,18 @@ impl Enrolled {
             Verb::Stream(Stream::Resume { receiver, .. }) => {
                 ("stream", stream_key(tenant, None, receiver), Right::Write)
             }
+            // Who makes passcodes lets others in.
+            Verb::Otp(_) if self.is_approved() && self.enrollment.manages(Right::Write) => return Ok(()),
+            Verb::Otp(_) => {
+                let message = format!(
+                    "Connection with enrollment ID {} does not have access to \"__manage\" namespace",
+                    self.id
+                );
+                return Err(Failure::closing(ErrorCode::InternalException, message));
+            }
+            // Bounded by the enrollment itself.
+            Verb::Keys(_) if self.is_approved() => return Ok(()),
+            Verb::Keys(_) => return Err(self.denial("keys", "")),
             // These filter what they show, or name no record.
             Verb::Scan(_)
             | Verb::Sync(_)
@@ -243,23 +258,37 @@ impl Enrolled {
 
     /// Whether it was granted everything that is not the server's own.
     fn writes_all(&self) -> bool {
+        self.is_approved() && self.enrollment.namespaces.get(ALL) == Some(&Right::Write)
+    }
+
+    fn is_approved(&self) -> bool {
         self.enrollment.approval.state == State::Approved
-            && self.enrollment.namespaces.get(ALL) == Some(&Right::Write)
+    }
+
+    /// Whether this is a name in the namespace that is this enrollment's alone, `<id>.a.__e`.
+    fn owns(&self, name: &KeyName) -> bool {
+        let head = name.as_str().strip_suffix(".a.__e").and_then(|head| head.strip_suffix(self.id.as_str()));
+        is_id(&self.id) && head.is_some_and(|head| head.ends_with('.'))
     }
 
     /// Whether the enrollment has this right over a record.
     fn reaches(&self, key: &AtKey, needed: Right) -> bool {
-        if self.enrollment.approval.state != State::Approved {
+        if !self.is_approved() {
             return false;
         }
         // The first key's place is no application's to take, or it would outgrow its own namespaces.
         if matches!(key, AtKey::PrivateKey { .. }) {
             return self.writes_all();
         }
-        if is_reserved(key) || (needed == Right::Read && matches!(key, AtKey::Public { .. })) {
+        if needed == Right::Read && (is_reserved(key) || matches!(key, AtKey::Public { .. })) {
             return true;
         }
-        self.enrollment.right_over(key.name()).is_some_and(|right| right >= needed)
+        if is_reserved(key) {
+            // Whoever shares something must be able to share a key; what others encrypt to is the owner's.
+            let writes = self.enrollment.namespaces.values().any(|right| *right == Right::Write);
+            return if matches!(key, AtKey::Public { .. }) { self.writes_all() } else { writes };
+        }
+        self.owns(key.name()) || self.enrollment.right_over(key.name()).is_some_and(|right| right >= needed)
     }
 
     fn denial(&self, word: &str, key: &str) -> Failure {
@@ -366,7 +395,7 @@ mod tests {
     use super::*;
 
     fn enrolled(namespaces: &[(&str, Right)], state: State) -> Principal {
-        let mut enrollment = Enrollment::first("_s", "a".into(), "d".into(), "k".into());
+        let mut enrollment = Enrollment::asked("_s", "a".into(), "d".into(), "k".into());
         enrollment.namespaces = namespaces.iter().map(|(name, right)| ((*name).to_owned(), *right)).collect();
         enrollment.approval.state = state;
         Principal::Enrolled(Arc::new(Enrolled { id: "e1".to_owned(), enrollment, expires: None }))
@@ -415,7 +444,18 @@ mod tests {
             ("update:phone.sub.wavi@alice v", "--yyyy--"),
             ("update:phone.buzz@alice v", "--yyy---"),
             ("update:public:phone.wavi@alice v", "--yyyy--"),
-            ("update:@bob:shared_key@alice v", "--yyyyy-"),
+            ("update:@bob:shared_key@alice v", "--yyyy--"),
+            ("update:public:publickey@alice v", "--yyy---"),
+            ("llookup:1.events.__atserver@alice", "--yyyyy-"),
+            ("update:1.events.__atserver@alice v", "--yy----"),
+            ("update:x.e1.a.__e@alice v", "--yyyyy-"),
+            ("llookup:x.e2.a.__e@alice", "--yy----"),
+            ("llookup:xe1.a.__e@alice", "--yy----"),
+            ("llookup:x.__manage@alice", "--yy----"),
+            ("otp:get", "--yyy---"),
+            ("otp:put:abc123", "--yyy---"),
+            ("keys:get:self", "--yyyyy-"),
+            ("enroll:list", "yyyyyyyy"),
             ("update:privatekey:at_pkam_publickey v", "--yyy---"),
             ("delete:phone.wavi@alice", "--yyyy--"),
             ("delete:privatekey:at_secret", "--yyy---"),
@@ -456,6 +496,8 @@ mod tests {
             ("update:public:signing_publickey@alice v", "--------"),
             ("update:1.new.enrollments.__manage@alice v", "--------"),
             ("delete:1.new.enrollments.__manage@alice", "--------"),
+            ("update:1.default_enc_private_key.__manage@alice v", "--------"),
+            ("delete:1.default_self_enc_key.__manage@alice", "--------"),
         ] {
             assert_eq!(row(line), expected, "{line}");
         }

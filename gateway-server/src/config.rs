@@ -28,6 +28,8 @@ pub struct ServerConfig {
     pub limits: LimitsConfig,
     /// How notifications live.
     pub notifications: NotificationsConfig,
+    /// How applications come by keys of their own.
+    pub enrollment: EnrollmentConfig,
 }
 
 /// The version of a configuration file's format.
@@ -261,6 +263,40 @@ impl NotificationsConfig {
     #[must_use]
     pub fn ttln_ms(&self) -> u64 {
         u64::try_from(self.ttln.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// `[enrollment]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnrollmentConfig {
+    /// How long a request waits for its decision: a weekend.
+    #[serde(with = "humantime_serde")]
+    pub pending: Duration,
+    /// How many requests one connection may make in `per`: a person who mistypes needs few, a program that
+    /// guesses passcodes many.
+    pub requests: usize,
+    /// The time in which they are counted.
+    #[serde(with = "humantime_serde")]
+    pub per: Duration,
+    /// The longest time for which the refusal of a wrong passcode is held back; the first ones take 1, 2, 3,
+    /// 5, 8 … seconds. Less than the minute after which clients give up.
+    #[serde(with = "humantime_serde")]
+    pub delay: Duration,
+    /// How long a one-time passcode is good for that does not say so itself: long enough to be read out.
+    #[serde(with = "humantime_serde")]
+    pub otp: Duration,
+}
+
+impl Default for EnrollmentConfig {
+    fn default() -> Self {
+        Self {
+            pending: Duration::from_hours(48),
+            requests: 5,
+            per: Duration::from_hours(1),
+            delay: Duration::from_secs(55),
+            otp: Duration::from_mins(5),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use regex::Regex;
 use tokio::sync::broadcast;
 
 use crate::access::Principal;
-use crate::store::{Committed, Notification};
+use crate::store::{Committed, Kind, Notification};
 
 /// Lines that a tenant's ring holds. A monitor further behind reads from the store instead.
 const RING: usize = 32;
@@ -41,6 +41,8 @@ pub(crate) struct Line {
     key: String,
     record: Option<AtKey>,
     from: AtSign,
+    /// Whether the tenant tells it to itself.
+    is_own: bool,
     /// What is sent, with its line end.
     pub(crate) text: String,
 }
@@ -56,6 +58,8 @@ pub(crate) struct Subscription {
 struct Filter {
     regex: Option<Regex>,
     strict: bool,
+    /// Whether what the tenant tells itself is wanted.
+    own: bool,
     principal: Principal,
 }
 
@@ -108,13 +112,21 @@ impl Line {
             key: notification.key.clone(),
             record: notification.record(),
             from: notification.from.clone(),
+            is_own: notification.kind == Kind::Own,
             text: notification.frame().line(),
         }
     }
 
     fn ticker(tenant: &AtSign, commit: i64, operation: Operation, now: Timestamp) -> Self {
         let frame = Frame::stats(tenant, commit, operation, now);
-        Self { moment: None, text: frame.line(), key: frame.key, record: None, from: frame.from }
+        Self {
+            moment: None,
+            text: frame.line(),
+            key: frame.key,
+            record: None,
+            from: frame.from,
+            is_own: false,
+        }
     }
 }
 
@@ -127,7 +139,16 @@ impl Subscription {
         regex: Option<Regex>,
         principal: Principal,
     ) -> Self {
-        Self { lines, seen, filter: Filter { regex, strict: monitor.strict, principal } }
+        Self {
+            lines,
+            seen,
+            filter: Filter { regex, strict: monitor.strict, own: monitor.self_notifications, principal },
+        }
+    }
+
+    /// The connection was authenticated anew.
+    pub(crate) fn rebind(&mut self, principal: Principal) {
+        self.filter.principal = principal;
     }
 
     /// Whether this line is to be sent; if it is new, it counts as seen.
@@ -144,6 +165,9 @@ impl Subscription {
 
 impl Filter {
     fn matches(&self, line: &Line) -> bool {
+        if line.is_own && !self.own {
+            return false;
+        }
         let matched = self
             .regex
             .as_ref()

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::admission::Admission;
 use crate::clock::{Clock, Wall, system_wall};
 use crate::config::ServerConfig;
+use crate::enrollment::Enrolling;
 use crate::monitors::Monitors;
 use crate::peers::{AskError, Cookies, Links, Waiting};
 use crate::server::StartError;
@@ -27,6 +28,7 @@ pub struct Node {
     watchers: Arc<Watchers>,
     links: Option<Links>,
     sessions: Arc<Sessions>,
+    pub(crate) enrolling: Enrolling,
     tenants: RwLock<Tenants>,
     /// Who is let in.
     pub(crate) admission: Admission,
@@ -117,6 +119,7 @@ impl Node {
             watchers,
             links,
             sessions: Arc::default(),
+            enrolling: Enrolling::default(),
             tenants: RwLock::default(),
             admission,
             key_maker: Semaphore::new(1),

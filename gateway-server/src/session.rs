@@ -76,6 +76,7 @@ where
         room: None,
         seat,
         source: caller.address.map(|address| Source::from(address.ip())),
+        stay: Duration::ZERO,
         granted_until: None,
         silent_until: Some(now + node.config.limits.node.login),
         session,
@@ -105,6 +106,8 @@ struct Connection<'a, S> {
     source: Option<Source>,
     /// By when the first whole line must have come, or who is on trial have proved that it is the owner.
     silent_until: Option<Instant>,
+    /// How long it stays open after its last answer.
+    stay: Duration,
     /// When the time of the enrollment is over to which the connection is bound.
     granted_until: Option<Instant>,
     session: ServerSession,
@@ -253,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 let verdict = self.hear(&tenant, challenge, proof).await;
                 self.principal = verdict.as_ref().cloned().unwrap_or(Principal::Anonymous);
                 self.open.is(&tenant, &self.principal);
-                self.watching = self.watching.take().filter(|_| self.principal.is_owner());
+                self.rebind_monitor();
                 self.granted_until = self.ends(self.principal.expires());
                 if let Some(seat) = &mut self.seat {
                     seat.is(self.principal.is_owner());
@@ -267,6 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             Action::Send(text) => self.reply(&text).await,
             Action::SendAndClose(text) => {
                 self.send(&text).await?;
+                tokio::time::sleep(self.stay).await;
                 self.close().await
             }
             Action::Close => self.close().await,
@@ -308,6 +312,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         Request { node, session: self.session.id(), tenant, who: &self.principal, now: node.now() }
     }
 
+    /// A monitor sees what its connection may see now, not what it could see once.
+    fn rebind_monitor(&mut self) {
+        self.watching = self.watching.take().filter(|_| self.principal.is_owner());
+        if let Some(watching) = &mut self.watching {
+            watching.subscription.rebind(self.principal.clone());
+        }
+    }
+
     /// The instant of a moment of the node's time.
     fn ends(&self, moment: Option<Timestamp>) -> Option<Instant> {
         let left = moment?.as_millis().saturating_sub(self.node.now().as_millis());
@@ -317,7 +329,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     fn take(&mut self, effect: Effect) -> Action {
         match effect {
             Effect::Answer(response) => self.session.answer(&response),
-            Effect::Farewell(response) => {
+            Effect::Farewell(response, stay) => {
+                self.stay = stay;
                 let said = self.session.answer(&response);
                 if let Action::Send(text) = said { Action::SendAndClose(text) } else { said }
             }
@@ -330,6 +343,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 self.session.bind(enrolled.id.clone());
                 self.granted_until = self.ends(enrolled.expires);
                 self.principal = Principal::Enrolled(enrolled);
+                self.rebind_monitor();
                 self.session.answer(&response)
             }
         }

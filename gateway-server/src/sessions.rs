@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use uuid::Uuid;
 
 use crate::access::Principal;
+use crate::config::EnrollmentConfig;
 
 /// All open connections of a node.
 #[derive(Default)]
@@ -31,6 +32,8 @@ struct Session {
     who: Who,
     since: Timestamp,
     address: Option<SocketAddr>,
+    /// When it asked for enrollments, as far as that still counts.
+    asked: Vec<Timestamp>,
     cut: CancellationToken,
 }
 
@@ -77,7 +80,14 @@ impl Sessions {
     #[must_use]
     pub fn open(self: &Arc<Self>, session: &str, address: Option<SocketAddr>, now: Timestamp) -> Guard {
         let (id, cut) = (number(session), CancellationToken::new());
-        let opened = Session { tenant: None, who: Who::Anonymous, since: now, address, cut: cut.clone() };
+        let opened = Session {
+            tenant: None,
+            who: Who::Anonymous,
+            since: now,
+            address,
+            asked: Vec::new(),
+            cut: cut.clone(),
+        };
         self.lock().by_id.insert(id, opened);
         Guard { sessions: Arc::clone(self), id, cut }
     }
@@ -89,6 +99,19 @@ impl Sessions {
     /// The session's id is none.
     pub fn claims(&self, session: &str, tenant: &AtSign, enrollment: &str) {
         self.lock().set(number(session), tenant, Who::Enrolled(enrollment.into()));
+    }
+
+    /// Whether a connection may ask for one more enrollment now, which then counts.
+    pub(crate) fn may_enroll(&self, session: &str, limits: &EnrollmentConfig, now: Timestamp) -> bool {
+        let per = u64::try_from(limits.per.as_millis()).unwrap_or(u64::MAX);
+        let mut open = self.lock();
+        let Some(session) = open.by_id.get_mut(&number(session)) else { return false };
+        session.asked.retain(|asked| asked.plus_millis(per) > now);
+        let may = session.asked.len() < limits.requests;
+        if may {
+            session.asked.push(now);
+        }
+        may
     }
 
     /// Ends the tenant's connections that are bound to an enrollment, all but one of them; gives how many.
@@ -260,8 +283,20 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_asks_a_few_times_and_again_later() {
+        let sessions = Arc::new(Sessions::default());
+        let limits = EnrollmentConfig::default();
+        let hour = i64::try_from(limits.per.as_millis()).unwrap();
+        let [(_first, id), (_second, other)] = [0; 2].map(|_| session(&sessions));
+        let may = |id: &str, millis| sessions.may_enroll(id, &limits, Timestamp::from_millis(millis));
+        assert!((0..5).all(|millis| may(&id, millis)) && !may(&id, 5) && !may(&id, hour - 1));
+        assert!(may(&other, 5), "each connection counts for itself");
+        assert!(may(&id, hour) && !may(&id, hour), "the first of them does not count any more");
+    }
+
+    #[test]
     fn an_entry_is_small() {
         // Besides what the token and the names keep on the heap.
-        assert!(size_of::<Session>() + size_of::<Uuid>() <= 152, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() + size_of::<Uuid>() <= 176, "{}", size_of::<Session>());
     }
 }

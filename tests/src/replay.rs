@@ -3,6 +3,11 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use at_protocol::crypto::{Hash, cram_digest};
 use at_protocol::keys::AtKeys;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
 
 use crate::transcript::{Given, Memory, Proofs, Step, Transcript};
 use crate::wire::Wire;
@@ -37,6 +42,8 @@ pub struct Owner {
     /// What activates the atSign.
     pub secret: String,
     keys: AtKeys,
+    /// An application's key in a secure element.
+    element: EcdsaKeyPair,
 }
 
 impl Owner {
@@ -47,7 +54,8 @@ impl Owner {
     pub fn new(secret: &str) -> Result<Self> {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../protocol/at-protocol/fixtures/python.atKeys");
         let keys = AtKeys::parse(&std::fs::read_to_string(fixture)?)?;
-        Ok(Self { secret: secret.to_owned(), keys })
+        let element = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?;
+        Ok(Self { secret: secret.to_owned(), keys, element })
     }
 
     /// Gives the atSign its keys, as clients without enrollments do.
@@ -73,6 +81,47 @@ impl Owner {
         Ok(())
     }
 
+    /// Has an application with these namespaces ask for an enrollment, and approves it, on a connection that
+    /// is authenticated as the owner; gives the enrollment's id.
+    ///
+    /// # Errors
+    /// The server does not play along.
+    pub fn enroll(
+        &self,
+        name: &str,
+        grants: &[(String, String)],
+        wire: &mut dyn Conversation,
+    ) -> Result<String> {
+        let namespaces: serde_json::Map<_, _> =
+            grants.iter().map(|(name, right)| (name.clone(), right.clone().into())).collect();
+        let asked = json!({
+            "appName": name,
+            "deviceName": "pixel",
+            "namespaces": namespaces,
+            "encryptedAPKAMSymmetricKey": "c3ltbWV0cmlj",
+            "apkamPublicKey": self.app_public_key(),
+        });
+        let pending: Value = serde_json::from_str(&ask(wire, &format!("enroll:request:{asked}"))?)?;
+        let id = pending["enrollmentId"].as_str().context("an enrollment has an id")?.to_owned();
+        let approved = json!({
+            "enrollmentId": id,
+            "encryptedDefaultEncryptionPrivateKey": "cHJpdmF0ZQ==",
+            "encryptedDefaultSelfEncryptionKey": "c2VsZg==",
+        });
+        ask(wire, &format!("enroll:approve:{approved}"))?;
+        Ok(id)
+    }
+
+    /// Signs in with an application's key.
+    ///
+    /// # Errors
+    /// The server does not believe it.
+    pub fn sign_in_enrolled(&self, atsign: &str, id: &str, wire: &mut dyn Conversation) -> Result<()> {
+        let challenge = self.challenge(atsign, wire)?;
+        ask(wire, &format!("pkam:enrollmentId:{id}:{}", self.app_sign(&challenge)))?;
+        Ok(())
+    }
+
     fn challenge(&self, atsign: &str, wire: &mut dyn Conversation) -> Result<String> {
         ask(wire, &format!("from:{atsign}"))
     }
@@ -94,6 +143,24 @@ impl Proofs for Owner {
     fn public_key(&self) -> String {
         self.keys.pkam.public().to_base64().to_owned()
     }
+
+    // The fixture has two keys, and what they are called in it does not matter here.
+    fn app_sign(&self, challenge: &str) -> String {
+        self.keys.encryption.sign(challenge.as_bytes(), Hash::Sha256)
+    }
+
+    fn app_public_key(&self) -> String {
+        self.keys.encryption.public().to_base64().to_owned()
+    }
+
+    fn ecc_sign(&self, challenge: &str) -> String {
+        let signature = self.element.sign(&SystemRandom::new(), challenge.as_bytes());
+        BASE64.encode(hex::encode(signature.expect("a key that was just made signs")))
+    }
+
+    fn ecc_public_key(&self) -> String {
+        hex::encode(self.element.public_key())
+    }
 }
 
 /// Says a line and gives what follows `data:` in the answer.
@@ -107,13 +174,17 @@ pub fn ask(wire: &mut dyn Conversation, line: &str) -> Result<String> {
     Ok(data.with_context(|| format!("{line:.60} was answered {answer:.200}"))?.to_owned())
 }
 
-/// Says all of a transcript on a greeted connection that is in the state the transcript asks for, and
-/// gives how many answers were as written, each in one write.
+/// Says all of a transcript on a greeted connection that is in the state the transcript asks for, with what
+/// is remembered of how it came to be so, and gives how many answers were as written, each in one write.
 ///
 /// # Errors
 /// The first answer that is another.
-pub fn replay(transcript: &Transcript, proofs: &dyn Proofs, wire: &mut dyn Conversation) -> Result<usize> {
-    let mut memory = Memory::default();
+pub fn replay(
+    transcript: &Transcript,
+    mut memory: Memory,
+    proofs: &dyn Proofs,
+    wire: &mut dyn Conversation,
+) -> Result<usize> {
     let mut answers = 0;
     let mut at = 0;
     while at < transcript.steps.len() {
@@ -168,7 +239,7 @@ fn hear(wire: &mut dyn Conversation) -> Result<String> {
 }
 
 /// Brings a greeted connection into the state that a transcript begins with; `second` is another greeted
-/// connection to the same server. The state of a peer is not made here: it takes a [`Peer`](crate::peer::Peer).
+/// connection to the same server. Gives what the transcript may name. The state of a peer is not made here: it takes a [`Peer`](crate::peer::Peer).
 ///
 /// # Errors
 /// The server does not play along.
@@ -178,13 +249,20 @@ pub fn prepare(
     owner: &Owner,
     wire: &mut dyn Conversation,
     second: &mut dyn Conversation,
-) -> Result<()> {
-    match transcript.given {
-        Given::Fresh => Ok(()),
-        Given::Activated | Given::Peer => owner.activate(atsign, second),
-        Given::Owner => {
-            owner.activate(atsign, second)?;
-            owner.sign_in(atsign, wire)
+) -> Result<Memory> {
+    let mut memory = Memory::default();
+    if transcript.given != Given::Fresh {
+        owner.activate(atsign, second)?;
+    }
+    match &transcript.given {
+        Given::Fresh | Given::Activated | Given::Peer => {}
+        Given::Owner => owner.sign_in(atsign, wire)?,
+        Given::Enrolled(grants) => {
+            owner.sign_in(atsign, second)?;
+            let id = owner.enroll("given", grants, second)?;
+            owner.sign_in_enrolled(atsign, &id, wire)?;
+            memory.remember("enrollment", &id);
         }
     }
+    Ok(memory)
 }

@@ -5,6 +5,7 @@
 //! | `# …` | for readers |
 //! | `given: activated` | @alice has her keys; the connection is fresh |
 //! | `given: owner` | and the connection is authenticated by the first key |
+//! | `given: enrolled wavi:rw,buzz:r` | by an enrollment with these namespaces, `{enrollment}` |
 //! | `given: peer @bob` | the connection is authenticated by `pol` as @bob |
 //! | `C: …` | the client says this, and a line end |
 //! | `R: …` | the client writes exactly this; `\r` and `\n` are escapes |
@@ -14,7 +15,8 @@
 //!
 //! Within answers `{any}`, `{uuid}`, `{number}`, `{session}` and `{time}` stand for what varies;
 //! `{number=first}` remembers it, and `{first}` and `{first+1}` are what was remembered. Within requests
-//! `{digest}`, `{sign}` and `{sign512}` answer the last challenge.
+//! `{digest}`, `{sign}` and `{sign512}` answer the last challenge; `{app-sign}` and `{ecc-sign}` do so with the
+//! keys of applications, whose public halves are `{app-public}` and `{ecc-public}`.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +24,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use regex::Regex;
 
 /// In which state the connection is when the transcript begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Given {
     /// Neither keys nor authentication.
     Fresh,
@@ -30,6 +32,8 @@ pub enum Given {
     Activated,
     /// Authenticated by the first key.
     Owner,
+    /// Authenticated by an application's key, with these namespaces and rights.
+    Enrolled(Vec<(String, String)>),
     /// Authenticated as another atSign's server.
     Peer,
 }
@@ -75,6 +79,15 @@ impl Transcript {
                 }
                 Some(("given", "owner")) => {
                     transcript.given = Given::Owner;
+                    continue;
+                }
+                Some(("given", enrolled)) if enrolled.starts_with("enrolled ") => {
+                    let grants = enrolled["enrolled ".len()..].split(',');
+                    let grants = grants.map(|grant| {
+                        let (name, right) = grant.split_once(':').context("a namespace and its right")?;
+                        Ok((name.to_owned(), right.to_owned()))
+                    });
+                    transcript.given = Given::Enrolled(grants.collect::<Result<_>>()?);
                     continue;
                 }
                 Some(("given", "peer @bob")) => {
@@ -196,6 +209,11 @@ impl Memory {
         Ok(true)
     }
 
+    /// Remembers what was not seen in an answer.
+    pub fn remember(&mut self, name: &str, value: &str) {
+        self.named.insert(name.to_owned(), value.to_owned());
+    }
+
     /// A request with its holes filled by `proofs`.
     ///
     /// # Errors
@@ -207,6 +225,10 @@ impl Memory {
             ("{sign}", proofs.sign(&self.challenge)),
             ("{sign512}", proofs.sign512(&self.challenge)),
             ("{pkam-public}", proofs.public_key()),
+            ("{app-sign}", proofs.app_sign(&self.challenge)),
+            ("{app-public}", proofs.app_public_key()),
+            ("{ecc-sign}", proofs.ecc_sign(&self.challenge)),
+            ("{ecc-public}", proofs.ecc_public_key()),
         ] {
             text = text.replace(hole, &value);
         }
@@ -233,6 +255,14 @@ pub trait Proofs {
     fn sign512(&self, challenge: &str) -> String;
     /// The first key's public half.
     fn public_key(&self) -> String;
+    /// The answer with an application's key.
+    fn app_sign(&self, challenge: &str) -> String;
+    /// That key's public half.
+    fn app_public_key(&self) -> String;
+    /// The answer with a key of a secure element.
+    fn ecc_sign(&self, challenge: &str) -> String;
+    /// That key's public half, in hex.
+    fn ecc_public_key(&self) -> String;
 }
 
 fn permutations(parts: &[String]) -> Vec<String> {

@@ -110,7 +110,7 @@ fn say(runtime: &Runtime, owner: &Owner, transcript: &Transcript) -> Result<()> 
     let tenant = Tenant { atsign: ALICE.parse()?, listen: None };
     ensure!(runtime.block_on(node.add_tenant(tenant, SECRET))?, "@alice was there already");
     let mut wire = connect(runtime, &node)?;
-    prepare(transcript, ALICE, owner, &mut wire, &mut connect(runtime, &node)?)?;
-    replay(transcript, owner, &mut wire)?;
+    let memory = prepare(transcript, ALICE, owner, &mut wire, &mut connect(runtime, &node)?)?;
+    replay(transcript, memory, owner, &mut wire)?;
     Ok(())
 }

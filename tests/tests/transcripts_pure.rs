@@ -45,6 +45,22 @@ impl Proofs for AnyProof {
     fn public_key(&self) -> String {
         "a2V5".to_owned()
     }
+
+    fn app_sign(&self, _: &str) -> String {
+        "c2ln".to_owned()
+    }
+
+    fn app_public_key(&self) -> String {
+        "a2V5".to_owned()
+    }
+
+    fn ecc_sign(&self, _: &str) -> String {
+        "c2ln".to_owned()
+    }
+
+    fn ecc_public_key(&self) -> String {
+        "04".to_owned()
+    }
 }
 
 #[test]
@@ -58,19 +74,24 @@ fn replay(transcript: &Transcript) {
     let alice: AtSign = "alice".parse().unwrap();
     let now = Instant::now();
     let mut session = ServerSession::new(SESSION.to_owned(), Some(alice.clone()), now);
-    match transcript.given {
+    match &transcript.given {
+        Given::Enrolled(_) => {
+            drop(session.on_verdict(Ok(Identity::Owner(OwnerAuth::Apkam(UUID.to_owned())))))
+        }
         Given::Owner => drop(session.on_verdict(Ok(Identity::Owner(OwnerAuth::PkamLegacy)))),
         Given::Peer => drop(session.on_verdict(Ok(Identity::Peer("bob".parse().unwrap())))),
         Given::Fresh | Given::Activated => {}
     }
     let mut lines = LineSplitter::new(session.line_limit());
     let mut memory = Memory::default();
+    // What is remembered of a real server's answers is not known here.
+    for (name, value) in [("enrollment", UUID), ("id", UUID), ("other", UUID), ("code", "A1B2C3")] {
+        memory.remember(name, value);
+    }
     let mut expected = transcript.steps.iter().peekable();
     while let Some(step) = expected.next() {
         let Step::Say(said) = step else { panic!("{}: {step:?} was not asked for", transcript.name) };
-        // What was remembered of a real server's answers is not known here.
-        let said = memory
-            .fill(&said.replace("{id}", UUID).replace("{first}", "5").replace("{first+3}", "8"), &AnyProof);
+        let said = memory.fill(&said.replace("{first}", "5").replace("{first+3}", "8"), &AnyProof);
         lines.feed(said.unwrap().as_bytes());
         while let Some(line) = lines.next_line().unwrap() {
             let action = session.on_line(line, UUID, &OnlyAlice, now);

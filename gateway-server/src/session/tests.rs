@@ -184,7 +184,7 @@ async fn monitors_are_told_of_commits_and_by_the_ticker() {
 async fn enroll(node: &Node, key: &RsaPrivateKey, metadata: Metadata) {
     let alice: AtSign = "@alice".parse().unwrap();
     let public = key.public().to_base64().to_owned();
-    let mut enrollment = Enrollment::first("_s", "app".into(), "device".into(), public);
+    let mut enrollment = Enrollment::asked("_s", "app".into(), "device".into(), public).granted_whole();
     enrollment.namespaces = [("wavi".to_owned(), Right::Read)].into();
     let value = serde_json::to_string(&enrollment).unwrap();
     let edits = vec![Edit::Update { key: enrollment::record_key("e1", &alice).unwrap(), value, metadata }];

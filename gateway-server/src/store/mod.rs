@@ -199,6 +199,8 @@ pub trait Store: Send + Sync {
     fn record(&self, tenant: &AtSign, key: &AtKey) -> Answer<'_, Option<Record>>;
     /// The keys of active records.
     fn keys(&self, tenant: &AtSign, page: KeyPage) -> Answer<'_, Vec<String>>;
+    /// The records of enrollments, expired ones that were not yet removed included, oldest first.
+    fn enrollments(&self, tenant: &AtSign) -> Answer<'_, Vec<(AtKey, Record)>>;
     /// Changes records; gives the commit id of each change, -1 where it has none.
     fn write(&self, tenant: &AtSign, write: Write) -> Answer<'_, Result<Vec<i64>, Refused>>;
     /// The id of the newest commit, -1 before the first.
@@ -216,7 +218,7 @@ pub trait Store: Send + Sync {
     fn notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, Option<Notification>>;
     /// Forgets a notification.
     fn remove_notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, ()>;
-    /// The first notifications received after this moment and not expired, oldest first: at least one if
+    /// The first notifications received, or told by the tenant to itself, after this moment and not expired, oldest first: at least one if
     /// there is one, at most `limit`.
     fn received_after(
         &self,

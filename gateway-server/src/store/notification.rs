@@ -14,6 +14,8 @@ pub enum Kind {
     Sent,
     /// From somebody (or itself) to the tenant.
     Received,
+    /// From the tenant's server to those of the tenant's connections that ask for it.
+    Own,
 }
 
 /// How a notification fares.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use at_protocol::crypto::{PkamPublicKey, cram_matches};
 use at_protocol::response::{Failure, Response};
 use at_protocol::session::server::{Challenge, Proof};
-use at_protocol::verb::{Cram, Pkam};
+use at_protocol::verb::{Cram, Pkam, SigningAlgo};
 use at_protocol::{AtKey, AtSign, ErrorCode};
 
 use super::{Request, missing};
@@ -71,15 +71,26 @@ async fn by_key(request: &Request<'_>, challenge: &Challenge, pkam: &Pkam) -> Re
         }
     };
     let hash = pkam.hashing.unwrap_or_default();
-    // The stored key decides the algorithm; what the line says about it is only a claim.
     let key: Option<PkamPublicKey> = key.parse().ok();
     match key {
-        Some(key) if key.verify(&challenge.text(), hash, &pkam.signature) => {
+        Some(key) if is_of(&key, pkam.signing) && key.verify(&challenge.text(), hash, &pkam.signature) => {
             request.node.note_login(request.tenant, request.now);
             Ok(principal)
         }
         Some(_) => Err(failed("pkam authentication failed")),
         None => Err(failed("pkam publickey not found")),
+    }
+}
+
+/// Whether what the line says about the algorithm fits the stored key, which decides. A caller that could
+/// choose would choose the weakest.
+fn is_of(key: &PkamPublicKey, said: Option<SigningAlgo>) -> bool {
+    match (key, said) {
+        (_, None)
+        | (PkamPublicKey::Rsa(_), Some(SigningAlgo::Rsa2048))
+        | (PkamPublicKey::Ecc(_), Some(SigningAlgo::EccSecp256r1)) => true,
+        (PkamPublicKey::Rsa(_), Some(SigningAlgo::EccSecp256r1))
+        | (PkamPublicKey::Ecc(_), Some(SigningAlgo::Rsa2048)) => false,
     }
 }
 
@@ -93,7 +104,9 @@ async fn enrolled(request: &Request<'_>, id: &str) -> Result<Enrolled, Response>
     let record = request.node.store.record(request.tenant, &key).await;
     let record = record.map_err(|error| Response::Error(error.into()))?;
     let record = record.filter(|record| record.is_active(request.now)).ok_or_else(gone)?;
-    let enrollment: Enrollment = serde_json::from_str(&record.value).map_err(|_| gone())?;
+    let mut enrollment: Enrollment = serde_json::from_str(&record.value).map_err(|_| gone())?;
+    // A connection has no use for these, and may live long.
+    (enrollment.metadata, enrollment.encrypted_apkam_symmetric_key) = (None, None);
     let state = |code, word| Err(Response::State(code, format!("enrollment_id: {id} is {word}")));
     match enrollment.approval.state {
         State::Approved => Ok(Enrolled { id: id.to_owned(), enrollment, expires: record.expires }),

@@ -4,11 +4,13 @@
 mod delete;
 mod enroll;
 mod fetch;
+mod keys;
 mod login;
 mod lookup;
 mod monitor;
 mod notifications;
 mod notify;
+mod otp;
 mod plookup;
 mod read;
 mod scan;
@@ -18,6 +20,7 @@ mod sync;
 mod update;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use at_protocol::response::{Failure, Response};
 use at_protocol::{AtSign, ErrorCode, Timestamp, Verb};
@@ -58,8 +61,8 @@ pub(crate) enum Effect {
     Watch(Box<Subscription>, bool),
     /// An answer, after which the connection is bound to an enrollment.
     Bind(Arc<Enrolled>, Response),
-    /// An answer, after which the connection ends.
-    Farewell(Response),
+    /// An answer; as long after it, in which nothing is heard any more, the connection ends.
+    Farewell(Response, Duration),
 }
 
 type Answered = Result<Response, Failure>;
@@ -67,7 +70,7 @@ type Answered = Result<Response, Failure>;
 /// Performs a verb, if it is allowed.
 pub(crate) async fn perform(request: &Request<'_>, verb: Verb) -> Effect {
     if let Some(expired) = expired(request) {
-        return Effect::Farewell(expired);
+        return Effect::Farewell(expired, Duration::ZERO);
     }
     match dispatch(request, verb).await {
         Ok(effect) => effect,
@@ -79,7 +82,7 @@ async fn dispatch(request: &Request<'_>, verb: Verb) -> Result<Effect, Failure> 
     may(request.who, request.tenant, &verb)?;
     let response = match verb {
         Verb::Monitor(monitor) => return monitor::perform(request, monitor).await,
-        Verb::Enroll(enroll) => return enroll::perform(request, *enroll).await,
+        Verb::Enroll(enroll) => return Ok(enroll::perform(request, *enroll).await),
         Verb::Scan(scan) => scan::perform(request, scan).await,
         Verb::Update(update) => update::perform(request, *update).await,
         Verb::Delete(delete) => delete::perform(request, delete).await,
@@ -91,6 +94,8 @@ async fn dispatch(request: &Request<'_>, verb: Verb) -> Result<Effect, Failure> 
         Verb::NotifyStatus(status) => notifications::status(request, status).await,
         Verb::NotifyFetch(fetch) => notifications::fetch(request, fetch).await,
         Verb::NotifyRemove(remove) => notifications::remove(request, remove).await,
+        Verb::Otp(otp) => otp::perform(request, otp).await,
+        Verb::Keys(keys) => keys::perform(request, keys).await,
         Verb::Noop(noop) => service::noop(noop).await,
         Verb::Info(info) => service::info(request, info),
         Verb::Stats(stats) => stats::perform(request, stats).await,
@@ -156,6 +161,18 @@ impl From<StoreError> for Failure {
             }
         };
         Self::new(ErrorCode::DataStore, message)
+    }
+}
+
+impl From<StoreError> for Response {
+    fn from(error: StoreError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+impl From<Refused> for Response {
+    fn from(refused: Refused) -> Self {
+        Failure::from(refused).into()
     }
 }
 

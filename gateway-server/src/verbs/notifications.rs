@@ -29,7 +29,7 @@ pub(super) async fn list(request: &Request<'_>, list: NotifyList) -> Answered {
             let matched = regex
                 .as_ref()
                 .is_none_or(|regex| regex.is_match(&found.key) || regex.is_match(found.from.as_str()));
-            if matched && request.who.may_watch(found.record().as_ref()) {
+            if matched && found.kind == Kind::Received && request.who.may_watch(found.record().as_ref()) {
                 listed.push_str(if listed.is_empty() { "" } else { "," });
                 listed.push_str(&json(&found.frame()));
             }
@@ -89,6 +89,7 @@ fn whole(found: &Notification, now: Timestamp) -> Map<String, Value> {
     let kind = match found.kind {
         Kind::Sent => "sent",
         Kind::Received => "received",
+        Kind::Own => "self",
     };
     let message_type = match found.message_type {
         MessageType::Key => "key",

@@ -494,7 +494,7 @@ mod tests {
         let request =
             case.town.world().lines.iter().find(|line| line.starts_with("enroll:")).unwrap().clone();
         let Ok(Verb::Enroll(enroll)) = request.parse() else { panic!() };
-        let Enroll::Request(request) = *enroll;
+        let Enroll::Request(request) = *enroll else { panic!() };
         assert_ne!(request.enc_private_key_iv, request.self_enc_key_iv);
         let symmetric = keys("@alice").apkam_symmetric.unwrap();
         let iv = Iv::from_nonce(request.self_enc_key_iv.as_deref()).unwrap();

@@ -156,13 +156,15 @@ impl AtKey {
     }
 
     /// Whether a change of this record enters the commit log (wire reference §7.2): not what the server
-    /// keeps for itself, not hidden public records but those beginning `__`.
+    /// keeps for itself or for applications, not hidden public records but those beginning `__`.
     #[must_use]
     pub fn is_committed(&self) -> bool {
         match self {
             Self::PrivateKey { .. } | Self::Private { .. } => false,
-            Self::Public { name, .. } => !name.as_str().starts_with('_') || name.as_str().starts_with("__"),
-            Self::Own { .. } | Self::Shared { .. } => !self.is_enrollment(),
+            Self::Public { name, .. } => {
+                !self.is_kept_key() && (!name.as_str().starts_with('_') || name.as_str().starts_with("__"))
+            }
+            Self::Own { .. } | Self::Shared { .. } => !self.is_enrollment() && !self.is_kept_key(),
             Self::CachedPublic { .. } | Self::CachedShared { .. } => true,
         }
     }
@@ -180,8 +182,15 @@ impl AtKey {
         }
     }
 
+    /// Whether this is what the verb `keys` keeps for an application (§4.25), which no copy follows.
+    fn is_kept_key(&self) -> bool {
+        let name = self.name().as_str();
+        name.contains(".__public_keys.") || name.contains(".__self_keys.")
+    }
+
     /// Whether this is the record of an enrollment, or a key that an enrollment's approval left behind.
-    fn is_enrollment(&self) -> bool {
+    #[must_use]
+    pub fn is_enrollment(&self) -> bool {
         let name = self.name().as_str();
         name.ends_with(".new.enrollments.__manage")
             || name.ends_with(".default_enc_private_key.__manage")

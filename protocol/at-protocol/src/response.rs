@@ -132,6 +132,12 @@ pub struct Failure {
     pub close: bool,
 }
 
+impl From<Failure> for Response {
+    fn from(failure: Failure) -> Self {
+        Self::Error(failure)
+    }
+}
+
 impl Failure {
     /// A failure after which the connection stays or goes as its code says.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {

@@ -43,16 +43,16 @@ fn say(town: &Town, bob: &Peer, transcript: &Transcript) -> Result<usize> {
     let atsign = format!("@{}", alice(&transcript.name));
     let tenant = town.tenant(&atsign)?;
     let owner = Owner::new(&tenant.secret)?;
-    let mut wire = match transcript.given {
+    let mut wire = match &transcript.given {
         // A server shows its own certificate when it calls another.
         Given::Peer => Wire::greeted(tenant.address, &client_config(&town.ca, Some(&town.certificate()))?)?,
-        Given::Fresh | Given::Activated | Given::Owner => town.dial(&atsign)?,
+        Given::Fresh | Given::Activated | Given::Owner | Given::Enrolled(_) => town.dial(&atsign)?,
     };
-    prepare(transcript, &atsign, &owner, &mut wire, &mut town.dial(&atsign)?)?;
+    let memory = prepare(transcript, &atsign, &owner, &mut wire, &mut town.dial(&atsign)?)?;
     if transcript.given == Given::Peer {
         bob.sign_in(&mut wire)?;
     }
-    replay(transcript, &owner, &mut wire)
+    replay(transcript, memory, &owner, &mut wire)
 }
 
 /// Who a transcript is about.

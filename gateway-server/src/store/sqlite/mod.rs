@@ -313,6 +313,10 @@ impl Store for SqliteStore {
         self.read_of(tenant, move |sql, tenant| records::keys(sql, tenant, &page))
     }
 
+    fn enrollments(&self, tenant: &AtSign) -> Answer<'_, Vec<(AtKey, Record)>> {
+        self.read_of(tenant, records::enrollments)
+    }
+
     fn write(&self, tenant: &AtSign, write: Write) -> Answer<'_, Result<Vec<i64>, Refused>> {
         let atsign = tenant.clone();
         let bytes = value_bytes(&write.edits, write.notification.as_ref());

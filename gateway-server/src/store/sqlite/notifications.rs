@@ -19,11 +19,10 @@ const COLUMNS: &str =
     latest_n, notifier, ttln, is_encrypted, metadata, created, expires, status, attempts";
 
 fn notification(row: &Row<'_>) -> rusqlite::Result<Notification> {
-    let received: bool = row.get(0)?;
     let latest: bool = row.get(9)?;
     let metadata: String = row.get(14)?;
     Ok(Notification {
-        kind: if received { Kind::Received } else { Kind::Sent },
+        kind: kind(row.get(0)?),
         id: row.get(1)?,
         from: parsed(row, 2)?,
         to: parsed(row, 3)?,
@@ -47,6 +46,22 @@ fn notification(row: &Row<'_>) -> rusqlite::Result<Notification> {
         status: status(row.get(17)?),
         attempts: row.get(18)?,
     })
+}
+
+fn kind(number: i64) -> Kind {
+    match number {
+        0 => Kind::Sent,
+        1 => Kind::Received,
+        _ => Kind::Own,
+    }
+}
+
+fn kind_number(kind: Kind) -> i64 {
+    match kind {
+        Kind::Sent => 0,
+        Kind::Received => 1,
+        Kind::Own => 2,
+    }
 }
 
 fn status(number: i64) -> Status {
@@ -95,10 +110,10 @@ fn word<T: FromStr<Err = ()>>(row: &Row<'_>, column: usize) -> rusqlite::Result<
 /// delivered in the same transaction.
 pub(super) fn send(group: &mut Group<'_>, mut sent: Notification, now: Timestamp) -> rusqlite::Result<Taken> {
     let Some(tenant) = group.tenant(&sent.from)? else { return Ok(Taken::Repeated) };
-    sent.kind = Kind::Sent;
     if sent.from == sent.to {
         return receive(group, sent, now);
     }
+    sent.kind = Kind::Sent;
     if is_repeated(group.sql, tenant, &sent)? {
         return Ok(Taken::Repeated);
     }
@@ -126,7 +141,9 @@ pub(super) fn receive(
     now: Timestamp,
 ) -> rusqlite::Result<Taken> {
     let Some(tenant) = group.tenant(&received.to)? else { return Ok(Taken::Repeated) };
-    received.kind = Kind::Received;
+    if received.kind != Kind::Own {
+        received.kind = Kind::Received;
+    }
     received.status = Status::Delivered;
     if is_repeated(group.sql, tenant, &received)? {
         return Ok(Taken::Repeated);
@@ -197,7 +214,7 @@ fn insert(sql: &Connection, tenant: i64, new: &Notification) -> rusqlite::Result
         tenant,
         new.from.as_str(),
         new.id,
-        new.kind == Kind::Received,
+        kind_number(new.kind),
         new.to.as_str(),
         new.key,
         new.value,
@@ -240,7 +257,7 @@ pub(super) fn remove(sql: &Connection, tenant: i64, id: &str) -> rusqlite::Resul
     Ok(())
 }
 
-/// What was received after a moment, oldest first.
+/// What was received after a moment, or told by the tenant to itself, oldest first.
 pub(super) fn received_after(
     sql: &Connection,
     tenant: i64,
@@ -250,7 +267,7 @@ pub(super) fn received_after(
 ) -> rusqlite::Result<Vec<Notification>> {
     let text = format!(
         "SELECT {COLUMNS} FROM notification
-         WHERE tenant = ?1 AND created > ?2 AND received = 1 AND removed = 0 AND expires > ?3
+         WHERE tenant = ?1 AND created > ?2 AND received > 0 AND removed = 0 AND expires > ?3
          ORDER BY created LIMIT ?4"
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -267,9 +284,8 @@ pub(super) fn tallies(sql: &Connection, tenant: i64) -> rusqlite::Result<Vec<Tal
     )?;
     query
         .query_map([tenant], |row| {
-            let received: bool = row.get(0)?;
             Ok(Tally {
-                kind: if received { Kind::Received } else { Kind::Sent },
+                kind: kind(row.get(0)?),
                 status: status(row.get(1)?),
                 operation: word(row, 2)?,
                 is_text: row.get(3)?,
@@ -333,7 +349,7 @@ pub(super) fn expire(sql: &Connection, now: Timestamp, limit: i64) -> rusqlite::
     let mut delete = sql.prepare_cached(
         "DELETE FROM notification WHERE rowid IN (
              SELECT rowid FROM notification
-             WHERE expires <= ?1 AND (received = 1 OR expires <= ?2) LIMIT ?3)",
+             WHERE expires <= ?1 AND (received > 0 OR expires <= ?2) LIMIT ?3)",
     )?;
     delete.execute(params![now.as_millis(), now.as_millis().saturating_sub(KEEP_SENT), limit])
 }

@@ -181,6 +181,21 @@ pub(super) fn keys(sql: &Connection, tenant: i64, page: &KeyPage) -> rusqlite::R
     Ok(keys)
 }
 
+/// The records of enrollments.
+pub(super) fn enrollments(sql: &Connection, tenant: i64) -> rusqlite::Result<Vec<(AtKey, Record)>> {
+    let text = format!(
+        "SELECT key, {COLUMNS} FROM record
+         WHERE tenant = ?1 AND key GLOB '*.new.enrollments.__manage@*' ORDER BY created, key"
+    );
+    let mut query = sql.prepare_cached(&text)?;
+    let found = query.query_map([tenant], |row| {
+        let key: String = row.get(0)?;
+        Ok((key.parse().ok(), record(row, 1)?))
+    })?;
+    let found: Vec<(Option<AtKey>, Record)> = found.collect::<rusqlite::Result<_>>()?;
+    Ok(found.into_iter().filter_map(|(key, record)| key.map(|key| (key, record))).collect())
+}
+
 /// Commits behind `after` with their records.
 pub(super) fn commits_after(
     sql: &Connection,

@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 3] = ["
+const STEPS: [&str; 4] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -91,6 +91,12 @@ const STEPS: [&str; 3] = ["
 ", "
     -- One row: when something last happened, to the second. The node's clock does not start before it.
     CREATE TABLE mark (id INTEGER PRIMARY KEY, time INTEGER NOT NULL) STRICT;
+", "
+    -- `received` is 2 for what a tenant tells itself.
+    DROP INDEX notification_received;
+    CREATE INDEX notification_received ON notification (tenant, created) WHERE received > 0 AND removed = 0;
+    -- Enrollments are few among many records.
+    CREATE INDEX record_enrollments ON record (tenant) WHERE key GLOB '*.new.enrollments.__manage@*';
 "];
 
 /// Brings the database to the newest version.

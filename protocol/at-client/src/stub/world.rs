@@ -283,6 +283,8 @@ impl World {
             | Verb::Info(_)
             | Verb::Stats(_)
             | Verb::Sync(_)
+            | Verb::Otp(_)
+            | Verb::Keys(_)
             | Verb::Config(_)
             | Verb::Batch(_)
             | Verb::Stream(_) => panic!("this server has no need of that verb"),
@@ -323,7 +325,9 @@ impl World {
     }
 
     fn enroll(&mut self, tenant: &AtSign, who: &Identity, enroll: Enroll) -> Result<String, Failure> {
-        let Enroll::Request(EnrollRequest { app_name, device_name, apkam_public_key, .. }) = enroll;
+        let Enroll::Request(EnrollRequest { app_name, device_name, apkam_public_key, .. }) = enroll else {
+            panic!("this server decides about no enrollment");
+        };
         assert_eq!(who, &Identity::Owner(OwnerAuth::Cram));
         let taken = self.tenant(tenant).records.keys().any(|key| key.contains(".new.enrollments."));
         if taken {

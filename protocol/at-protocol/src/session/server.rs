@@ -365,6 +365,7 @@ impl ServerSession {
             VerbError::AtSign(_) if line.get(..4).is_some_and(|word| word.eq_ignore_ascii_case("from")) => {
                 Failure::closing(ErrorCode::InternalException, error.to_string())
             }
+            VerbError::NoEnrollParameters => Failure::new(ErrorCode::IllegalArguments, error.to_string()),
             VerbError::Json => Failure::closing(ErrorCode::InternalException, error.to_string()),
             VerbError::Unknown
             | VerbError::Syntax { .. }

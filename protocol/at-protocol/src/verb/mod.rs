@@ -8,11 +8,13 @@ mod batch;
 mod config;
 mod delete;
 mod enroll;
+mod keys;
 mod lookup;
 mod monitor;
 mod notifications;
 mod notify;
 mod notify_all;
+mod otp;
 mod params;
 mod scan;
 mod service;
@@ -27,12 +29,14 @@ pub use authentication::{ClientConfig, Cram, From, Pkam, SigningAlgo, To};
 pub use batch::{Batch, Command};
 pub use config::Config;
 pub use delete::Delete;
-pub use enroll::{Enroll, EnrollRequest};
+pub use enroll::{Decision, Enroll, EnrollFilter, EnrollRequest, EnrollTarget};
+pub use keys::{KeyVisibility, Keys, NewKey};
 pub use lookup::{LLookup, Lookup, PLookup, Shape};
 pub use monitor::Monitor;
 pub use notifications::{NotifyFetch, NotifyList, NotifyRemove, NotifyStatus};
 pub use notify::{MessageType, Notify, Operation, Priority, Strategy};
 pub use notify_all::NotifyAll;
+pub use otp::{Otp, Passcode};
 pub use scan::Scan;
 pub use service::{Info, Noop, Stats};
 pub use stream::{Announcement, Stream};
@@ -100,6 +104,10 @@ pub enum Verb {
     Batch(Batch),
     /// Sends bytes through the server while both ends are there.
     Stream(Stream),
+    /// Makes codes for those who want to enroll.
+    Otp(Otp),
+    /// Keeps an application's keys.
+    Keys(Keys),
 }
 
 /// Who may say a verb at all (wire reference §4.0). What it may touch is decided by the server.
@@ -125,6 +133,9 @@ pub enum VerbError {
         /// How the verb is written.
         usage: &'static str,
     },
+    /// An `enroll` without its parameters.
+    #[error("Enroll parameters not provided")]
+    NoEnrollParameters,
     /// A parameter's value is out of its range.
     #[error("{0}")]
     Parameter(#[from] InvalidParameter),
@@ -166,6 +177,8 @@ impl Verb {
             | Self::NotifyFetch(_)
             | Self::NotifyRemove(_)
             | Self::Monitor(_)
+            | Self::Otp(_)
+            | Self::Keys(_)
             | Self::Stats(_)
             | Self::Sync(_)
             | Self::Config(_)
@@ -221,6 +234,8 @@ impl Verb {
             "config" => config::parse(rest).map(Self::Config),
             "batch" => batch::parse(rest).map(Self::Batch),
             "stream" => stream::parse(rest).map(Self::Stream),
+            "otp" => otp::parse(rest).map(Self::Otp),
+            "keys" => keys::parse(rest).map(Self::Keys),
             _ => Err(VerbError::Unknown),
         }
     }
@@ -255,6 +270,8 @@ impl fmt::Display for Verb {
             Self::Config(verb) => verb.fmt(f),
             Self::Batch(verb) => verb.fmt(f),
             Self::Stream(verb) => verb.fmt(f),
+            Self::Otp(verb) => verb.fmt(f),
+            Self::Keys(verb) => verb.fmt(f),
         }
     }
 }
