@@ -8,6 +8,8 @@ use at_protocol::directory::Address;
 use atedge_service::tls::TlsSettings;
 use serde::Deserialize;
 
+use crate::store::Quota;
+
 /// All of `server.toml`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -201,11 +203,25 @@ pub struct TenantLimits {
     pub connections: usize,
     /// How many of them are kept for its owner, whatever strangers and other servers do; 1,000.
     pub reserved: usize,
+    /// Most records, those of others that are cached included. 0 (the default): as many as the disk holds,
+    /// because an operator knows best what a device of the fleet needs.
+    pub keys: u64,
+    /// Most bytes of keys and values of its records. 0 (the default): as the disk holds. Notifications do not
+    /// count: they end by themselves.
+    pub bytes: u64,
 }
 
 impl Default for TenantLimits {
     fn default() -> Self {
-        Self { connections: 4_000, reserved: 1_000 }
+        Self { connections: 4_000, reserved: 1_000, keys: 0, bytes: 0 }
+    }
+}
+
+impl TenantLimits {
+    /// The part that the store keeps.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        Quota { keys: self.keys, bytes: self.bytes }
     }
 }
 

@@ -16,6 +16,7 @@ mod descriptors;
 pub mod enrollment;
 mod listen;
 mod monitors;
+pub mod moving;
 mod node;
 mod offline;
 mod peers;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use at_protocol::AtSign;
-use atedge_server::store::Tenant;
+use atedge_server::store::{self, Checked, Progress, Tenant};
 use atedge_server::{Offline, Server, ServerConfig, ServerTls};
 use atedge_service::{Exit, Notifier, OneLine, config, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
@@ -49,9 +49,22 @@ enum Command {
     #[command(after_help = "Example: atedge-server run --config server.toml --state ./state")]
     Run,
     /// Say whether the configuration would do, without starting anything
-    #[command(after_help = "Example: atedge-server check --config server.toml")]
-    Check,
-    /// Add and list the atSigns that are hosted here
+    #[command(after_help = "Example: atedge-server check --config server.toml --store")]
+    Check {
+        /// Look for damage in all of the store's files, too. That reads all of them; a server may run
+        #[arg(long)]
+        store: bool,
+    },
+    /// Copy the store's files, each as it is at one moment, while a server runs or not. The copies hold the
+    /// atSigns' signing keys. To restore: stop the server and put the copies in the place of its files,
+    /// without any -wal and -shm file
+    #[command(after_help = "Example: atedge-server backup --to /var/backups/atedge/2026-11-22")]
+    Backup {
+        /// The folder for the copies; none is overwritten
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Add, move, remove and list the atSigns that are hosted here
     #[command(subcommand, after_help = "Example: atedge-server tenant add @alice")]
     Tenant(TenantCommand),
 }
@@ -65,6 +78,40 @@ enum TenantCommand {
         /// The atSign
         atsign: AtSign,
         /// An address that is this atSign's alone; it is kept
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<SocketAddr>,
+    },
+    /// Print what one atSign has stored
+    #[command(after_help = "Example: atedge-server tenant show @alice --json")]
+    Show {
+        /// The atSign
+        atsign: AtSign,
+    },
+    /// Remove an atSign and all that it has. A running server ends its connections within seconds
+    #[command(after_help = "Example: atedge-server tenant remove @alice --yes")]
+    Remove {
+        /// The atSign
+        atsign: AtSign,
+        /// Yes, all of it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Write all that an atSign has into a new file, its signing key included: whoever reads the file can
+    /// speak for the atSign
+    #[command(after_help = "Example: atedge-server tenant export @alice --to alice.jsonl")]
+    Export {
+        /// The atSign
+        atsign: AtSign,
+        /// The file, which must not be there yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Host the atSign of an exported file, with its commit ids. Change nothing if it is hosted already
+    #[command(after_help = "Example: atedge-server tenant import alice.jsonl")]
+    Import {
+        /// The file
+        file: PathBuf,
+        /// An address that is this atSign's alone, instead of the one it had
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<SocketAddr>,
     },
@@ -89,11 +136,9 @@ fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Run => run(settings, &cli.place.state).await,
-            Command::Check => check(&settings, &cli.place),
-            Command::Tenant(TenantCommand::Add { atsign, listen }) => {
-                add_tenant(settings, &cli.place, Tenant { atsign, listen }).await
-            }
-            Command::Tenant(TenantCommand::List) => list_tenants(settings, &cli.place).await,
+            Command::Check { store } => check(&settings, &cli.place, store),
+            Command::Backup { to } => back_up(&settings, &cli.place, &to),
+            Command::Tenant(command) => tenant(settings, &cli.place, command).await,
         }
     });
     match done {
@@ -129,7 +174,7 @@ async fn run(settings: ServerConfig, state: &Path) -> anyhow::Result<()> {
     watchdog.await.context("the watchdog's task failed")
 }
 
-fn check(settings: &ServerConfig, place: &Place) -> anyhow::Result<()> {
+fn check(settings: &ServerConfig, place: &Place, store: bool) -> anyhow::Result<()> {
     // With `dev` the files are made at the first start.
     if !settings.tls.dev {
         ServerTls::load(settings, &place.state)?;
@@ -139,7 +184,91 @@ fn check(settings: &ServerConfig, place: &Place) -> anyhow::Result<()> {
     } else {
         say(&format!("{} is good", place.config.display()));
     }
+    if store { check_store(settings, place) } else { Ok(()) }
+}
+
+fn check_store(settings: &ServerConfig, place: &Place) -> anyhow::Result<()> {
+    let path = place.state.join(&settings.store.path);
+    let checked = store::check(&path)?.with_context(|| format!("there is no store at {}", path.display()))?;
+    for Checked { file, faults } in &checked {
+        if place.json {
+            say(&serde_json::json!({ "file": file, "ok": faults.is_empty(), "faults": faults }).to_string());
+        } else if faults.is_empty() {
+            say(&format!("{} is good", file.display()));
+        } else {
+            say(&format!("{} is damaged: {}", file.display(), faults.join("; ")));
+        }
+    }
+    let damaged = checked.iter().filter(|checked| !checked.faults.is_empty()).count();
+    anyhow::ensure!(damaged == 0, "{damaged} of {} files damaged; restore them from a backup", checked.len());
     Ok(())
+}
+
+fn back_up(settings: &ServerConfig, place: &Place, to: &Path) -> anyhow::Result<()> {
+    let report = |progress: Progress<'_>| {
+        let Progress { file, remaining, pages } = progress;
+        if place.json {
+            say(&serde_json::json!({ "file": file, "pages": pages, "remaining": remaining }).to_string());
+        } else if remaining == 0 {
+            say(&format!("{}: {pages} pages copied", file.display()));
+        } else {
+            say(&format!("{}: {remaining} of {pages} pages remain", file.display()));
+        }
+    };
+    Ok(store::back_up(&place.state.join(&settings.store.path), to, report)?)
+}
+
+async fn tenant(settings: ServerConfig, place: &Place, command: TenantCommand) -> anyhow::Result<()> {
+    match command {
+        TenantCommand::Add { atsign, listen } => add_tenant(settings, place, Tenant { atsign, listen }).await,
+        TenantCommand::List => list_tenants(settings, place).await,
+        TenantCommand::Show { atsign } => show_tenant(settings, place, &atsign).await,
+        TenantCommand::Remove { atsign, yes } => {
+            anyhow::ensure!(yes, "all that {atsign} has would be gone; say --yes if you mean it");
+            let removed = Offline::open(settings, &place.state).await?.remove(&atsign).await?;
+            anyhow::ensure!(removed, "{atsign} is not hosted here");
+            answer(place, &serde_json::json!({ "atsign": atsign }), &format!("{atsign} is removed"));
+            Ok(())
+        }
+        TenantCommand::Export { atsign, to } => {
+            let rows = Offline::open(settings, &place.state).await?.export(&atsign, &to).await?;
+            let text = format!("{atsign} is in {} ({rows} rows), with its signing key", to.display());
+            answer(place, &serde_json::json!({ "atsign": atsign, "rows": rows, "file": to }), &text);
+            Ok(())
+        }
+        TenantCommand::Import { file, listen } => {
+            prepare(&place.state)?;
+            let Tenant { atsign, listen } =
+                Offline::open(settings, &place.state).await?.import(&file, listen).await?;
+            let json = serde_json::json!({ "atsign": atsign, "listen": listen });
+            answer(place, &json, &format!("{atsign} is hosted here"));
+            Ok(())
+        }
+    }
+}
+
+async fn show_tenant(settings: ServerConfig, place: &Place, atsign: &AtSign) -> anyhow::Result<()> {
+    let quota = settings.limits.tenant.quota();
+    let shown = Offline::open(settings, &place.state).await?.show(atsign).await?;
+    let (tenant, usage) = shown.with_context(|| format!("{atsign} is not hosted here"))?;
+    let json = serde_json::json!({
+        "atsign": atsign, "listen": tenant.listen, "keys": usage.keys, "bytes": usage.bytes,
+        "max_keys": quota.keys, "max_bytes": quota.bytes,
+    });
+    let of = |most: u64| if most == 0 { String::new() } else { format!(" of {most}") };
+    let listen = tenant.listen.map_or(String::new(), |listen| format!("on {listen}, "));
+    let (keys, bytes) = (usage.keys, usage.bytes);
+    let text = format!("{atsign}: {listen}{keys}{} keys, {bytes}{} bytes", of(quota.keys), of(quota.bytes));
+    answer(place, &json, &text);
+    Ok(())
+}
+
+fn answer(place: &Place, json: &serde_json::Value, text: &str) {
+    if place.json {
+        say(&json.to_string());
+    } else {
+        say(text);
+    }
 }
 
 async fn add_tenant(settings: ServerConfig, place: &Place, tenant: Tenant) -> anyhow::Result<()> {

@@ -80,7 +80,8 @@ impl Node {
         let watchers = Arc::new(Watchers::default());
         let opened = {
             let (path, shards, watchers) = (path.clone(), config.store.shards, Arc::clone(&watchers));
-            tokio::task::spawn_blocking(move || SqliteStore::open(&path, shards, watchers)).await
+            let quota = config.limits.tenant.quota();
+            tokio::task::spawn_blocking(move || SqliteStore::open(&path, shards, quota, watchers)).await
         };
         let store = opened.map_err(|_| StartError::Interrupted)?;
         let store = store.map_err(|source| StartError::Store { path, source })?;
@@ -98,7 +99,7 @@ impl Node {
     /// The same, by another wall clock than the system's.
     pub(crate) async fn in_memory_by(config: ServerConfig, wall: Wall) -> Result<Self, StartError> {
         let watchers = Arc::new(Watchers::default());
-        let store = SqliteStore::in_memory(watchers.clone());
+        let store = SqliteStore::in_memory(config.limits.tenant.quota(), watchers.clone());
         let store = store.map_err(|source| StartError::Store { path: ":memory:".into(), source })?;
         Self::with(config, Arc::new(store), watchers, None, wall).await
     }
@@ -148,6 +149,20 @@ impl Node {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         tenants.by_label.insert(label(atsign), atsign.clone());
         tenants.by_atsign.entry(atsign.clone()).or_default();
+    }
+
+    /// Serves an atSign no more, and ends its connections.
+    pub(crate) fn unhost(&self, atsign: &AtSign) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        tenants.by_label.remove(&label(atsign));
+        tenants.by_atsign.remove(atsign);
+        drop(tenants);
+        self.sessions().cut_tenant(atsign);
+    }
+
+    /// Who is hosted now.
+    pub(crate) fn hosted(&self) -> Vec<AtSign> {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).by_atsign.keys().cloned().collect()
     }
 
     /// Whether an atSign is one of this node's.

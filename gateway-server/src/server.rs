@@ -1,6 +1,6 @@
 //! A node that listens: on the address that all tenants share, and on those that are one tenant's alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -118,13 +118,20 @@ pub struct Running {
 /// A node and its doors.
 struct House {
     node: Arc<Node>,
-    dedicated: Mutex<BTreeMap<AtSign, SocketAddr>>,
+    dedicated: Mutex<BTreeMap<AtSign, Dedicated>>,
     tls: Arc<rustls::ServerConfig>,
     certificate: Arc<OwnCertificate>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Held while a tenant moves in, so that nobody lets it in twice.
     moving: tokio::sync::Mutex<()>,
+}
+
+/// A door that is one tenant's alone.
+struct Dedicated {
+    address: SocketAddr,
+    /// Closes it.
+    stop: CancellationToken,
 }
 
 impl Server {
@@ -157,7 +164,7 @@ impl Server {
             stop,
             moving: tokio::sync::Mutex::default(),
         });
-        house.listen(listener, None);
+        house.listen(listener, None, house.stop.clone());
         for Tenant { atsign, listen } in house.node.store.tenants().await? {
             house
                 .move_in(&atsign, listen)
@@ -193,7 +200,7 @@ impl Running {
     #[must_use]
     pub fn address_of(&self, atsign: &AtSign) -> SocketAddr {
         let dedicated = self.house.dedicated.lock().unwrap_or_else(PoisonError::into_inner);
-        dedicated.get(atsign).copied().unwrap_or(self.shared)
+        dedicated.get(atsign).map_or(self.shared, |door| door.address)
     }
 
     /// All tenants and their own addresses.
@@ -235,8 +242,8 @@ impl Running {
             return Err(AddTenantError::Exists(atsign));
         }
         if let Some((listener, bound)) = bound {
-            house.dedicate(&atsign, bound);
-            house.listen(listener, Some(atsign.clone()));
+            let stop = house.dedicate(&atsign, bound);
+            house.listen(listener, Some(atsign.clone()), stop);
         }
         house.make_signing_key(atsign.clone());
         Ok(self.address_of(&atsign))
@@ -260,8 +267,8 @@ impl House {
         if let Some(address) = listen {
             let failed = |source| (address, source);
             let listener = TcpListener::bind(address).await.map_err(failed)?;
-            self.dedicate(atsign, listener.local_addr().map_err(failed)?);
-            self.listen(listener, Some(atsign.clone()));
+            let stop = self.dedicate(atsign, listener.local_addr().map_err(failed)?);
+            self.listen(listener, Some(atsign.clone()), stop);
         }
         self.node.host(atsign);
         Ok(())
@@ -297,10 +304,17 @@ impl House {
         timers::run(&node.config, stop, work).await;
     }
 
-    /// Takes in tenants that another process, `tenant add`, has put into the store.
+    /// Takes in tenants that another process, `tenant add`, has put into the store, and lets go those that
+    /// `tenant remove` has removed.
     async fn adopt(&self) -> Result<(), StoreError> {
         let _turn = self.moving.lock().await;
-        for Tenant { atsign, listen } in self.node.store.tenants().await? {
+        let tenants = self.node.store.tenants().await?;
+        let there: HashSet<&AtSign> = tenants.iter().map(|tenant| &tenant.atsign).collect();
+        for atsign in self.node.hosted().iter().filter(|atsign| !there.contains(atsign)) {
+            self.move_out(atsign);
+            tracing::info!(%atsign, "a tenant has gone");
+        }
+        for Tenant { atsign, listen } in tenants {
             if self.node.is_hosted(&atsign) {
                 continue;
             }
@@ -312,17 +326,30 @@ impl House {
         Ok(())
     }
 
-    fn dedicate(&self, atsign: &AtSign, address: SocketAddr) {
-        self.dedicated.lock().unwrap_or_else(PoisonError::into_inner).insert(atsign.clone(), address);
+    /// Serves a tenant no more.
+    fn move_out(&self, atsign: &AtSign) {
+        let door = self.dedicated.lock().unwrap_or_else(PoisonError::into_inner).remove(atsign);
+        if let Some(door) = door {
+            door.stop.cancel();
+        }
+        self.node.unhost(atsign);
     }
 
-    fn listen(&self, listener: TcpListener, tenant: Option<AtSign>) {
+    /// Notes the address that is a tenant's alone; gives what closes it.
+    fn dedicate(&self, atsign: &AtSign, address: SocketAddr) -> CancellationToken {
+        let stop = self.stop.child_token();
+        let door = Dedicated { address, stop: stop.clone() };
+        self.dedicated.lock().unwrap_or_else(PoisonError::into_inner).insert(atsign.clone(), door);
+        stop
+    }
+
+    fn listen(&self, listener: TcpListener, tenant: Option<AtSign>, stop: CancellationToken) {
         let door = Door {
             node: Arc::clone(&self.node),
             tls: Arc::clone(&self.tls),
             tenant,
             tasks: self.tasks.clone(),
-            stop: self.stop.clone(),
+            stop,
         };
         self.tasks.spawn(door.accept(listener));
     }

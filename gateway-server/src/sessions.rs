@@ -125,6 +125,11 @@ impl Sessions {
         self.cut(tenant, except, |who| *who == Who::Owner)
     }
 
+    /// Ends all of the tenant's connections; gives how many.
+    pub fn cut_tenant(&self, tenant: &AtSign) -> usize {
+        self.cut(tenant, None, |_| true)
+    }
+
     fn cut(&self, tenant: &AtSign, except: Option<&str>, meant: impl Fn(&Who) -> bool) -> usize {
         let except = except.map(number);
         let open = self.lock();

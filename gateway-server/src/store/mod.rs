@@ -15,9 +15,11 @@ use std::pin::Pin;
 use at_protocol::verb::Operation;
 use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
 
+use serde::{Deserialize, Serialize};
+
 pub use notification::{Kind, Notification, Status, is_unique};
 pub use record::Record;
-pub use sqlite::{OpenError, SqliteStore};
+pub use sqlite::{BackupError, Checked, OpenError, Progress, SqliteStore, back_up, check};
 
 /// What a store's operation comes to, some time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -42,7 +44,53 @@ pub enum Refused {
     /// The record was written as immutable.
     #[error("{0} is immutable and cannot be updated or deleted")]
     Immutable(AtKey),
+    /// The tenant would have too many records.
+    #[error("this atSign may have {most} keys; delete some first")]
+    Keys {
+        /// Its quota.
+        most: u64,
+    },
+    /// The tenant's records would be too large.
+    #[error("this atSign may store {most} bytes; delete something first")]
+    Bytes {
+        /// Its quota.
+        most: u64,
+    },
 }
+
+/// What a tenant may store in its records, those of others that it caches included; 0 is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Most keys.
+    pub keys: u64,
+    /// Most bytes of keys and values.
+    pub bytes: u64,
+}
+
+/// What a tenant has stored in its records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+}
+
+/// Something of a tenant as the store keeps it, for moving a tenant from one store to another. It may hold
+/// a secret.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// The table.
+    pub table: String,
+    /// Its columns.
+    pub columns: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Takes a tenant's rows; `false` stops.
+pub type TakeRow = Box<dyn FnMut(Row) -> bool + Send>;
+/// Gives a tenant's rows, or says why that cannot go on.
+pub type Rows = Box<dyn Iterator<Item = Result<Row, String>> + Send>;
 
 /// An atSign that a node hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +243,16 @@ pub trait Store: Send + Sync {
     fn tenants(&self) -> Answer<'_, Vec<Tenant>>;
     /// Adds a tenant with its first records; `false` if there is one already, which then stays as it is.
     fn add_tenant(&self, tenant: Tenant, records: Vec<Edit>, now: Timestamp) -> Answer<'_, bool>;
+    /// Ends a tenant: from now on it is not known; `false` if it was not. [`Self::expire`] removes what it
+    /// leaves behind.
+    fn remove_tenant(&self, tenant: &AtSign) -> Answer<'_, bool>;
+    /// What a tenant has stored.
+    fn usage(&self, tenant: &AtSign) -> Answer<'_, Usage>;
+    /// All that a tenant has, as it is at one moment.
+    fn export(&self, tenant: &AtSign, take: TakeRow) -> Answer<'_, ()>;
+    /// Adds a tenant with what was exported, commit ids included; `false` if it is hosted already, which then
+    /// stays as it is. All of it or nothing.
+    fn import(&self, tenant: Tenant, rows: Rows, now: Timestamp) -> Answer<'_, bool>;
     /// A record, whether it is active or not.
     fn record(&self, tenant: &AtSign, key: &AtKey) -> Answer<'_, Option<Record>>;
     /// The keys of active records.

@@ -54,15 +54,26 @@ impl ShardFile {
         &self.path
     }
 
+    /// Whether there is anything in the file.
+    fn is_there(&self) -> Result<(), Unopened> {
+        match std::fs::metadata(&self.path) {
+            Ok(found) if found.len() == 0 => Err(Unopened::Damaged("it is empty".to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Unopened::Damaged("it is missing".to_owned()))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A connection to a file that is neither missing nor empty, which SQLite would take for a new one.
+    pub(super) fn look(&self) -> Result<Connection, Unopened> {
+        self.is_there()?;
+        Ok(self.open_reader()?)
+    }
+
     /// A connection that writes; the first one brings an older database up to date.
     pub(super) fn open_writer(&self) -> Result<Connection, Unopened> {
-        match std::fs::metadata(&self.path) {
-            Ok(found) if found.len() == 0 => return Err(Unopened::Damaged("it is empty".to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Unopened::Damaged("it is missing".to_owned()));
-            }
-            Ok(_) | Err(_) => {}
-        }
+        self.is_there()?;
         let mut connection = self.connect()?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // An answer promises that the change survives a power cut.

@@ -28,26 +28,46 @@ pub(super) fn files(path: &Path, asked: Option<usize>) -> Result<Vec<ShardFile>,
     if let Some(asked) = asked.filter(|asked| !(1..=MOST).contains(asked)) {
         return Err(OpenError::ShardCount { asked, most: MOST });
     }
-    let there: Vec<usize> = (0..MOST).filter(|number| numbered(path, *number).exists()).collect();
-    let shards = match (path.exists(), there.last()) {
-        (true, Some(number)) => return Err(OpenError::TwoStores { other: numbered(path, *number) }),
-        (true, None) => 1,
-        (false, Some(last)) => {
-            there.iter().find_map(|number| recorded(&numbered(path, *number))).or(asked).unwrap_or(last + 1)
-        }
-        (false, None) => asked.unwrap_or(SHARDS),
-    };
+    let there = numbers(path);
+    let shards = found(path, &there, asked)?.or(asked).unwrap_or(SHARDS);
     if let Some(asked) = asked.filter(|asked| *asked != shards) {
         return Err(OpenError::Shards { found: shards, asked });
     }
-    let place = |number| Place { number, shards };
     let file = |number| if shards == 1 { path.to_owned() } else { numbered(path, number) };
     if !file(0).exists() && there.iter().all(|number| is_unused(&numbered(path, *number))) {
         for number in (0..shards).rev().filter(|number| !there.contains(number)) {
-            make(&file(number), place(number))?;
+            make(&file(number), Place { number, shards })?;
         }
     }
-    Ok((0..shards).map(|number| ShardFile::new(file(number), place(number))).collect())
+    Ok(shard_files(path, shards))
+}
+
+/// The files of the store at `path`, if there is one; nothing is made.
+pub(super) fn existing(path: &Path) -> Result<Option<Vec<ShardFile>>, OpenError> {
+    Ok(found(path, &numbers(path), None)?.map(|shards| shard_files(path, shards)))
+}
+
+/// How many shards the files say there are; `asked` if none of them can be read.
+fn found(path: &Path, there: &[usize], asked: Option<usize>) -> Result<Option<usize>, OpenError> {
+    match (path.exists(), there.last()) {
+        (true, Some(number)) => Err(OpenError::TwoStores { other: numbered(path, *number) }),
+        (true, None) => Ok(Some(1)),
+        (false, Some(last)) => {
+            let recorded = there.iter().find_map(|number| recorded(&numbered(path, *number)));
+            Ok(recorded.or(asked).or(Some(last + 1)))
+        }
+        (false, None) => Ok(None),
+    }
+}
+
+fn shard_files(path: &Path, shards: usize) -> Vec<ShardFile> {
+    let file = |number| if shards == 1 { path.to_owned() } else { numbered(path, number) };
+    (0..shards).map(|number| ShardFile::new(file(number), Place { number, shards })).collect()
+}
+
+/// The shards whose files are there, as a store of several has them.
+fn numbers(path: &Path) -> Vec<usize> {
+    (0..MOST).filter(|number| numbered(path, *number).exists()).collect()
 }
 
 /// The shard of an atSign: the same for ever, on every machine.
@@ -67,7 +87,8 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn look(path: &Path) -> rusqlite::Result<Connection> {
+/// A connection that makes and changes nothing.
+pub(super) fn look(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
 }
 

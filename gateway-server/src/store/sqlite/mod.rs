@@ -4,6 +4,7 @@
 //! A tenant lives in one shard, which its atSign decides. What goes from one shard to another is queued
 //! like what goes to another server and handed over by its delivery.
 
+mod care;
 mod file;
 mod layout;
 mod notifications;
@@ -11,6 +12,7 @@ mod queue;
 mod readers;
 mod records;
 mod schema;
+mod tenants;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -18,12 +20,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use at_protocol::{AtKey, AtSign, Timestamp};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    Answer, Commit, Edit, KeyPage, Notification, Outcome, Record, Refused, Store, StoreError, Taken, Tally,
-    Tenant, Watcher, Write,
+    Answer, Commit, Edit, KeyPage, Notification, Outcome, Quota, Record, Refused, Rows, Store, StoreError,
+    TakeRow, Taken, Tally, Tenant, Usage, Watcher, Write,
 };
+pub use care::{BackupError, Checked, Progress, back_up, check};
 use file::{Place, ShardFile, Unopened};
 use readers::Readers;
 use writer::{Group, Writer};
@@ -105,13 +108,18 @@ impl SqliteStore {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(path: &Path, shards: Option<usize>, watcher: Arc<dyn Watcher>) -> Result<Self, OpenError> {
+    pub fn open(
+        path: &Path,
+        shards: Option<usize>,
+        quota: Quota,
+        watcher: Arc<dyn Watcher>,
+    ) -> Result<Self, OpenError> {
         let files = layout::files(path, shards)?.into_iter().map(Arc::new).collect::<Vec<_>>();
         let (mut shards, mut threads, mut newer) = (Vec::new(), Vec::new(), None);
         for file in &files {
             let writer = match file.open_writer() {
                 Ok(connection) => {
-                    let started = Writer::start(Arc::clone(file), connection, Arc::clone(&watcher))?;
+                    let started = Writer::start(Arc::clone(file), connection, quota, Arc::clone(&watcher))?;
                     threads.push(started.1);
                     Some(started.0)
                 }
@@ -139,11 +147,11 @@ impl SqliteStore {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn in_memory(watcher: Arc<dyn Watcher>) -> Result<Self, OpenError> {
+    pub fn in_memory(quota: Quota, watcher: Arc<dyn Watcher>) -> Result<Self, OpenError> {
         let mut connection = Connection::open_in_memory()?;
         schema::migrate(&mut connection)?;
         let file = Arc::new(ShardFile::new(PathBuf::from(":memory:"), Place { number: 0, shards: 1 }));
-        let (writer, thread) = Writer::start(Arc::clone(&file), connection, watcher)?;
+        let (writer, thread) = Writer::start(Arc::clone(&file), connection, quota, watcher)?;
         Ok(Self { shards: vec![Shard { file, writer: Some(writer) }], readers: None, threads: vec![thread] })
     }
 
@@ -209,14 +217,27 @@ impl SqliteStore {
         (self.shards.len() > 1).then_some((shard + 1) % self.shards.len())
     }
 
+    /// Has the shard after a tenant's own know of it, if that is in service. It is told of a tenant before it
+    /// comes and after it has gone: it may know some who are not hosted, but never too few.
+    async fn tell_neighbour<F>(&self, tenant: &AtSign, tell: F) -> Result<(), StoreError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+    {
+        let Some(neighbour) = self.neighbour(self.shard_of(tenant)) else { return Ok(()) };
+        match self.write_at(neighbour, None, 0, |group| tell(group.sql)).await {
+            Err(StoreError::Damaged(_)) => Ok(()),
+            told => told,
+        }
+    }
+
     /// Who is hosted in a shard, from its neighbour's memory if it is out of service.
     async fn tenants_of(&self, shard: usize) -> Result<Vec<Tenant>, StoreError> {
-        match self.read_at(shard, |sql| tenants(sql, "SELECT atsign, listen FROM tenant ORDER BY id")).await {
+        match self.read_at(shard, |sql| tenants::list(sql, "tenant")).await {
             Err(StoreError::Damaged(_)) => {}
             answered => return answered,
         }
         let Some(neighbour) = self.neighbour(shard) else { return Ok(Vec::new()) };
-        let known = self.read_at(neighbour, |sql| tenants(sql, "SELECT atsign, listen FROM neighbour")).await;
+        let known = self.read_at(neighbour, |sql| tenants::list(sql, "neighbour")).await;
         match known {
             Err(StoreError::Damaged(_)) => Ok(Vec::new()),
             known => known,
@@ -226,17 +247,6 @@ impl SqliteStore {
 
 /// The number of no tenant: rows have numbers from 1.
 const NOBODY: i64 = 0;
-
-fn tenants(sql: &Connection, query: &str) -> rusqlite::Result<Vec<Tenant>> {
-    let mut query = sql.prepare_cached(query)?;
-    let rows: Vec<(String, Option<String>)> =
-        query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-    let tenant = |(atsign, listen): (String, Option<String>)| {
-        let listen = listen.and_then(|listen| listen.parse().ok());
-        atsign.parse().ok().map(|atsign| Tenant { atsign, listen })
-    };
-    Ok(rows.into_iter().filter_map(tenant).collect())
-}
 
 fn value_bytes(edits: &[Edit], notification: Option<&Notification>) -> usize {
     let of_edit = |edit: &Edit| match edit {
@@ -273,34 +283,59 @@ impl Store for SqliteStore {
 
     fn add_tenant(&self, tenant: Tenant, records: Vec<Edit>, now: Timestamp) -> Answer<'_, bool> {
         Box::pin(async move {
-            let listen = tenant.listen.map(|listen| listen.to_string());
-            // The neighbour first: it may know some who are not hosted, but never too few.
-            if let Some(neighbour) = self.neighbour(self.shard_of(&tenant.atsign)) {
-                let (atsign, listen) = (tenant.atsign.clone(), listen.clone());
-                let known = self.write_at(neighbour, None, 0, move |group| {
-                    let known = "INSERT OR IGNORE INTO neighbour (atsign, listen) VALUES (?1, ?2)";
-                    group.sql.execute(known, params![atsign.as_str(), listen])
-                });
-                match known.await {
-                    Ok(_) | Err(StoreError::Damaged(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            self.tell_neighbour(&tenant.atsign, {
+                let tenant = tenant.clone();
+                move |sql| tenants::note_neighbour(sql, &tenant)
+            })
+            .await?;
             let atsign = tenant.atsign.clone();
             let added = self.write(&atsign, value_bytes(&records, None), move |group| {
-                if group.tenant(&tenant.atsign)?.is_some() {
-                    return Ok(false);
-                }
-                group.sql.execute(
-                    "INSERT INTO tenant (atsign, listen, created) VALUES (?1, ?2, ?3)",
-                    params![tenant.atsign.as_str(), listen, now.as_millis()],
-                )?;
-                let id = group.sql.last_insert_rowid();
+                let Some(id) = tenants::add(group, &tenant, now)? else { return Ok(false) };
                 let made = records::edit(group, (id, &tenant.atsign), &records, now)?;
                 debug_assert!(made.is_ok(), "a new tenant has no immutable records");
                 Ok(true)
             });
             added.await
+        })
+    }
+
+    fn remove_tenant(&self, tenant: &AtSign) -> Answer<'_, bool> {
+        let atsign = tenant.clone();
+        Box::pin(async move {
+            let tenant = atsign.clone();
+            if !self.write(&atsign, 0, move |group| tenants::remove(group, &tenant)).await? {
+                return Ok(false);
+            }
+            let tenant = atsign.clone();
+            self.tell_neighbour(&atsign, move |sql| tenants::forget_neighbour(sql, &tenant)).await?;
+            Ok(true)
+        })
+    }
+
+    fn usage(&self, tenant: &AtSign) -> Answer<'_, Usage> {
+        self.read_of(tenant, tenants::usage)
+    }
+
+    fn export(&self, tenant: &AtSign, mut take: TakeRow) -> Answer<'_, ()> {
+        self.read_of(tenant, move |sql, tenant| tenants::export(sql, tenant, take.as_mut()))
+    }
+
+    fn import(&self, tenant: Tenant, rows: Rows, now: Timestamp) -> Answer<'_, bool> {
+        Box::pin(async move {
+            self.tell_neighbour(&tenant.atsign, {
+                let tenant = tenant.clone();
+                move |sql| tenants::note_neighbour(sql, &tenant)
+            })
+            .await?;
+            let atsign = tenant.atsign.clone();
+            let imported = self.write(&atsign, 0, move |group| {
+                let Some(id) = tenants::add(group, &tenant, now)? else { return Ok(false) };
+                for row in rows {
+                    tenants::import(group.sql, id, row.map_err(tenants::broken)?)?;
+                }
+                Ok(true)
+            });
+            imported.await
         })
     }
 
@@ -322,6 +357,9 @@ impl Store for SqliteStore {
         let bytes = value_bytes(&write.edits, write.notification.as_ref());
         self.write(tenant, bytes, move |group| {
             let Some(tenant) = group.tenant(&atsign)? else { return Ok(Ok(Vec::new())) };
+            if let Some(refused) = tenants::over_quota(group, tenant, &write.edits)? {
+                return Ok(Err(refused));
+            }
             let made = records::edit(group, (tenant, &atsign), &write.edits, write.now)?;
             if let (Ok(_), Some(notification)) = (&made, write.notification) {
                 notifications::send(group, notification, write.now)?;
@@ -437,7 +475,8 @@ impl Store for SqliteStore {
             for shard in self.sound() {
                 let removed = self.write_at(shard, None, 0, move |group| {
                     let records = records::expire(group, now, SWEEP)?;
-                    Ok(records + notifications::expire(group.sql, now, SWEEP)?)
+                    let notifications = notifications::expire(group.sql, now, SWEEP)?;
+                    Ok(records + notifications + tenants::sweep(group.sql)?)
                 });
                 match (removed.await, &mut expired) {
                     (Ok(more), Ok(sum)) => *sum += more,

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::{Committed, Edit, Kind, Notification, Outcome, Status, Taken, Tally, is_unique};
 use super::records::{self, metadata_from, metadata_text};
+use super::tenants;
 use super::writer::Group;
 
 /// How long what was sent can be asked for after its time is over, in milliseconds: an hour.
@@ -170,6 +171,10 @@ fn copy(group: &mut Group<'_>, tenant: i64, received: &Notification, now: Timest
         (Operation::Delete, _, Some(kept)) if kept.metadata.ccd == Some(true) => Edit::Delete { key },
         (Operation::Update | Operation::Delete, ..) => return Ok(()),
     };
+    if let Some(refused) = tenants::over_quota(group, tenant, std::slice::from_ref(&edit))? {
+        tracing::debug!(tenant = %received.to, %refused, "a copy is not kept");
+        return Ok(());
+    }
     let made = records::edit(group, (tenant, &received.to), &[edit], now)?;
     debug_assert!(made.is_ok(), "copies are never immutable here");
     Ok(())

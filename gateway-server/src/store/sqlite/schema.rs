@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 4] = ["
+const STEPS: [&str; 5] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -97,6 +97,27 @@ const STEPS: [&str; 4] = ["
     CREATE INDEX notification_received ON notification (tenant, created) WHERE received > 0 AND removed = 0;
     -- Enrollments are few among many records.
     CREATE INDEX record_enrollments ON record (tenant) WHERE key GLOB '*.new.enrollments.__manage@*';
+", "
+    -- What a tenant's records take, kept by the triggers: their number, and the bytes of keys and values.
+    CREATE TABLE usage (tenant INTEGER PRIMARY KEY, keys INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+    INSERT INTO usage (tenant, keys, bytes)
+        SELECT t.id, count(r.key), ifnull(sum(octet_length(r.key) + octet_length(r.value)), 0)
+        FROM tenant t LEFT JOIN record r ON r.tenant = t.id GROUP BY t.id;
+    CREATE TRIGGER record_added AFTER INSERT ON record BEGIN
+        UPDATE usage SET keys = keys + 1, bytes = bytes + octet_length(NEW.key) + octet_length(NEW.value)
+        WHERE tenant = NEW.tenant;
+    END;
+    CREATE TRIGGER record_changed AFTER UPDATE OF value ON record BEGIN
+        UPDATE usage SET bytes = bytes + octet_length(NEW.value) - octet_length(OLD.value)
+        WHERE tenant = NEW.tenant;
+    END;
+    CREATE TRIGGER record_gone AFTER DELETE ON record BEGIN
+        UPDATE usage SET keys = keys - 1, bytes = bytes - octet_length(OLD.key) - octet_length(OLD.value)
+        WHERE tenant = OLD.tenant;
+    END;
+
+    -- Numbers of tenants that are gone and whose rows are being swept: not to be given again until then.
+    CREATE TABLE removed (tenant INTEGER PRIMARY KEY) STRICT;
 "];
 
 /// Brings the database to the newest version.

@@ -1,3 +1,5 @@
+mod tenants;
+
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -45,8 +47,13 @@ impl At {
     }
 
     fn open(folder: TempDir, shards: Option<usize>) -> Self {
+        Self::with_quota(folder, shards, Quota::default())
+    }
+
+    fn with_quota(folder: TempDir, shards: Option<usize>, quota: Quota) -> Self {
         let told = Arc::new(Told::default());
-        let store = SqliteStore::open(&folder.path().join("server.db"), shards, told.clone()).unwrap();
+        let path = folder.path().join("server.db");
+        let store = SqliteStore::open(&path, shards, quota, told.clone()).unwrap();
         Self { store, told, folder }
     }
 
@@ -303,7 +310,7 @@ async fn many_writers_at_once_all_get_their_answer_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn a_store_in_memory_does_the_same() {
-    let store = SqliteStore::in_memory(Arc::new(Told::default())).unwrap();
+    let store = SqliteStore::in_memory(Quota::default(), Arc::new(Told::default())).unwrap();
     let tenant = Tenant { atsign: atsign("@alice"), listen: Some("127.0.0.1:6465".parse().unwrap()) };
     assert!(store.add_tenant(tenant.clone(), Vec::new(), now(1)).await.unwrap());
     assert!(!store.add_tenant(tenant.clone(), Vec::new(), now(1)).await.unwrap());
@@ -408,4 +415,8 @@ async fn the_newest_time_is_kept_to_the_second() {
     assert_eq!(at.store.newest().await.unwrap(), now(6_000));
     at.store.receive(notification("n", "@carol", "@bob"), now(9_000)).await.unwrap();
     assert_eq!(at.again().store.newest().await.unwrap(), now(10_000));
+}
+
+fn plain(key_text: &str, value: &str) -> Edit {
+    update(key_text, value, Metadata::default())
 }

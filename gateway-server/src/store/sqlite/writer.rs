@@ -16,7 +16,7 @@ use at_protocol::{AtSign, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::super::{Committed, StoreError, Watcher};
+use super::super::{Committed, Quota, StoreError, Watcher};
 use super::file::{ShardFile, Unopened, is_damage, is_of_disk};
 use super::queue::Queue;
 
@@ -35,6 +35,8 @@ pub(super) struct Writer {
 /// The transaction that a group shares, and what is to be told when it has been committed.
 pub(super) struct Group<'a> {
     pub(super) sql: &'a Transaction<'a>,
+    /// What each tenant may store.
+    pub(super) quota: Quota,
     counters: &'a mut Counters,
     committed: &'a mut Vec<Committed>,
 }
@@ -95,6 +97,7 @@ impl Writer {
     pub(super) fn start(
         file: Arc<ShardFile>,
         connection: Connection,
+        quota: Quota,
         watcher: Arc<dyn Watcher>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let jobs = Arc::new(Queue::new());
@@ -104,6 +107,7 @@ impl Writer {
             let mut desk = Desk {
                 file,
                 connection,
+                quota,
                 is_suspect: false,
                 version: 0,
                 counters: Counters::default(),
@@ -141,6 +145,7 @@ impl Drop for Writer {
 struct Desk {
     file: Arc<ShardFile>,
     connection: Connection,
+    quota: Quota,
     /// Whether the disk has failed under the connection.
     is_suspect: bool,
     /// SQLite's count of changes by others.
@@ -200,8 +205,8 @@ impl Desk {
             if !alone {
                 transaction.prepare_cached("SAVEPOINT request")?.execute([])?;
             }
-            let performed =
-                job.perform(&mut Group { sql: &transaction, counters: &mut self.counters, committed });
+            let (quota, counters) = (self.quota, &mut self.counters);
+            let performed = job.perform(&mut Group { sql: &transaction, quota, counters, committed });
             if let Err(error) = performed {
                 if alone || transaction.is_autocommit() || is_damage(&error) || is_of_disk(&error) {
                     return Err(error);
@@ -296,6 +301,11 @@ impl Group<'_> {
             self.counters.tenants.insert(atsign.clone(), id);
         }
         Ok(id)
+    }
+
+    /// Knows a tenant no more.
+    pub(super) fn forget(&mut self, atsign: &AtSign) {
+        self.counters.tenants.remove(atsign);
     }
 
     /// The next commit id of a tenant, which is one more than the last.
