@@ -221,7 +221,8 @@ impl Desk {
                 transaction.prepare_cached("RELEASE request")?.execute([])?;
             }
         }
-        Group { sql: &transaction, counters: &mut self.counters, committed }.mark_time()?;
+        let (quota, counters) = (self.quota, &mut self.counters);
+        Group { sql: &transaction, quota, counters, committed }.mark_time()?;
         if cfg!(feature = "sabotage") {
             // The sabotaged build answers before the COMMIT, and gives a crash time to fall in between.
             jobs.iter_mut().for_each(|job| job.answer());
