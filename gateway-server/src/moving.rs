@@ -76,7 +76,8 @@ pub(crate) async fn export(store: &dyn Store, atsign: &AtSign, path: &Path) -> R
     let tenant = tenant.ok_or_else(|| MoveError::NotHosted(atsign.clone()))?;
     let failed = |source| MoveError::File { file: path.to_owned(), source };
     let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).map_err(failed)?;
-    let head = Head { format: FORMAT.to_owned(), version: VERSION, atsign: atsign.clone(), listen: tenant.listen };
+    let head =
+        Head { format: FORMAT.to_owned(), version: VERSION, atsign: atsign.clone(), listen: tenant.listen };
     let sheet = Arc::new(Mutex::new(Sheet { file: BufWriter::new(file), rows: 0, written: Ok(()) }));
     sheet.lock().unwrap_or_else(PoisonError::into_inner).write(&head);
     let taking = Arc::clone(&sheet);

@@ -74,7 +74,13 @@ pub fn back_up(path: &Path, to: &Path, mut report: impl FnMut(Progress<'_>)) -> 
         draft.push(".part");
         let draft = PathBuf::from(draft);
         // It holds keys: nobody else may read it.
-        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&draft).map_err(unwritten)?;
+        OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)
+            .map_err(unwritten)?;
         let pages = copy_pages(file, &draft, &mut report).map_err(failed)?;
         File::open(&draft).and_then(|draft| draft.sync_all()).map_err(unwritten)?;
         fs::rename(&draft, &copy).map_err(unwritten)?;

@@ -48,11 +48,7 @@ pub(super) fn add(group: &mut Group<'_>, tenant: &Tenant, now: Timestamp) -> rus
         "INSERT INTO tenant (id, atsign, listen, created) VALUES (
              1 + max((SELECT ifnull(max(id), 0) FROM tenant), (SELECT ifnull(max(tenant), 0) FROM removed)),
              ?1, ?2, ?3)",
-        params![
-            tenant.atsign.as_str(),
-            tenant.listen.map(|listen| listen.to_string()),
-            now.as_millis()
-        ],
+        params![tenant.atsign.as_str(), tenant.listen.map(|listen| listen.to_string()), now.as_millis()],
     )?;
     let id = group.sql.last_insert_rowid();
     group.sql.execute("INSERT INTO usage (tenant, keys, bytes) VALUES (?1, 0, 0)", [id])?;
@@ -178,8 +174,7 @@ fn json(value: ValueRef<'_>) -> rusqlite::Result<Value> {
 pub(super) fn import(sql: &Connection, tenant: i64, row: Row) -> rusqlite::Result<()> {
     let table = TABLES.into_iter().find(|table| *table == row.table).ok_or_else(|| wrong("a table"))?;
     let mut known = sql.prepare_cached("SELECT name FROM pragma_table_info(?1) WHERE name <> 'tenant'")?;
-    let known: Vec<String> =
-        known.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let known: Vec<String> = known.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let (mut names, mut values) = (vec!["tenant".to_owned()], vec![Sql::Integer(tenant)]);
     for (name, value) in row.columns {
         if !known.contains(&name) {

@@ -67,7 +67,8 @@ async fn a_tenant_moves_to_another_store_with_its_commit_ids() {
 
     let other = At::open(TempDir::new().unwrap(), Some(1));
     let copy = |rows: &[Row]| -> Rows {
-        let rows: Vec<_> = rows.iter().map(|row| Row { table: row.table.clone(), columns: row.columns.clone() }).collect();
+        let rows: Vec<_> =
+            rows.iter().map(|row| Row { table: row.table.clone(), columns: row.columns.clone() }).collect();
         Box::new(rows.into_iter().map(Ok))
     };
     let tenant = Tenant { atsign: alice.clone(), listen: None };
