@@ -146,7 +146,7 @@ pub(super) fn export(
     let snapshot = sql.unchecked_transaction()?;
     for table in TABLES {
         let mut query = snapshot.prepare(&format!("SELECT * FROM {table} WHERE tenant = ?1"))?;
-        let names: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = query.column_names().map(str::to_owned).collect();
         let mut rows = query.query([tenant])?;
         while let Some(row) = rows.next()? {
             let mut columns = Map::new();
