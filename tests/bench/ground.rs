@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, ensure};
 use at_protocol::crypto::RsaPrivateKey;
 use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
-use atedge_server::store::{Committed, Edit, SqliteStore, Store, Tenant, Watcher, Write};
+use atedge_server::store::{Committed, Edit, Quota, SqliteStore, Store, Tenant, Watcher, Write};
 use atedge_service::tls::DevAuthority;
 use atedge_tests::process::{Process, program};
 use atedge_tests::town::free_address;
@@ -130,7 +130,7 @@ impl<'a> Host<'a> {
     }
 
     async fn fill(&self, holds: Holds) -> Result<()> {
-        let store = SqliteStore::open(&self.state().join("server.db"), None, Arc::new(Nobody))?;
+        let store = SqliteStore::open(&self.state().join("server.db"), None, Quota::default(), Arc::new(Nobody))?;
         let now = Timestamp::from(SystemTime::now());
         let plain = |key, value| Edit::Update { key, value, metadata: Metadata::default() };
         let of_server = |name: &str| anyhow::Ok(AtKey::PrivateKey { name: name.parse()? });
