@@ -130,7 +130,8 @@ impl<'a> Host<'a> {
     }
 
     async fn fill(&self, holds: Holds) -> Result<()> {
-        let store = SqliteStore::open(&self.state().join("server.db"), None, Quota::default(), Arc::new(Nobody))?;
+        let store =
+            SqliteStore::open(&self.state().join("server.db"), None, Quota::default(), Arc::new(Nobody))?;
         let now = Timestamp::from(SystemTime::now());
         let plain = |key, value| Edit::Update { key, value, metadata: Metadata::default() };
         let of_server = |name: &str| anyhow::Ok(AtKey::PrivateKey { name: name.parse()? });
