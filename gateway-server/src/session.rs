@@ -192,7 +192,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let line_until = self.line_since.map(|since| since + limits.line + for_size);
         let crowding = self.node.admission.crowding(self.session.tenant());
         let idle_until = Some(self.session.deadline(crowding));
-        let bounds = [idle_until, self.silent_until, self.granted_until, line_until];
+        // A monitor is not to see more; others are told so at their next command.
+        let granted_until = self.granted_until.filter(|_| self.watching.is_some());
+        let bounds = [idle_until, self.silent_until, granted_until, line_until];
         let deadline = bounds.into_iter().flatten().min()?;
         (deadline > now).then(|| deadline.min(now + RECHECK))
     }

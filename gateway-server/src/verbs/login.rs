@@ -48,7 +48,9 @@ fn failed(message: &str) -> Response {
 
 async fn by_secret(request: &Request<'_>, challenge: &Challenge, cram: &Cram) -> Result<Principal, Response> {
     let key = private_key("at_secret");
-    let secret = stored(request, &key).await?.ok_or_else(|| Response::Error(missing(&key)))?;
+    // An empty one would be known to everybody.
+    let secret = stored(request, &key).await?.filter(|secret| !secret.is_empty());
+    let secret = secret.ok_or_else(|| Response::Error(missing(&key)))?;
     if cram_matches(&secret, &challenge.text(), &cram.digest) {
         Ok(Principal::Activation)
     } else {
