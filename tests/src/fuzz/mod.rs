@@ -9,6 +9,7 @@ mod field;
 mod keys;
 mod payload;
 mod seams;
+mod web;
 mod wire;
 
 /// What a target does with its input.
@@ -19,10 +20,13 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("lines", wire::lines),
     ("verb", wire::verb),
     ("metadata", wire::metadata),
+    ("json_verb", wire::json_verb),
     ("notification", wire::notification),
     ("remote_error", wire::remote_error),
     ("client_session", wire::client_session),
     ("server_session", wire::server_session),
+    ("http_target", web::http_target),
+    ("base2e15", web::base2e15),
     ("directory_answer", wire::directory_answer),
     ("rpc", wire::rpc),
     ("key_file", keys::key_file),

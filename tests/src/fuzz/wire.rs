@@ -61,6 +61,21 @@ pub(super) fn metadata(input: &[u8]) {
     verb(format!("notify:id:1{text}:@bob:x.y@alice:v").as_bytes());
 }
 
+/// The same for verbs whose parameters are JSON.
+pub(super) fn json_verb(input: &[u8]) {
+    const VERBS: [&str; 6] = [
+        "update:json:",
+        "batch:",
+        "enroll:request:",
+        "enroll:approve:",
+        "enroll:list:",
+        "from:@alice:clientConfig:",
+    ];
+    for said in VERBS {
+        verb(&[said.as_bytes(), input].concat());
+    }
+}
+
 /// A frame that is read is written so that it is read as the same.
 pub(super) fn notification(input: &[u8]) {
     let Ok(frame) = serde_json::from_slice::<Frame>(input) else { return };
