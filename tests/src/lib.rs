@@ -1,5 +1,6 @@
 //! What crosses crates: towns of real processes, scenarios, transcripts, the tidy check.
 
+pub mod accounts;
 pub mod broker;
 pub mod fuzz;
 pub mod gateway;

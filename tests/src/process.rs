@@ -33,20 +33,20 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The agent that acknowledges before it commits, which a scenario has to find out. It stands under a name
-/// of its own, so that it cannot be mistaken for the real one.
+/// The build of a program that acknowledges before it commits, which a scenario has to find out. It stands
+/// under a name of its own, so that it cannot be mistaken for the real one.
 ///
 /// # Errors
 /// It has not been built; the error says how to.
-pub fn sabotaged_agent() -> Result<String> {
-    let real = program("atedge-agent")?;
-    let sabotaged = real.with_file_name("atedge-agent-sabotaged");
+pub fn sabotaged(name: &str) -> Result<String> {
+    let real = program(name)?;
+    let sabotaged = real.with_file_name(format!("{name}-sabotaged"));
     let release =
         if real.parent().is_some_and(|folder| folder.ends_with("release")) { " --release" } else { "" };
     ensure!(
         sabotaged.exists(),
-        "{sabotaged} is missing; build it with: cargo build{release} -p atedge-agent --features sabotage && mv \
-         {real} {sabotaged} && cargo build{release} -p atedge-agent",
+        "{sabotaged} is missing; build it with: cargo build{release} -p {name} --features sabotage && mv {real} \
+         {sabotaged} && cargo build{release} -p {name}",
         sabotaged = sabotaged.display(),
         real = real.display(),
     );

@@ -1,5 +1,6 @@
 //! A private atPlatform of real processes: a directory and servers, on loopback, in one folder.
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -54,6 +55,8 @@ pub struct Tenant {
 pub struct Node {
     name: String,
     folder: PathBuf,
+    /// Another program than the server as built.
+    instead: Option<String>,
     process: Option<Process>,
 }
 
@@ -85,13 +88,52 @@ impl Node {
         self.process.as_ref().context("the server does not run")
     }
 
+    /// Runs another program from its next start on.
+    pub fn run_instead(&mut self, program: String) {
+        self.instead = Some(program);
+    }
+
+    /// Adds to its configuration, for its next start.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure(&self, text: &str) -> Result<()> {
+        let mut file = std::fs::File::options().append(true).open(self.config())?;
+        Ok(file.write_all(text.as_bytes())?)
+    }
+
+    /// Has every page of its store looked at, while it runs or not.
+    ///
+    /// # Errors
+    /// Something is wrong with it.
+    pub fn check_store(&self) -> Result<()> {
+        let mut command = self.command()?;
+        command.args(["check", "--store"]).args(self.place());
+        let checked = run("check", &mut command, &self.folder)?;
+        let said = String::from_utf8_lossy(&checked.stdout);
+        ensure!(checked.status.success(), "the store is damaged: {}", said.trim());
+        Ok(())
+    }
+
+    /// Where it keeps its store.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.join(format!("{}.toml", self.name))
+    }
+
     fn command(&self) -> Result<Command> {
-        Ok(Command::new(program("atedge-server")?))
+        Ok(match &self.instead {
+            Some(program) => Command::new(program),
+            None => Command::new(program("atedge-server")?),
+        })
     }
 
     fn place(&self) -> [PathBuf; 4] {
-        let state = self.folder.join(&self.name);
-        ["--config".into(), self.folder.join(format!("{}.toml", self.name)), "--state".into(), state]
+        ["--config".into(), self.config(), "--state".into(), self.state()]
     }
 
     fn add_tenant(&self, atsign: &str) -> Result<Tenant> {
@@ -152,7 +194,7 @@ impl Town {
                 authority.ca()
             );
             std::fs::write(folder.join(format!("{name}.toml")), text)?;
-            let node = Node { name, folder: folder.to_owned(), process: None };
+            let node = Node { name, folder: folder.to_owned(), instead: None, process: None };
             for atsign in *atsigns {
                 tenants.push(node.add_tenant(atsign)?);
             }

@@ -127,6 +127,21 @@ impl Wire {
         Ok(data.with_context(|| format!("{line:.80} was answered {answer:.200}"))?.to_owned())
     }
 
+    /// Like [`Self::ask_data`], for an answer of any size, which ends with the prompt of `atsign`.
+    ///
+    /// # Errors
+    /// As [`Self::ask_data`].
+    pub fn ask_long(&mut self, line: &str, atsign: &str) -> Result<String> {
+        let end = format!("\n{atsign}@");
+        let mut answer = self.ask(line)?;
+        while !answer.ends_with(&end) {
+            let more = self.hear()?;
+            answer.push_str(&more.with_context(|| format!("hung up on within the answer to {line:.80}"))?);
+        }
+        let data = answer.strip_prefix("data:").and_then(|rest| rest.strip_suffix(&end));
+        Ok(data.with_context(|| format!("{line:.80} was answered {answer:.200}"))?.to_owned())
+    }
+
     fn flush(&mut self) -> Result<()> {
         while self.tls.wants_write() {
             self.tls.write_tls(&mut self.socket)?;

@@ -52,7 +52,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 /// No reading was lost, or there is no such agent.
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
     let kills = Kills { agent: 12, server: 0 };
-    let program = crate::process::sabotaged_agent()?;
+    let program = crate::process::sabotaged("atedge-agent")?;
     let town = gateway_town(&run.folder)?;
     let broker = Broker::start(&run.folder, CLIENT)?;
     let gateway = Gateway::with_program(vec![program], &town, &mqtt_tables(&broker.address))?;

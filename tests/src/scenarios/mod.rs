@@ -11,6 +11,7 @@ mod outage;
 mod padding_oracle;
 mod refusals;
 mod resume;
+mod server_crash;
 mod transcripts;
 
 use crate::scenario::Scenario;
@@ -34,5 +35,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
     Scenario { group: SERVER, name: "padding-oracle", run: padding_oracle::run },
+    Scenario { group: SERVER, name: "server-crash", run: server_crash::run },
+    Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];
