@@ -1,0 +1,95 @@
+//! Who may do what: every verb, as every kind of caller, with every kind of key, against rules that were
+//! written down apart from the server's.
+
+mod cast;
+mod deeds;
+mod oracle;
+
+use std::collections::BTreeSet;
+
+use at_protocol::{AtKey, AtSign, Verb};
+use atedge_server::access::may;
+
+use oracle::{TENANT, Want, allows};
+
+/// The number of cells below which the matrix would not be one.
+const LEAST: usize = 5_000;
+
+/// Counts cells and keeps what differs.
+#[derive(Default)]
+struct Tally {
+    cells: usize,
+    allowed: usize,
+    differences: Vec<String>,
+}
+
+impl Tally {
+    fn compare(&mut self, cell: impl FnOnce() -> String, server: bool, oracle: bool) {
+        self.cells += 1;
+        self.allowed += usize::from(oracle);
+        if server != oracle {
+            let word = |allowed| if allowed { "allows" } else { "refuses" };
+            self.differences.push(format!("{}: the server {} it", cell(), word(server)));
+        }
+    }
+
+    fn is_clean(&self) {
+        let shown: Vec<_> = self.differences.iter().take(1500).cloned().collect();
+        let (count, cells) = (self.differences.len(), self.cells);
+        assert!(shown.is_empty(), "{count} of {cells} cells differ:\n{}", shown.join("\n"));
+    }
+}
+
+#[test]
+fn every_verb_is_decided_as_the_wire_reference_says() {
+    let (tenant, cast): (AtSign, _) = (TENANT.parse().unwrap(), cast::all());
+    let (mut tally, mut seen, mut unreadable) = (Tally::default(), BTreeSet::new(), 0);
+    deeds::each(|line, want| {
+        if !seen.insert(line.to_owned()) {
+            return;
+        }
+        // What is no line of the protocol reaches nobody's decision.
+        let Ok(verb) = line.parse::<Verb>() else {
+            unreadable += 1;
+            return;
+        };
+        for caller in &cast {
+            let server = may(&caller.principal, &tenant, &verb).is_ok();
+            let oracle = allows(caller.who, want);
+            tally.compare(|| format!("{line} as {}", caller.name), server, oracle);
+        }
+    });
+    tally.is_clean();
+    println!("{} cells, {} allowed, {unreadable} lines are none", tally.cells, tally.allowed);
+    assert!(tally.cells >= LEAST, "{} cells", tally.cells);
+    assert!(tally.allowed * 10 > tally.cells && tally.allowed * 10 < tally.cells * 9, "{}", tally.allowed);
+    // Keys that no line can name (`private:`, copies of own records) and no more than that.
+    assert!(unreadable * 5 < seen.len(), "{unreadable} of {} lines are none", seen.len());
+}
+
+#[test]
+fn what_lists_and_streams_show_is_what_may_be_read() {
+    let (cast, mut tally) = (cast::all(), Tally::default());
+    for text in deeds::KEYS {
+        let key: AtKey = text.parse().unwrap();
+        for caller in &cast {
+            let (who, principal) = (caller.who, &caller.principal);
+            for (what, server, want) in [
+                ("scan", principal.may_list(&key), Want::Listed(text)),
+                ("sync", principal.may_sync(&key), Want::Synced(text)),
+                ("monitor", principal.may_watch(Some(&key)), Want::Watched(Some(text))),
+                ("notify:remove", principal.may_manage(Some(&key)), Want::Removed(Some(text))),
+            ] {
+                let oracle = allows(who, want);
+                tally.compare(|| format!("{what} of {text} as {}", caller.name), server, oracle);
+            }
+        }
+    }
+    for caller in &cast {
+        let (watch, manage) = (caller.principal.may_watch(None), caller.principal.may_manage(None));
+        tally.compare(|| format!("text as {}", caller.name), watch, allows(caller.who, Want::Watched(None)));
+        tally.compare(|| format!("-text as {}", caller.name), manage, allows(caller.who, Want::Removed(None)));
+    }
+    tally.is_clean();
+    assert!(tally.cells > 3_000, "{} cells", tally.cells);
+}
