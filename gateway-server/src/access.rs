@@ -148,15 +148,18 @@ fn touches_the_servers_own(tenant: &AtSign, verb: &Verb) -> Option<Failure> {
 pub(crate) fn is_servers_own(tenant: &AtSign, key: &AtKey) -> bool {
     match key {
         AtKey::PrivateKey { name } => SERVER_ONLY.contains(&name.as_str()),
-        AtKey::Shared { name, owner, with } => {
-            owner == tenant && with == tenant && name.as_str() == "signing_privatekey"
-        }
+        AtKey::Shared { owner, .. } => owner == tenant && is_signing_key(key),
         AtKey::Private { .. } => true,
         AtKey::Public { .. }
         | AtKey::Own { .. }
         | AtKey::CachedPublic { .. }
         | AtKey::CachedShared { .. } => false,
     }
+}
+
+/// The key with which the server signs for other servers.
+fn is_signing_key(key: &AtKey) -> bool {
+    matches!(key, AtKey::Shared { name, owner, with } if owner == with && name.as_str() == "signing_privatekey")
 }
 
 /// Records that everybody may read and only the server writes.
@@ -174,6 +177,11 @@ fn is_servers_word(key: &AtKey) -> bool {
 
 impl Enrolled {
     fn may(&self, tenant: &AtSign, verb: &Verb) -> Result<(), Failure> {
+        // Such a connection is cut, or never was authenticated: whatever becomes of that, it ends here.
+        if !self.is_approved() {
+            let state = self.enrollment.approval.state.word();
+            return Err(unauthorized(format!("enrollment_id: {} is {state}", self.id)));
+        }
         let (word, key, needed) = match verb {
             Verb::Update(update) => ("update", update.key.clone(), Right::Write),
             Verb::Delete(delete) => ("delete", delete.key.clone(), Right::Write),
@@ -204,7 +212,7 @@ impl Enrolled {
                 ("stream", stream_key(tenant, None, receiver), Right::Write)
             }
             // Who makes passcodes lets others in.
-            Verb::Otp(_) if self.is_approved() && self.enrollment.manages(Right::Write) => return Ok(()),
+            Verb::Otp(_) if self.enrollment.manages(Right::Write) => return Ok(()),
             Verb::Otp(_) => {
                 let message = format!(
                     "Connection with enrollment ID {} does not have access to \"__manage\" namespace",
@@ -213,8 +221,7 @@ impl Enrolled {
                 return Err(Failure::closing(ErrorCode::InternalException, message));
             }
             // Bounded by the enrollment itself.
-            Verb::Keys(_) if self.is_approved() => return Ok(()),
-            Verb::Keys(_) => return Err(self.denial("keys", "")),
+            Verb::Keys(_) => return Ok(()),
             // These filter what they show, or name no record.
             Verb::Scan(_)
             | Verb::Sync(_)
@@ -265,6 +272,10 @@ impl Enrolled {
         self.enrollment.approval.state == State::Approved
     }
 
+    fn sees_all(&self) -> bool {
+        self.is_approved() && self.enrollment.sees_all()
+    }
+
     /// Whether this is a name in the namespace that is this enrollment's alone, `<id>.a.__e`.
     fn owns(&self, name: &KeyName) -> bool {
         let head = name.as_str().strip_suffix(".a.__e").and_then(|head| head.strip_suffix(self.id.as_str()));
@@ -285,10 +296,17 @@ impl Enrolled {
         }
         if is_reserved(key) {
             // Whoever shares something must be able to share a key; what others encrypt to is the owner's.
+            // So is our copy of what others have us encrypt to, by which a change is noticed.
+            let is_public = matches!(key, AtKey::Public { .. } | AtKey::CachedPublic { .. });
             let writes = self.enrollment.namespaces.values().any(|right| *right == Right::Write);
-            return if matches!(key, AtKey::Public { .. }) { self.writes_all() } else { writes };
+            return if is_public { self.writes_all() } else { writes };
         }
-        self.owns(key.name()) || self.enrollment.right_over(key.name()).is_some_and(|right| right >= needed)
+        self.is_granted(key.name(), needed)
+    }
+
+    /// Whether its own namespace or one that it was granted covers a name.
+    fn is_granted(&self, name: &KeyName, needed: Right) -> bool {
+        self.owns(name) || self.enrollment.right_over(name).is_some_and(|right| right >= needed)
     }
 
     fn denial(&self, word: &str, key: &str) -> Failure {
@@ -340,18 +358,28 @@ impl Principal {
     #[must_use]
     pub fn may_list(&self, key: &AtKey) -> bool {
         match self {
-            Self::Enrolled(enrolled) if !enrolled.enrollment.sees_all() => {
-                matches!(key, AtKey::Public { .. }) || enrolled.reaches(key, Right::Read)
-            }
-            Self::Activation | Self::Owner | Self::Enrolled(_) => true,
+            Self::Enrolled(enrolled) => enrolled.sees_all() || enrolled.reaches(key, Right::Read),
+            Self::Activation | Self::Owner => true,
             Self::Anonymous | Self::Peer(_) => false,
         }
     }
 
-    /// Whether `sync` shows the owner's connection this key (§7.4).
+    /// Whether `sync` shows the owner's connection this key (§7.4): what is in its namespaces or in none,
+    /// and what all applications share.
     #[must_use]
     pub fn may_sync(&self, key: &AtKey) -> bool {
-        self.may_list(key) || (self.is_owner() && key.name().namespace().is_none())
+        match self {
+            // A commit brings the value along.
+            _ if is_signing_key(key) => false,
+            Self::Enrolled(enrolled) => {
+                let is_everybodys = is_reserved(key) || key.name().namespace().is_none();
+                enrolled.sees_all()
+                    || (enrolled.is_approved()
+                        && (is_everybodys || enrolled.is_granted(key.name(), Right::Read)))
+            }
+            Self::Activation | Self::Owner => true,
+            Self::Anonymous | Self::Peer(_) => false,
+        }
     }
 
     /// Whether a notification with this record in its key is for this connection (§4.19): a key without
@@ -360,9 +388,11 @@ impl Principal {
     pub fn may_watch(&self, record: Option<&AtKey>) -> bool {
         match self {
             Self::Enrolled(enrolled) => match record {
-                Some(key) if key.name().is_in(MANAGE) => enrolled.enrollment.namespaces.contains_key(MANAGE),
+                Some(key) if key.name().is_in(MANAGE) => {
+                    enrolled.is_approved() && enrolled.enrollment.manages(Right::Read)
+                }
                 Some(key) => enrolled.reaches(key, Right::Read),
-                None => enrolled.enrollment.sees_all(),
+                None => enrolled.sees_all(),
             },
             Self::Activation | Self::Owner => true,
             Self::Anonymous | Self::Peer(_) => false,
@@ -374,6 +404,7 @@ impl Principal {
     pub fn may_manage(&self, record: Option<&AtKey>) -> bool {
         match (self, record) {
             (Self::Enrolled(enrolled), Some(key)) => enrolled.reaches(key, Right::Write),
+            (Self::Enrolled(enrolled), None) => enrolled.writes_all(),
             _ => self.may_watch(record),
         }
     }
@@ -429,13 +460,13 @@ mod tests {
         for (line, expected) in [
             ("info", "yyyyyyyy"),
             ("noop:0", "yyyyyyyy"),
-            ("scan", "yyyyyyyy"),
-            ("scan:@carol", "--yyyyyy"),
+            ("scan", "yyyyyyy-"),
+            ("scan:@carol", "--yyyyy-"),
             ("lookup:phone.wavi@alice", "yyyyyyy-"),
             ("lookup:phone.buzz@alice", "yyyyy---"),
             ("lookup:phone.wavi@bob", "yyyyyyy-"),
             ("lookup:shared_key@bob", "yyyyyyy-"),
-            ("plookup:publickey@bob", "--yyyyyy"),
+            ("plookup:publickey@bob", "--yyyyy-"),
             ("llookup:phone.wavi@alice", "--yyyyy-"),
             ("llookup:public:phone.buzz@alice", "--yyyyy-"),
             ("llookup:cached:@alice:phone.buzz@bob", "--yyy---"),
@@ -472,21 +503,21 @@ mod tests {
             ("to:@alice", "yyyyyyyy"),
             ("config:block:add:@bob", "--yyy---"),
             ("config:block:remove:@bob", "--yyy---"),
-            ("config:block:show", "--yyyyyy"),
+            ("config:block:show", "--yyyyy-"),
             ("config:set:autoNotify=false", "--yyy---"),
             ("config:reset:autoNotify", "--yyy---"),
-            ("config:print:autoNotify", "--yyyyyy"),
-            ("batch:[]", "--yyyyyy"),
+            ("config:print:autoNotify", "--yyyyy-"),
+            ("batch:[]", "--yyyyy-"),
             ("stream:init@carol namespace:wavi 1 f 1", "--yyyy--"),
             ("stream:init@carol 1 f 1", "--yyy---"),
             ("stream:init@alice 1 f 1", "-yyyy---"),
             ("stream:resume@carol startByte:1 1", "--yyy---"),
             ("stream:receive 1", "yyyyyyyy"),
             ("stream:done 1", "yyyyyyyy"),
-            ("notify:list", "--yyyyyy"),
-            ("monitor", "--yyyyyy"),
-            ("stats:3", "--yyyyyy"),
-            ("sync:from:-1", "--yyyyyy"),
+            ("notify:list", "--yyyyy-"),
+            ("monitor", "--yyyyy-"),
+            ("stats:3", "--yyyyy-"),
+            ("sync:from:-1", "--yyyyy-"),
             // Nobody sees or plants what is the server's own.
             ("llookup:privatekey:at_secret", "--------"),
             ("llookup:@alice:signing_privatekey@alice", "--------"),

@@ -178,7 +178,7 @@ impl Node {
     }
 
     /// The time, which never jumps.
-    pub(crate) fn now(&self) -> Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
@@ -230,7 +230,10 @@ impl Node {
     }
 
     /// Removes what has expired and closes what is not used.
-    pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn sweep(&self) -> Result<(), StoreError> {
         if let Some(links) = &self.links {
             links.sweep();
         }

@@ -175,6 +175,13 @@ impl Node {
         accepted.map_err(|error| AskError::Handshake(error.to_string()))
     }
 
+    /// Shows under `cookie` how `me`, a tenant, answers the proof that another tenant's server asks for;
+    /// `false` if it cannot. For tests: tenants of one node never ask each other over the wire.
+    pub async fn show_signature(&self, me: &AtSign, cookie: KeyName, proof: &str) -> bool {
+        let signature = self.signature(me, proof.to_owned()).await;
+        signature.map(|signature| self.cookies.show(cookie, me.clone(), signature)).is_ok()
+    }
+
     async fn signature(&self, me: &AtSign, proof: String) -> Result<String, AskError> {
         let no_key = || AskError::Handshake(format!("{me} has no signing key"));
         let failed = |error: StoreError| AskError::Unreachable(error.to_string());

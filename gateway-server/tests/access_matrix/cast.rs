@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::oracle::{ID, R, RW, Right, Who};
 
-pub struct Caller {
-    pub name: &'static str,
-    pub principal: Principal,
-    pub who: Who,
+pub(crate) struct Caller {
+    pub(crate) name: &'static str,
+    pub(crate) principal: Principal,
+    pub(crate) who: Who,
 }
 
 /// An application in this state, granted this.
@@ -32,7 +32,7 @@ const APPS: [App; 12] = [
 ];
 
 /// All callers.
-pub fn all() -> Vec<Caller> {
+pub(crate) fn all() -> Vec<Caller> {
     let known = [
         ("nobody", Principal::Anonymous, Who::Nobody),
         ("another atSign", Principal::Peer("@bob".parse().unwrap()), Who::Peer),

@@ -1,9 +1,9 @@
 //! What is asked for: every verb, with every kind of key.
 
-use crate::oracle::Want;
+use crate::oracle::{Want, is_protected};
 
 /// Kinds of keys.
-pub const KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     // Public, hidden public, of other namespaces and of none.
     "public:phone.wavi@alice",
     "public:phone.buzz@alice",
@@ -82,15 +82,16 @@ pub const KEYS: &[&str] = &[
 
 /// Forms of lines about a record of the owner's, with the key for `{}`.
 const READS: &[&str] = &["llookup:{}", "llookup:meta:{}", "llookup:all:{}"];
-const WRITES: &[&str] = &[
-    "update:{} v",
-    "update:ttl:1000:ttb:5:isEncrypted:true:{} v",
-    "delete:{}",
-    "delete:priority:high:{}",
-];
+const WRITES: &[&str] = &["update:{} v", "update:ttl:1000:ttb:5:isEncrypted:true:{} v"];
+const DELETES: &[&str] = &["delete:{}", "delete:priority:high:{}"];
 /// Forms with `name@owner` for `{}`.
-const LOOKUPS: &[&str] =
-    &["lookup:{}", "lookup:meta:{}", "lookup:all:{}", "lookup:bypassCache:true:{}", "lookup:bypassCache:true:all:{}"];
+const LOOKUPS: &[&str] = &[
+    "lookup:{}",
+    "lookup:meta:{}",
+    "lookup:all:{}",
+    "lookup:bypassCache:true:{}",
+    "lookup:bypassCache:true:all:{}",
+];
 const PUBLIC_LOOKUPS: &[&str] = &["plookup:{}", "plookup:meta:{}", "plookup:bypassCache:true:all:{}"];
 /// Forms with the recipient for `<>`, and `name@owner` for `{}`.
 const NOTIFIES: &[&str] = &[
@@ -113,11 +114,32 @@ const OTHERS: &[(&str, Want<'static>)] = &[
     ("info", Want::Nothing),
     ("info:brief", Want::Nothing),
     ("noop:0", Want::Nothing),
-    ("scan", Want::Nothing),
-    ("scan:showhidden:true .wavi", Want::Nothing),
+    ("scan", Want::Scan),
+    ("scan:showhidden:true .wavi", Want::Scan),
     ("scan:@carol", Want::ForeignScan),
     // Each operation of `enroll` checks by itself.
     (r#"enroll:request:{"appName":"a","deviceName":"d","apkamPublicKey":"k"}"#, Want::Nothing),
+    (r#"enroll:update:{"enrollmentId":"e1","apkamPublicKey":"k"}"#, Want::Nothing),
+    (r#"enroll:approve:{"enrollmentId":"e2"}"#, Want::Nothing),
+    (r#"enroll:deny:{"enrollmentId":"e2"}"#, Want::Nothing),
+    (r#"enroll:revoke:{"enrollmentId":"e2"}"#, Want::Nothing),
+    (r#"enroll:revoke:force:{"enrollmentId":"e1"}"#, Want::Nothing),
+    (r#"enroll:unrevoke:{"enrollmentId":"e2"}"#, Want::Nothing),
+    (r#"enroll:delete:{"enrollmentId":"e2"}"#, Want::Nothing),
+    (r#"enroll:fetch:{"enrollmentId":"e2"}"#, Want::Nothing),
+    ("enroll:list", Want::Nothing),
+    ("enroll:listns:wavi", Want::Nothing),
+    ("enroll:infons:wavi", Want::Nothing),
+    ("otp:get", Want::Passcode),
+    ("otp:get:ttl:1000", Want::Passcode),
+    ("otp:put:abc123", Want::Passcode),
+    // Bounded by the enrollment itself; who has none is told so.
+    ("keys:get:self", Want::Owner),
+    ("keys:get:private", Want::Owner),
+    ("keys:get:public", Want::Owner),
+    ("keys:get:keyName:e2.default_self_enc_key.__manage@alice", Want::Owner),
+    ("keys:put:self:namespace:wavi:appName:app:deviceName:device:keyType:aes:keyName:k v", Want::Owner),
+    ("keys:delete:keyName:app.device.k.__self_keys.wavi@alice", Want::Owner),
     ("stream:receive 1", Want::Nothing),
     ("stream:done 1", Want::Nothing),
     ("stream:init@alice 1 f 1", Want::Stream { to: "@alice", namespace: None }),
@@ -154,7 +176,7 @@ const OTHERS: &[(&str, Want<'static>)] = &[
 
 /// Visits every line with what it wants. A line comes several times where kinds of keys differ only in
 /// what it does not say.
-pub fn each(mut visit: impl FnMut(&str, Want<'_>)) {
+pub(crate) fn each(mut visit: impl FnMut(&str, Want<'_>)) {
     for (line, want) in OTHERS {
         visit(line, *want);
     }
@@ -162,6 +184,10 @@ pub fn each(mut visit: impl FnMut(&str, Want<'_>)) {
         let fill = |form: &str| form.replacen("{}", key, 1);
         READS.iter().for_each(|form| visit(&fill(form), Want::Read(key)));
         WRITES.iter().for_each(|form| visit(&fill(form), Want::Write(key)));
+        // What nobody may delete is refused by the verb itself.
+        if !is_protected(key) {
+            DELETES.iter().for_each(|form| visit(&fill(form), Want::Delete(key)));
+        }
         // The name and the owner of `[scope:]name@owner`.
         let bare = key.rsplit(':').next().unwrap_or(key);
         if !bare.contains('@') {

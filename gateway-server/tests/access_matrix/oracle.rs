@@ -5,7 +5,7 @@
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
-pub enum Who {
+pub(crate) enum Who {
     Nobody,
     /// `@bob`, proved by his server.
     Peer,
@@ -18,37 +18,51 @@ pub enum Who {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Right {
+pub(crate) enum Right {
     R,
     RW,
 }
-pub use Right::{R, RW};
+pub(crate) use Right::{R, RW};
 
 /// What a line wants, as the reference's tables know it.
 #[derive(Debug, Clone, Copy)]
-pub enum Want<'a> {
+pub(crate) enum Want<'a> {
     /// Needs no authentication (§4.0, table).
     Nothing,
     /// Needs the owner and names no record: no check of namespaces (§4.0, point 5).
     Owner,
     /// `llookup` of this key.
     Read(&'a str),
-    /// `update`, `delete` of this key.
+    /// `update` of this key.
     Write(&'a str),
+    /// `delete` of this key.
+    Delete(&'a str),
     /// `lookup` of `name@owner`, which is `@alice:name@owner` to the owner (§4.9).
     Lookup(&'a str),
     /// `notify` to an atSign of `name@owner`.
-    Notify { to: &'a str, key: &'a str },
+    Notify {
+        to: &'a str,
+        key: &'a str,
+    },
     /// `notify:all`, which no peer says.
-    NotifyAll { key: &'a str },
+    NotifyAll {
+        key: &'a str,
+    },
     /// `notify` of a text, which has no namespace.
-    NotifyText { to: &'a str },
+    NotifyText {
+        to: &'a str,
+    },
     /// What changes the settings of the whole atSign. Stricter: needs `*:rw`.
     Settings,
     /// `stream:init`, `stream:resume` to an atSign, in a namespace (§4.22).
-    Stream { to: &'a str, namespace: Option<&'a str> },
+    Stream {
+        to: &'a str,
+        namespace: Option<&'a str>,
+    },
     /// Passcodes: `__manage` (§4.24).
     Passcode,
+    /// `scan`, which shows everybody something else (§4.11).
+    Scan,
     /// `scan` of another atSign.
     ForeignScan,
     /// `scan` or `sync` shows this key to the owner's connection.
@@ -60,10 +74,11 @@ pub enum Want<'a> {
     Removed(Option<&'a str>),
 }
 
-pub const TENANT: &str = "@alice";
+pub(crate) const TENANT: &str = "@alice";
 const PEER: &str = "@bob";
+const SIGNING_KEY: &str = "@alice:signing_privatekey@alice";
 /// The id of the application that asks.
-pub const ID: &str = "e1";
+pub(crate) const ID: &str = "e1";
 
 /// A key in its parts.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +104,7 @@ fn split(text: &str) -> Key<'_> {
 }
 
 /// Whether `who` may have what it wants.
-pub fn allows(who: Who, want: Want<'_>) -> bool {
+pub(crate) fn allows(who: Who, want: Want<'_>) -> bool {
     let owner = match who {
         Who::Nobody | Who::Peer => false,
         Who::Owner | Who::App(_) => true,
@@ -97,10 +112,14 @@ pub fn allows(who: Who, want: Want<'_>) -> bool {
         Who::Stopped => return matches!(want, Want::Nothing),
     };
     match want {
-        Want::Nothing => true,
+        Want::Nothing | Want::Scan => true,
         Want::Owner | Want::ForeignScan => owner,
         Want::Read(key) => owner && !is_secret(key) && reaches(who, key, R),
         Want::Write(key) => owner && is_writable(key) && reaches(who, key, RW),
+        // Activation ends with the secret's deletion (§3.4).
+        Want::Delete(key) => {
+            owner && (is_writable(key) || key == "privatekey:at_secret") && reaches(who, key, RW)
+        }
         // Nobody is asked about `public:`, a peer about `@bob:`; both read what is meant for them.
         Want::Lookup(key) => {
             let resolved = format!("{TENANT}:{key}");
@@ -130,9 +149,11 @@ pub fn allows(who: Who, want: Want<'_>) -> bool {
             _ => owner,
         },
         // What is everybody's is listed, and `*` sees all (§4.11).
-        Want::Listed(key) => owner && (split(key).scope == "public" || sees(who, key)),
-        // Keys without a namespace pass (§7.4).
-        Want::Synced(key) => owner && (!split(key).name.contains('.') || sees(who, key)),
+        Want::Listed(key) => owner && (key.starts_with("public:") || sees(who, key)),
+        // Keys without a namespace pass (§7.4). A commit brings the value along.
+        Want::Synced(key) => {
+            owner && key != SIGNING_KEY && (!split(key).name.contains('.') || sees(who, key))
+        }
         Want::Watched(key) => owner && watches(who, key, R),
         Want::Removed(key) => owner && watches(who, key, RW),
     }
@@ -147,9 +168,9 @@ fn sees(who: Who, key: &str) -> bool {
 fn watches(who: Who, key: Option<&str>, needed: Right) -> bool {
     let Who::App(grants) = who else { return true };
     match key {
-        // Requests for enrollment are for those who decide about them (§8.6).
+        // Requests for enrollment are shown to those who decide about them (§8.6), and that is all.
         Some(key) if split(key).name.ends_with(".__manage") => {
-            grants.iter().any(|(space, right)| *space == "__manage" && *right >= needed)
+            needed == R && grants.iter().any(|(space, _)| *space == "__manage")
         }
         Some(key) => reaches(who, key, needed),
         None => everything(who, needed),
@@ -217,7 +238,7 @@ fn is_secret(text: &str) -> bool {
     match key.scope {
         "private" => true,
         "privatekey" => ["at_secret", "at_secret_deleted", "signing_keypair_generated"].contains(&key.name),
-        _ => text == "@alice:signing_privatekey@alice",
+        _ => text == SIGNING_KEY,
     }
 }
 
@@ -229,4 +250,9 @@ fn is_writable(text: &str) -> bool {
         .any(|what| key.scope.is_empty() && key.name.ends_with(&format!("{what}.__manage")));
     let is_signing = key.scope == "public" && key.name == "signing_publickey" && !key.cached;
     !is_secret(text) && !is_enrollment && !is_signing
+}
+
+/// What nobody deletes (§4.7).
+pub(crate) fn is_protected(key: &str) -> bool {
+    ["public:publickey@alice", "public:signing_publickey@alice", SIGNING_KEY].contains(&key)
 }
