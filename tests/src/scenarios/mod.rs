@@ -11,6 +11,7 @@ mod outage;
 mod padding_oracle;
 mod refusals;
 mod resume;
+mod revocation;
 mod server_crash;
 mod transcripts;
 
@@ -34,6 +35,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "powercut", run: crate::powercut::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
+    Scenario { group: SERVER, name: "revocation", run: revocation::run },
     Scenario { group: SERVER, name: "padding-oracle", run: padding_oracle::run },
     Scenario { group: SERVER, name: "server-crash", run: server_crash::run },
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
