@@ -67,7 +67,7 @@ pub async fn delete(args: Delete) -> Result<Exit> {
 /// The server does not answer, or refuses the regular expression.
 pub async fn scan(args: Scan) -> Result<Exit> {
     let client = args.access.client(&args.atsign)?;
-    let scan = verb::Scan { show_hidden: args.hidden, of: None, regex: args.regex };
+    let scan = verb::Scan { show_hidden: args.hidden, regex: args.regex, ..verb::Scan::default() };
     let output = Output::new(args.access.json);
     for key in client.scan(scan).await? {
         output.say(|| key.clone(), || json!({ "key": key }))?;

@@ -187,7 +187,7 @@ impl Client {
             | AtKey::PrivateKey { .. }
             | AtKey::Private { .. } => return Err(self.not_ours(key)),
         };
-        let update = Verb::Update(Box::new(Update { key: key.clone(), metadata, value: text }));
+        let update = Verb::Update(Box::new(Update::of(key.clone(), metadata, text)));
         self.commit(key, &update).await
     }
 
@@ -223,7 +223,7 @@ impl Client {
     /// # Errors
     /// See [`RecordError`].
     pub async fn delete(&self, key: &AtKey) -> Result<i64, RecordError> {
-        self.commit(key, &Verb::Delete(Delete { key: key.clone(), priority: None })).await
+        self.commit(key, &Verb::Delete(Delete::of(key.clone()))).await
     }
 
     /// Lists keys: our own in full, another's as it shows them to us, without their scope.

@@ -227,7 +227,7 @@ impl Onboarding<'_> {
         self.step(&mut wire, "publishing the public key", &update).await?;
         progress(Progress::Published);
         let secret = AtKey::PrivateKey { name: "at_secret".parse().expect("letters are a name") };
-        let delete = Verb::Delete(Delete { key: secret, priority: None });
+        let delete = Verb::Delete(Delete::of(secret));
         self.step(&mut wire, "voiding the activation secret", &delete).await?;
         progress(Progress::SecretDeleted);
         Ok(())

@@ -268,7 +268,7 @@ async fn pair_with(own: Own<'_>, peer: &AtSign) -> Result<PairKey, PairError> {
         None => {
             // What others find must never be the predecessor of what we use, wherever we are cut off.
             if own.look(llookup(own.published(peer), Shape::Meta)).await?.is_some() {
-                own.ask(Verb::Delete(Delete { key: own.published(peer), priority: None })).await?;
+                own.ask(Verb::Delete(Delete::of(own.published(peer)))).await?;
             }
             let wrapped = encryption.public().wrap_key(&random::key());
             own.ask(update(own.own_copy(peer), Metadata::default(), wrapped)).await?;
@@ -319,7 +319,7 @@ fn llookup(key: AtKey, shape: Shape) -> Verb {
 }
 
 fn update(key: AtKey, metadata: Metadata, value: String) -> Verb {
-    Verb::Update(Box::new(Update { key, metadata, value }))
+    Verb::Update(Box::new(Update::of(key, metadata, value)))
 }
 
 fn shared_key() -> KeyName {

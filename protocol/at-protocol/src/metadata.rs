@@ -29,6 +29,18 @@ pub struct Metadata {
     /// Whether the deletion of this record also deletes its cached copies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ccd: Option<bool>,
+    /// When the record was made, if its owner knows better than the server.
+    #[serde(rename = "cAt", skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// When it was changed last, if its owner knows better.
+    #[serde(rename = "uAt", skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+    /// Until when it can be read, whatever `ttl` says.
+    #[serde(rename = "eAt", skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// From when on it can be read, whatever `ttb` says.
+    #[serde(rename = "aAt", skip_serializing_if = "Option::is_none")]
+    pub available_at: Option<Timestamp>,
     /// Whether the value is base2e15 text of binary data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_binary: Option<bool>,
@@ -145,6 +157,10 @@ impl Metadata {
                 _ => return Err(InvalidParameter { name: "ttr", expected: "greater than or equal to -1" }),
             },
             "ccd" => self.ccd = Some(boolean("ccd", value)?),
+            "cat" => self.created_at = Some(time("cAt", value)?),
+            "uat" => self.updated_at = Some(time("uAt", value)?),
+            "eat" => self.expires_at = Some(time("eAt", value)?),
+            "aat" => self.available_at = Some(time("aAt", value)?),
             "isbinary" => self.is_binary = Some(boolean("isBinary", value)?),
             "isencrypted" => self.is_encrypted = Some(boolean("isEncrypted", value)?),
             "immutable" => self.immutable = Some(boolean("immutable", value)?),
@@ -166,13 +182,37 @@ impl Metadata {
         Ok(true)
     }
 
+    /// Reads the JSON form that `update:json` has (§4.5): lifetimes that are not there are 0, and members
+    /// that are not the client's to set are ignored.
+    ///
+    /// # Errors
+    /// `None` if it is no object of this shape; else the lifetime that is out of its range.
+    pub(crate) fn from_update(json: serde_json::Value) -> Result<Self, Option<InvalidParameter>> {
+        for (name, least) in [("ttl", 0), ("ttb", 0), ("ttr", -1)] {
+            if json.get(name).and_then(serde_json::Value::as_i64).is_some_and(|number| number < least) {
+                let expected =
+                    if least == 0 { "greater than or equal to 0" } else { "greater than or equal to -1" };
+                return Err(Some(InvalidParameter { name, expected }));
+            }
+        }
+        let mut metadata: Self = serde_json::from_value(json).map_err(|_| None)?;
+        if !matches!(metadata.app_metadata, None | Some(serde_json::Value::Object(_))) {
+            return Err(None);
+        }
+        metadata.ttl.get_or_insert(0);
+        metadata.ttb.get_or_insert(0);
+        metadata.ttr.get_or_insert(0);
+        Ok(metadata)
+    }
+
     fn public_key_hash(&mut self) -> &mut PublicKeyHash {
         self.pub_key_hash.get_or_insert_with(|| PublicKeyHash { hash: String::new(), algo: String::new() })
     }
 
     /// What a record has after an update with `self`, given what it had `before` (§4.5): absent keeps,
     /// `null` clears; `isBinary` and `isEncrypted` fall back to false; `ttl` 0 and `ttr` 0 mean none, and
-    /// `ccd` means nothing without a `ttr`.
+    /// `ccd` means nothing without a `ttr`. A new `ttl` or `ttb` ends what was asserted instead of it; when
+    /// a record was made or changed is asserted of one update only.
     #[must_use]
     pub fn merged_over(&self, before: &Self) -> Self {
         let text = |new: &Option<String>, old: &Option<String>| match new.as_deref() {
@@ -186,13 +226,21 @@ impl Metadata {
             ttb: self.ttb.or(before.ttb),
             ttr,
             ccd: self.ccd.or(before.ccd).filter(|_| ttr.is_some()),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            expires_at: self.expires_at.or(before.expires_at.filter(|_| self.ttl.is_none())),
+            available_at: self.available_at.or(before.available_at.filter(|_| self.ttb.is_none())),
             is_binary: Some(self.is_binary.unwrap_or(false)),
             is_encrypted: Some(self.is_encrypted.unwrap_or(false)),
             data_signature: text(&self.data_signature, &before.data_signature),
             shared_key_status: text(&self.shared_key_status, &before.shared_key_status),
             shared_key_enc: text(&self.shared_key_enc, &before.shared_key_enc),
             pub_key_cs: text(&self.pub_key_cs, &before.pub_key_cs),
-            pub_key_hash: self.pub_key_hash.clone().or_else(|| before.pub_key_hash.clone()),
+            pub_key_hash: self
+                .pub_key_hash
+                .clone()
+                .or_else(|| before.pub_key_hash.clone())
+                .filter(|hash| hash.hash != "null"),
             encoding: text(&self.encoding, &before.encoding),
             enc_key_name: text(&self.enc_key_name, &before.enc_key_name),
             enc_algo: text(&self.enc_algo, &before.enc_algo),
@@ -200,7 +248,11 @@ impl Metadata {
             ske_enc_key_name: text(&self.ske_enc_key_name, &before.ske_enc_key_name),
             ske_enc_algo: text(&self.ske_enc_algo, &before.ske_enc_algo),
             immutable: self.immutable.or(before.immutable),
-            app_metadata: self.app_metadata.clone().or_else(|| before.app_metadata.clone()),
+            app_metadata: self
+                .app_metadata
+                .clone()
+                .or_else(|| before.app_metadata.clone())
+                .filter(serde_json::Value::is_object),
         }
     }
 }
@@ -218,6 +270,14 @@ impl fmt::Display for Metadata {
         part(f, "ttb", shown(&self.ttb))?;
         part(f, "ttr", shown(&self.ttr))?;
         part(f, "ccd", shown(&self.ccd))?;
+        for (name, time) in [
+            ("cAt", self.created_at),
+            ("uAt", self.updated_at),
+            ("eAt", self.expires_at),
+            ("aAt", self.available_at),
+        ] {
+            part(f, name, shown(&time.map(Timestamp::iso)))?;
+        }
         part(f, "dataSignature", shown(&self.data_signature))?;
         part(f, "sharedKeyStatus", shown(&self.shared_key_status))?;
         part(f, "isBinary", shown(&self.is_binary))?;
@@ -234,7 +294,10 @@ impl fmt::Display for Metadata {
         part(f, "skeEncKeyName", shown(&self.ske_enc_key_name))?;
         part(f, "skeEncAlgo", shown(&self.ske_enc_algo))?;
         part(f, "immutable", shown(&self.immutable))?;
-        let app = self.app_metadata.as_ref().map(|object| BASE64.encode(object.to_string()));
+        let app = self.app_metadata.as_ref().map(|object| match object {
+            serde_json::Value::Null => "null".to_owned(),
+            object => BASE64.encode(object.to_string()),
+        });
         part(f, "appMetadata", shown(&app))
     }
 }
@@ -256,7 +319,15 @@ fn boolean(name: &'static str, value: &str) -> Result<bool, InvalidParameter> {
     }
 }
 
+fn time(name: &'static str, value: &str) -> Result<Timestamp, InvalidParameter> {
+    value.parse().map_err(|_| InvalidParameter { name, expected: "a time like 2024-01-31T10:20:30.123Z" })
+}
+
+/// `null` clears what was there.
 fn json_object(name: &'static str, value: &str) -> Result<serde_json::Value, InvalidParameter> {
+    if value == "null" {
+        return Ok(serde_json::Value::Null);
+    }
     let json = BASE64.decode(value).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     json.filter(serde_json::Value::is_object)
         .ok_or(InvalidParameter { name, expected: "base64 of a JSON object" })
@@ -297,6 +368,25 @@ mod tests {
             assert!(metadata.take(name, value).is_err(), "{name}:{value}");
         }
         assert!(metadata.take("ttr", "-1").unwrap());
+    }
+
+    #[test]
+    fn asserted_times_last_as_long_as_nothing_else_is_said() {
+        let before = read(&[("cAt", "2024-01-31T10:20:30.123Z"), ("eAt", "2030-01-01T00:00:00Z")]);
+        assert_eq!(before.to_string(), ":cAt:2024-01-31T10:20:30.123Z:eAt:2030-01-01T00:00:00.000Z");
+        let kept = Metadata::default().merged_over(&before);
+        assert_eq!((kept.created_at, kept.expires_at), (None, before.expires_at));
+        assert_eq!(read(&[("ttl", "0")]).merged_over(&before).expires_at, None);
+        assert!(Metadata::default().take("uAt", "yesterday").is_err());
+    }
+
+    #[test]
+    fn structured_members_are_cleared_by_null_as_well() {
+        let before = read(&[("pubKeyHash", "ab"), ("hashingAlgo", "sha512"), ("appMetadata", "eyJhIjoxfQ==")]);
+        let kept = Metadata::default().merged_over(&before);
+        assert!(kept.pub_key_hash.is_some() && kept.app_metadata.is_some());
+        let cleared = read(&[("pubKeyHash", "null"), ("appMetadata", "null")]).merged_over(&before);
+        assert_eq!((cleared.pub_key_hash, cleared.app_metadata), (None, None));
     }
 
     #[test]

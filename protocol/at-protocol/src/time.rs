@@ -34,6 +34,12 @@ impl Timestamp {
         self.0
     }
 
+    /// The text form with a `T`, which has no space: `2020-10-21T09:46:48.982Z`.
+    #[must_use]
+    pub fn iso(self) -> String {
+        self.to_string().replacen(' ', "T", 1)
+    }
+
     /// This moment plus `millis`, which may be as large as a peer likes to claim.
     #[must_use]
     pub fn plus_millis(self, millis: u64) -> Self {
@@ -100,6 +106,7 @@ mod tests {
     fn prints_and_reads_the_protocol_form() {
         let time = Timestamp::from_millis(1_603_273_608_982);
         assert_eq!(time.to_string(), "2020-10-21 09:46:48.982Z");
+        assert_eq!(time.iso(), "2020-10-21T09:46:48.982Z");
         assert_eq!("2020-10-21 09:46:48.982Z".parse(), Ok(time));
         assert_eq!("2020-10-21T09:46:48.982Z".parse(), Ok(time));
         assert!("yesterday".parse::<Timestamp>().is_err());

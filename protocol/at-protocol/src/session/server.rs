@@ -350,6 +350,9 @@ impl ServerSession {
 
     fn refuse_foreign_scan(&self, verb: &Verb) -> Option<Failure> {
         match (verb, &self.who) {
+            (Verb::Scan(scan), Identity::Anonymous | Identity::Peer(_)) if scan.commit_log => {
+                Some(Failure::new(ErrorCode::NotAuthenticated, "Command cannot be executed without auth"))
+            }
             (Verb::Scan(scan), Identity::Anonymous | Identity::Peer(_)) if scan.of.is_some() => {
                 Some(Failure::new(
                     ErrorCode::NotAuthenticated,
