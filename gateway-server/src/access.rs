@@ -53,7 +53,7 @@ pub fn may(who: &Principal, tenant: &AtSign, verb: &Verb) -> Result<(), Failure>
         // Who takes a stream need not be known here; the stream's id is what he was told.
         (_, Verb::Stream(Stream::Receive { .. } | Stream::Done { .. })) => Ok(()),
         (Principal::Anonymous | Principal::Peer(_), Verb::Lookup(_)) => Ok(()),
-        (Principal::Anonymous | Principal::Peer(_), Verb::Scan(scan)) if scan.of.is_none() => Ok(()),
+        (Principal::Anonymous | Principal::Peer(_), Verb::Scan(scan)) if scan.of.is_none() && !scan.commit_log => Ok(()),
 
         // What a peer may: notify the tenant of what is the peer's.
         (Principal::Peer(peer), Verb::Notify(notify)) => {
@@ -462,6 +462,9 @@ mod tests {
             ("noop:0", "yyyyyyyy"),
             ("scan", "yyyyyyy-"),
             ("scan:@carol", "--yyyyy-"),
+            ("scan:cl", "--yyyyy-"),
+            ("update:meta:phone.wavi@alice:ttl:1", "--yyyy--"),
+            ("delete:nc:force:phone.wavi@alice", "--yyyy--"),
             ("lookup:phone.wavi@alice", "yyyyyyy-"),
             ("lookup:phone.buzz@alice", "yyyyy---"),
             ("lookup:phone.wavi@bob", "yyyyyyy-"),

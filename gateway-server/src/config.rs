@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use at_protocol::AtKey;
 use at_protocol::directory::Address;
 use atedge_service::tls::TlsSettings;
 use serde::Deserialize;
@@ -32,6 +33,10 @@ pub struct ServerConfig {
     pub notifications: NotificationsConfig,
     /// How applications come by keys of their own.
     pub enrollment: EnrollmentConfig,
+    /// What applies to all records.
+    pub records: RecordsConfig,
+    /// When copies of others' records are fetched again.
+    pub refresh: RefreshConfig,
 }
 
 /// The version of a configuration file's format.
@@ -316,6 +321,71 @@ impl Default for EnrollmentConfig {
     }
 }
 
+/// `[records]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecordsConfig {
+    /// Whether those with whom a record is shared are told when it changes. They are unless this says no:
+    /// applications rely on it.
+    pub auto_notify: bool,
+    /// Keys that nobody deletes besides the three without which an atSign is lost: as they are stored, but
+    /// without the owner, such as `"public:location.wavi"`. None unless listed.
+    pub protected: Vec<String>,
+}
+
+impl Default for RecordsConfig {
+    fn default() -> Self {
+        Self { auto_notify: true, protected: Vec::new() }
+    }
+}
+
+impl RecordsConfig {
+    /// What the key is called in this list, if it is there.
+    pub(crate) fn protects(&self, key: &AtKey) -> Option<String> {
+        let (text, owner) = (key.to_string(), key.owner()?.to_string());
+        let bare = text.strip_suffix(&owner)?;
+        self.protected.iter().find(|listed| listed.eq_ignore_ascii_case(bare)).cloned()
+    }
+}
+
+/// `[refresh]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RefreshConfig {
+    /// The hour of the day, UTC, at a random minute of which copies of others' records are fetched again
+    /// whose time has come: 0 to 23, or `"off"`. 3 as in the reference, when few look.
+    #[serde(deserialize_with = "hour")]
+    pub hour: Option<u8>,
+    /// Most fetches at a time. Few: nobody waits for them, and the other servers have their own work.
+    pub parallel: usize,
+    /// How long each of these pauses after a fetch, so that a large cache is spread over the hour.
+    #[serde(with = "humantime_serde")]
+    pub pause: Duration,
+}
+
+impl Default for RefreshConfig {
+    fn default() -> Self {
+        Self { hour: Some(3), parallel: 4, pause: Duration::from_millis(100) }
+    }
+}
+
+/// An hour of the day, or `"off"`.
+fn hour<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Hour(u8),
+        Word(String),
+    }
+    match Written::deserialize(deserializer)? {
+        Written::Hour(hour) if hour < 24 => Ok(Some(hour)),
+        Written::Word(word) if word == "off" => Ok(None),
+        Written::Hour(_) | Written::Word(_) => {
+            Err(serde::de::Error::custom("expected an hour from 0 to 23, or \"off\""))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,6 +398,15 @@ mod tests {
         for bad in
             ["ttln = 5", "ttln = \"5\"", "ttln = \"-1s\"", "ttln = \"99999999999999999999s\"", "ttl = \"5s\""]
         {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+    #[test]
+    fn an_hour_is_one_of_the_day() {
+        let read = |text: &str| toml::from_str::<RefreshConfig>(text).map(|config| config.hour);
+        assert_eq!(read("hour = 0"), Ok(Some(0)));
+        assert_eq!(read("hour = \"off\""), Ok(None));
+        for bad in ["hour = 24", "hour = -1", "hour = \"3\""] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

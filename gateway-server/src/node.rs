@@ -229,6 +229,11 @@ impl Node {
         (millis != 0).then(|| Timestamp::from_millis(millis))
     }
 
+    /// Fetches the copies of others' records again whose time has come, which may take a while.
+    pub(crate) async fn refresh_copies(&self) -> Result<(), StoreError> {
+        crate::verbs::refresh(self).await
+    }
+
     /// Removes what has expired and closes what is not used.
     ///
     /// # Errors

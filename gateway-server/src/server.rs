@@ -292,6 +292,7 @@ impl House {
                     drop(tokio::task::spawn_blocking(move || certificate.refresh()).await);
                     Ok(())
                 }
+                Job::Refresh => node.refresh_copies().await,
                 Job::Clock => {
                     node.clock().compare();
                     Ok(())
@@ -301,7 +302,7 @@ impl House {
                 tracing::warn!(?job, %error, "not done, and tried again later");
             }
         };
-        timers::run(&node.config, stop, work).await;
+        timers::run(&node.config, || node.now(), stop, work).await;
     }
 
     /// Takes in tenants that another process, `tenant add`, has put into the store, and lets go those that

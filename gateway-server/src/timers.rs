@@ -3,10 +3,13 @@
 use std::future::Future;
 use std::time::Duration;
 
+use at_protocol::Timestamp;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ServerConfig;
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Something that is done periodically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub(crate) enum Job {
     Clock,
     /// Looks whether the certificate was renewed.
     Certificate,
+    /// Fetches copies of others' records again whose time has come.
+    Refresh,
 }
 
 /// When a job runs.
@@ -28,12 +33,15 @@ pub(crate) enum Job {
 enum When {
     /// At once, and then again so long after each end.
     Every(Duration),
+    /// Each day at this many milliseconds after midnight, UTC.
+    Daily(i64),
     /// Not at all.
     Never,
 }
 
 impl Job {
-    const ALL: [Self; 5] = [Self::Sweep, Self::Ticker, Self::Adoption, Self::Clock, Self::Certificate];
+    const ALL: [Self; 6] =
+        [Self::Sweep, Self::Ticker, Self::Adoption, Self::Clock, Self::Certificate, Self::Refresh];
 
     /// The table of all periods, each with its reason.
     fn when(self, config: &ServerConfig) -> When {
@@ -49,23 +57,60 @@ impl Job {
             Self::Clock => When::Every(Duration::from_mins(1)),
             // A new one is shown within a second, for the price of asking the disk for two dates.
             Self::Certificate => When::Every(Duration::from_millis(500)),
+            // At night, each server at another minute, so that they do not all ask at once (§6.5).
+            Self::Refresh => config.refresh.hour.map_or(When::Never, |hour| {
+                When::Daily((i64::from(hour) * 60 + i64::from(crate::random::byte()) * 60 / 256) * 60_000)
+            }),
+        }
+    }
+}
+
+impl When {
+    /// How long to wait for the first time, at `now`.
+    fn first(self, now: Timestamp) -> Option<Duration> {
+        match self {
+            Self::Every(_) => Some(Duration::ZERO),
+            Self::Daily(_) => self.next(now),
+            Self::Never => None,
+        }
+    }
+
+    /// How long to wait for the next time when the last has ended, at `now`.
+    fn next(self, now: Timestamp) -> Option<Duration> {
+        match self {
+            Self::Every(period) => Some(period),
+            Self::Daily(moment) => {
+                // A moment that is just now was this time.
+                let left = (moment - now.as_millis() - 1).rem_euclid(DAY_MS) + 1;
+                Some(Duration::from_millis(left.unsigned_abs()))
+            }
+            Self::Never => None,
         }
     }
 }
 
 /// Does each job when its time comes, until `stop`. Jobs do not wait for each other, and none runs twice
 /// at a time.
-pub(crate) async fn run<W, F>(config: &ServerConfig, stop: CancellationToken, work: W)
-where
+pub(crate) async fn run<W, F>(
+    config: &ServerConfig,
+    now: impl Fn() -> Timestamp,
+    stop: CancellationToken,
+    work: W,
+) where
     W: Fn(Job) -> F,
     F: Future<Output = ()>,
 {
-    let work = &work;
+    let (now, work) = (&now, &work);
     let jobs = Job::ALL.map(|job| async move {
-        let When::Every(period) = job.when(config) else { return };
-        loop {
+        let when = job.when(config);
+        let mut wait = when.first(now());
+        while let Some(pause) = wait {
+            // Even no time at all is rounded up.
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             work(job).await;
-            tokio::time::sleep(period).await;
+            wait = when.next(now());
         }
     });
     tokio::select! {
@@ -84,6 +129,7 @@ mod tests {
     async fn each_job_runs_in_its_own_time() {
         let config: ServerConfig = toml::from_str("[notifications]\nticker = \"15s\"").unwrap();
         let (began, done) = (tokio::time::Instant::now(), Mutex::new(Vec::new()));
+        let now = || Timestamp::from_millis(i64::try_from(began.elapsed().as_millis()).unwrap());
         let stop = CancellationToken::new();
         let until = async {
             tokio::time::sleep(Duration::from_secs(24 * 3600 - 1)).await;
@@ -94,7 +140,7 @@ mod tests {
             // A job that takes its time delays itself and no other.
             tokio::time::sleep(Duration::from_secs(if job == Job::Sweep { 60 } else { 0 }))
         };
-        tokio::join!(run(&config, stop.clone(), work), until);
+        tokio::join!(run(&config, now, stop.clone(), work), until);
         let done = done.into_inner().unwrap();
         let times = |wanted| -> Vec<u64> {
             done.iter().filter(|(job, _)| *job == wanted).map(|(_, at)| at.as_secs()).collect()
@@ -103,11 +149,21 @@ mod tests {
         assert_eq!(times(Job::Ticker)[..3], [0, 15, 30]);
         assert_eq!(times(Job::Adoption)[..3], [0, 2, 4]);
         assert_eq!(times(Job::Clock).len(), 24 * 60);
+        let refreshed = times(Job::Refresh);
+        assert!(refreshed.len() == 1 && (3 * 3600..4 * 3600).contains(&refreshed[0]), "{refreshed:?}");
     }
 
     #[test]
-    fn a_ticker_can_be_off() {
-        let off: ServerConfig = toml::from_str("[notifications]\nticker = \"0s\"").unwrap();
-        assert_eq!(Job::Ticker.when(&off), When::Never);
+    fn what_is_off_never_comes_and_what_is_daily_comes_once_a_day() {
+        let off: ServerConfig =
+            toml::from_str("[notifications]\nticker = \"0s\"\n[refresh]\nhour = \"off\"").unwrap();
+        for job in [Job::Ticker, Job::Refresh] {
+            assert_eq!(job.when(&off).first(Timestamp::from_millis(0)), None, "{job:?}");
+        }
+        let daily = When::Daily(1000);
+        for (now, left) in [(0, 1000), (999, 1), (1000, DAY_MS), (1001, DAY_MS - 1), (-500, 1500)] {
+            let wait = daily.next(Timestamp::from_millis(now)).unwrap();
+            assert_eq!(wait, Duration::from_millis(left.unsigned_abs()), "{now}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! A write is answered when it is on disk and not before. What has been committed is told to a
 //! [`Watcher`] in the order of the commits, which is what monitors live on.
 
+mod commit;
 mod notification;
 mod record;
 mod sqlite;
@@ -17,6 +18,7 @@ use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
 
 use serde::{Deserialize, Serialize};
 
+pub use commit::{Change, Commit};
 pub use notification::{Kind, Notification, Status, is_unique};
 pub use record::Record;
 pub use sqlite::{BackupError, Checked, OpenError, Progress, SqliteStore, back_up, check};
@@ -56,6 +58,9 @@ pub enum Refused {
         /// Its quota.
         most: u64,
     },
+    /// There is no such record.
+    #[error("{0} does not exist in keystore")]
+    Missing(AtKey),
 }
 
 /// What a tenant may store in its records, those of others that it caches included; 0 is no bound.
@@ -122,11 +127,49 @@ pub enum Edit {
         /// All that is said about it.
         metadata: Metadata,
     },
+    /// Changes what is said about a record and leaves its value.
+    Describe {
+        /// Which record. It must be there.
+        key: AtKey,
+        /// What is said about it.
+        metadata: Metadata,
+    },
+    /// Gives a record another key; nothing where there is none.
+    Rename {
+        /// What it was called.
+        from: AtKey,
+        /// What it is called now.
+        to: AtKey,
+    },
     /// Removes a record; that it was not there is no error.
     Delete {
         /// Which record.
         key: AtKey,
     },
+    /// A change, but not as usual.
+    But(How, Box<Edit>),
+}
+
+impl Edit {
+    /// The change itself, however it is made.
+    #[must_use]
+    pub fn plain(&self) -> &Self {
+        match self {
+            Self::But(_, edit) => edit.plain(),
+            edit => edit,
+        }
+    }
+}
+
+/// What is unusual about a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct How {
+    /// There is no commit of it, and the commit that the key has had goes from the log.
+    pub uncommitted: bool,
+    /// An immutable record changes as well.
+    pub force: bool,
+    /// When it happened, where that is not now.
+    pub at: Option<Timestamp>,
 }
 
 /// What one request changes, in one transaction.
@@ -147,19 +190,6 @@ pub enum Taken {
     New,
     /// Its id is unique by its form and was seen before: it was dropped.
     Repeated,
-}
-
-/// The newest commit of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Commit {
-    /// The commit's id: 0, 1, 2 … per tenant.
-    pub id: i64,
-    /// Whose change.
-    pub key: AtKey,
-    /// What happened: `*` written, `-` removed.
-    pub operation: char,
-    /// The record as it is now, if it is.
-    pub record: Option<Record>,
 }
 
 /// What [`Store::keys`] lists: keys in their order, a page at a time.
@@ -259,9 +289,17 @@ pub trait Store: Send + Sync {
     fn keys(&self, tenant: &AtSign, page: KeyPage) -> Answer<'_, Vec<String>>;
     /// The records of enrollments, expired ones that were not yet removed included, oldest first.
     fn enrollments(&self, tenant: &AtSign) -> Answer<'_, Vec<(AtKey, Record)>>;
+    /// Keys of copies behind `after` in their order that want to be fetched again.
+    fn stale_copies(
+        &self,
+        tenant: &AtSign,
+        after: &str,
+        limit: usize,
+        now: Timestamp,
+    ) -> Answer<'_, Vec<AtKey>>;
     /// Changes records; gives the commit id of each change, -1 where it has none.
     fn write(&self, tenant: &AtSign, write: Write) -> Answer<'_, Result<Vec<i64>, Refused>>;
-    /// The id of the newest commit, -1 before the first.
+    /// The id of the newest commit in the log, -1 where there is none.
     fn last_commit(&self, tenant: &AtSign) -> Answer<'_, i64>;
     /// The first commits behind `after`, oldest first: at least one if there is one, at most `limit`.
     fn commits_after(&self, tenant: &AtSign, after: i64, limit: usize) -> Answer<'_, Vec<Commit>>;

@@ -5,6 +5,7 @@ use at_protocol::response::{Failure, Response};
 use at_protocol::verb::{Lookup, Shape};
 use at_protocol::{AtKey, ErrorCode, Verb};
 
+use super::copies::kept;
 use super::read::{Whole, cut, own, shown};
 use super::{Answered, Request, missing};
 use crate::peers::AskError;
@@ -22,36 +23,35 @@ pub(super) struct Foreign {
     pub(super) bypass_cache: bool,
 }
 
-/// Answers from a fresh copy, or fetches the record and keeps what `copied` makes of it.
-pub(super) async fn foreign(
-    request: &Request<'_>,
-    foreign: Foreign,
-    copied: impl FnOnce(&Whole) -> Option<Edit>,
-) -> Answered {
+/// Answers from a fresh copy, or fetches the record and keeps what may be kept of it.
+pub(super) async fn foreign(request: &Request<'_>, foreign: Foreign) -> Answered {
     let Foreign { key, cached, shape, bypass_cache } = foreign;
     let copy = request.node.store.record(request.tenant, &cached).await?;
     if let Some(copy) = copy.as_ref().filter(|copy| !bypass_cache && copy.is_fresh(request.now)) {
         return Ok(shown(request, shape, &cached, copy.clone()));
     }
-    let gone = match fetch(request, &key).await.map(|text| serde_json::from_str::<Whole>(&text)) {
-        Ok(Ok(whole)) => {
-            if let Some(edit) = copied(&whole) {
-                change(request, edit).await?;
-            }
+    let gone = match fetch(request, &key).await {
+        Ok(whole) => {
+            change(request, kept(request, &cached, &whole, copy.as_ref())).await?;
             return Ok(Response::Data(cut(shape, whole)));
         }
-        // `null`, which is no whole record.
-        Ok(Err(_)) => missing(&key),
         Err(error @ AskError::Missing(_)) => error.into(),
         Err(error) => return Err(error.into()),
     };
     if copy.is_some() {
-        change(request, Edit::Delete { key: cached }).await?;
+        change(request, vec![Edit::Delete { key: cached }]).await?;
     }
     Err(gone)
 }
 
-async fn fetch(request: &Request<'_>, key: &AtKey) -> Result<String, AskError> {
+/// Fetches a record from its owner's server.
+pub(super) async fn fetch(request: &Request<'_>, key: &AtKey) -> Result<Whole, AskError> {
+    let text = fetch_text(request, key).await?;
+    // What is `null` is no whole record.
+    serde_json::from_str(&text).map_err(|_| AskError::from(missing(key)))
+}
+
+async fn fetch_text(request: &Request<'_>, key: &AtKey) -> Result<String, AskError> {
     let Some(owner) = key.owner().cloned() else { return Err(AskError::from(missing(key))) };
     if request.node.is_hosted(&owner) {
         return match own(request, &owner, key, Shape::All).await? {
@@ -67,9 +67,12 @@ async fn fetch(request: &Request<'_>, key: &AtKey) -> Result<String, AskError> {
     request.node.ask(request.tenant, &owner, &Verb::Lookup(lookup).to_string(), proved).await
 }
 
-async fn change(request: &Request<'_>, edit: Edit) -> Result<(), Failure> {
-    let write = Write { edits: vec![edit], notification: None, now: request.now };
-    request.node.store.write(request.tenant, write).await??;
+/// Changes records, if there is something to change.
+pub(super) async fn change(request: &Request<'_>, edits: Vec<Edit>) -> Result<(), Failure> {
+    if !edits.is_empty() {
+        let write = Write { edits, notification: None, now: request.now };
+        request.node.store.write(request.tenant, write).await??;
+    }
     Ok(())
 }
 

@@ -5,10 +5,9 @@ use at_protocol::response::Response;
 use at_protocol::verb::Lookup;
 
 use super::fetch::{Foreign, foreign};
-use super::read::{Whole, own};
+use super::read::own;
 use super::{Answered, Request};
 use crate::access::Principal;
-use crate::store::Edit;
 
 pub(super) async fn perform(request: &Request<'_>, lookup: Lookup) -> Answered {
     let Lookup { name, owner, shape, bypass_cache } = lookup;
@@ -26,20 +25,11 @@ pub(super) async fn perform(request: &Request<'_>, lookup: Lookup) -> Answered {
             if owner != with {
                 let cached =
                     AtKey::CachedShared { name: name.clone(), owner: owner.clone(), with: with.clone() };
-                let copy = cached.clone();
                 let key = AtKey::Shared { name, owner, with };
-                let wanted = Foreign { key, cached, shape, bypass_cache };
-                return foreign(request, wanted, |whole| copied(copy, whole)).await;
+                return foreign(request, Foreign { key, cached, shape, bypass_cache }).await;
             }
             AtKey::Shared { name, owner, with }
         }
     };
     own(request, request.tenant, &key, shape).await
-}
-
-/// The copy of a record, if its owner allows one.
-fn copied(key: AtKey, whole: &Whole) -> Option<Edit> {
-    let metadata = whole.metadata.set.clone();
-    let value = whole.data.clone().filter(|_| metadata.ttr.is_some_and(|ttr| ttr != 0))?;
-    Some(Edit::Replace { key, value, metadata })
 }

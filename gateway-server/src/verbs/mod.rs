@@ -1,6 +1,7 @@
 //! What the verbs do: one file each. They see one tenant, through a [`Request`], and come to an
 //! [`Effect`], which the session turns into bytes.
 
+mod copies;
 mod delete;
 mod enroll;
 mod fetch;
@@ -31,6 +32,7 @@ use crate::monitors::{MAX_REGEX, Subscription};
 use crate::node::Node;
 use crate::store::{Refused, StoreError};
 
+pub(crate) use copies::refresh;
 pub(crate) use login::{Evidence, verify};
 pub(crate) use read::Whole;
 
@@ -178,6 +180,12 @@ impl From<Refused> for Response {
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
-        Self::new(ErrorCode::IllegalArguments, refused.to_string())
+        let code = match refused {
+            Refused::Immutable(_) | Refused::Keys { .. } | Refused::Bytes { .. } => {
+                ErrorCode::IllegalArguments
+            }
+            Refused::Missing(_) => ErrorCode::KeyNotFound,
+        };
+        Self::new(code, refused.to_string())
     }
 }

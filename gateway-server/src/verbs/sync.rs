@@ -6,7 +6,7 @@ use at_protocol::verb::Sync;
 use serde_json::{Map, Value, json};
 
 use super::{Answered, PAGE, Request, regex};
-use crate::store::{Commit, Record};
+use crate::store::{Change, Commit, Record};
 
 /// Entries where the request sets no limit.
 const DEFAULT_LIMIT: usize = 25;
@@ -19,13 +19,16 @@ pub(super) async fn perform(request: &Request<'_>, sync: Sync) -> Answered {
     let newest = store.last_commit(request.tenant).await?;
     let limit = sync.limit.unwrap_or(DEFAULT_LIMIT);
     let (mut after, mut entries, mut bytes) = (sync.from, Vec::new(), 0);
+    // Where all entries pass, the first page is all there is to read.
+    let mut read = limit.min(PAGE);
     'pages: while entries.len() < limit {
-        let page = store.commits_after(request.tenant, after, PAGE).await?;
+        let page = store.commits_after(request.tenant, after, read).await?;
+        read = PAGE;
         let Some(last) = page.last() else { break };
         after = last.id;
         for commit in page {
             let matched = regex.as_ref().is_none_or(|regex| regex.is_match(&commit.key.to_string()));
-            let skipped = commit.operation == '-'
+            let skipped = commit.operation == Change::Gone
                 && sync.skip_deletes_until.is_some_and(|until| commit.id <= until && commit.id != newest);
             if skipped || !(matched || is_everybodys(&commit.key)) || !request.who.may_sync(&commit.key) {
                 continue;
@@ -54,7 +57,7 @@ fn is_everybodys(key: &AtKey) -> bool {
 /// One entry; none for a record that is gone while the log does not yet say so.
 fn entry(commit: &Commit) -> Option<String> {
     let (value, metadata) = match (commit.operation, &commit.record) {
-        ('-', _) => (Value::Null, Value::Null),
+        (Change::Gone, _) => (Value::Null, Value::Null),
         (_, Some(record)) => (Value::String(record.value.clone()), metadata(&commit.key, record)),
         (_, None) => return None,
     };
@@ -94,12 +97,18 @@ mod tests {
         let metadata = Metadata { ttl: Some(60000), ..Metadata::default() };
         let record = Record::written(None, "1".into(), &metadata, Timestamp::from_millis(0));
         let key: AtKey = "@bob:phone.wavi@alice".parse().unwrap();
-        let commit = Commit { id: 12, key: key.clone(), operation: '*', record: Some(record) };
+        let commit = Commit {
+            id: 12,
+            key: key.clone(),
+            operation: Change::Whole,
+            time: Timestamp::from_millis(0),
+            record: Some(record),
+        };
         let text = entry(&commit).unwrap();
         assert!(text.starts_with(r#"{"atKey":"@bob:phone.wavi@alice","value":"1","metadata":{"#), "{text}");
         assert!(text.contains(r#""ttl":"60000""#) && text.contains(r#""isEncrypted":"false""#), "{text}");
         assert!(text.ends_with(r#""commitId":12,"operation":"*"}"#), "{text}");
-        let gone = Commit { operation: '-', record: None, ..commit.clone() };
+        let gone = Commit { operation: Change::Gone, record: None, ..commit.clone() };
         assert!(entry(&gone).unwrap().contains(r#""value":null,"metadata":null"#));
         assert_eq!(entry(&Commit { record: None, ..commit }), None);
     }

@@ -1,4 +1,5 @@
-//! `update`: writes a record, and tells whom it is shared with (atProtocol wire reference §4.5).
+//! `update` and `update:meta`: write a record, or what is said about it, and tell whom it is shared with
+//! (atProtocol wire reference §4.5, §4.6).
 
 use at_protocol::key::MAX_KEY;
 use at_protocol::response::{Failure, Response};
@@ -6,14 +7,19 @@ use at_protocol::verb::{MessageType, Operation, Priority, Strategy, Update};
 use at_protocol::{AtKey, AtSign, ErrorCode, Metadata, Timestamp};
 
 use super::{Answered, Request};
-use crate::store::{Edit, Kind, Notification, Status, Write};
+use crate::store::{Edit, How, Kind, Notification, Status, Write};
 
 pub(super) async fn perform(request: &Request<'_>, update: Update) -> Answered {
-    let Update { key, metadata, value } = update;
+    let Update { key, metadata, value, uncommitted } = update;
     check(&key, request.tenant)?;
-    let notification = announced(request, &key, Operation::Update, Some(value.clone()), &metadata);
-    let edits = vec![Edit::Update { key, value, metadata }];
-    let write = Write { edits, notification, now: request.now };
+    let notification = announced(request, &key, Operation::Update, value.clone(), &metadata);
+    let edit = match value {
+        Some(value) => Edit::Update { key, value, metadata },
+        None => Edit::Describe { key, metadata },
+    };
+    let edit =
+        if uncommitted { Edit::But(How { uncommitted, ..How::default() }, Box::new(edit)) } else { edit };
+    let write = Write { edits: vec![edit], notification, now: request.now };
     let commits = request.node.store.write(request.tenant, write).await??;
     Ok(Response::Data(commits.first().copied().unwrap_or(-1).to_string()))
 }
@@ -51,6 +57,9 @@ pub(super) fn announced(
     metadata: &Metadata,
 ) -> Option<Notification> {
     let AtKey::Shared { owner, with, .. } = key else { return None };
+    if !request.node.config.records.auto_notify {
+        return None;
+    }
     (owner == request.tenant && with != owner).then(|| {
         let ttln = request.node.config.notifications.ttln_ms();
         Notification {

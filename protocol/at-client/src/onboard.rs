@@ -219,11 +219,9 @@ impl Onboarding<'_> {
             }
         })?;
         progress(Progress::SignedIn);
-        let update = Verb::Update(Box::new(Update {
-            key: public_key(self.atsign),
-            metadata: Metadata { is_encrypted: Some(false), ..Metadata::default() },
-            value: keys.encryption.public().to_base64().to_owned(),
-        }));
+        let metadata = Metadata { is_encrypted: Some(false), ..Metadata::default() };
+        let value = keys.encryption.public().to_base64();
+        let update = Verb::Update(Box::new(Update::of(public_key(self.atsign), metadata, value)));
         self.step(&mut wire, "publishing the public key", &update).await?;
         progress(Progress::Published);
         let secret = AtKey::PrivateKey { name: "at_secret".parse().expect("letters are a name") };

@@ -324,5 +324,21 @@ mod tests {
         assert!(key("public:__x@alice").is_committed() && key("public:__x@alice").is_listed(true));
         assert!(key("_x@alice").is_committed() && !key("_x@alice").is_listed(false));
         assert!(!key("private:x@alice").is_committed() && !key("privatekey:x").is_listed(true));
+        for text in [
+            "1-2.new.enrollments.__manage@alice",
+            "1-2.default_enc_private_key.__manage@alice",
+            "1-2.default_self_enc_key.__manage@alice",
+            "public:k.__public_keys.__global@alice",
+            "app.device.k.__self_keys.__global@alice",
+            "private:app.device.k.__private_keys.__global@alice",
+            "private:spp.__otp@alice",
+        ] {
+            assert!(!key(text).is_committed(), "{text}");
+        }
+        for text in
+            ["@bob:_x@alice", "public:x.__y@alice", "cached:public:_x@bob", "x.events.__atserver@alice"]
+        {
+            assert!(key(text).is_committed(), "{text}");
+        }
     }
 }

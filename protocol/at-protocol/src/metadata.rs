@@ -382,7 +382,8 @@ mod tests {
 
     #[test]
     fn structured_members_are_cleared_by_null_as_well() {
-        let before = read(&[("pubKeyHash", "ab"), ("hashingAlgo", "sha512"), ("appMetadata", "eyJhIjoxfQ==")]);
+        let before =
+            read(&[("pubKeyHash", "ab"), ("hashingAlgo", "sha512"), ("appMetadata", "eyJhIjoxfQ==")]);
         let kept = Metadata::default().merged_over(&before);
         assert!(kept.pub_key_hash.is_some() && kept.app_metadata.is_some());
         let cleared = read(&[("pubKeyHash", "null"), ("appMetadata", "null")]).merged_over(&before);

@@ -33,6 +33,17 @@ impl Still {
         Self { node: Arc::new(node), hands, _held: held }
     }
 
+    /// Lets time pass until `work` is done, which pauses now and then.
+    async fn finish<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::task::yield_now() => advance(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
     /// Lets this many seconds pass, while somebody sets the wall clock by so many hours.
     async fn pass(&self, seconds: u64, hours: i64) {
         self.hands.turn(hours * HOUR_MS);
@@ -77,6 +88,29 @@ async fn a_copy_answers_until_its_refresh() {
 }
 
 #[tokio::test]
+async fn stale_copies_are_fetched_again() {
+    let still = Still::new().await;
+    let mut alice = Client::owner(&still.node, "@alice").await;
+    let mut bob = Client::owner(&still.node, "@bob").await;
+    for (id, name) in ["changed", "same", "gone"].into_iter().enumerate() {
+        alice.says(&format!("update:ttr:10:public:{name}@alice 1"), &format!("data:{id}\n@alice@")).await;
+        bob.says(&format!("plookup:{name}@alice"), "data:1\n@bob@").await;
+    }
+    alice.says("update:public:changed@alice 2", "data:3\n@alice@").await;
+    alice.says("delete:public:gone@alice", "data:4\n@alice@").await;
+    still.node.refresh_copies().await.unwrap();
+    bob.says("llookup:cached:public:changed@alice", "data:1\n@bob@").await;
+    still.pass(10, -7).await;
+    still.finish(still.node.refresh_copies()).await.unwrap();
+    bob.says("llookup:cached:public:changed@alice", "data:2\n@bob@").await;
+    bob.says("llookup:cached:public:same@alice", "data:1\n@bob@").await;
+    let gone = "error:AT0015-key not found : cached:public:gone@alice does not exist in keystore\n@bob@";
+    bob.says("llookup:cached:public:gone@alice", gone).await;
+    // Three copies, one replaced, one deleted: what was the same is no change.
+    bob.says("stats:3", "data: [{\"id\":\"3\",\"name\":\"lastCommitID\",\"value\":\"4\"}]\n@bob@").await;
+}
+
+#[tokio::test]
 async fn a_challenge_lives_for_a_minute() {
     let still = Still::new().await;
     for (seconds, hours, holds) in [(60, 2, true), (61, -4, false)] {
@@ -103,11 +137,11 @@ async fn the_timers_sweep_and_tick() {
             match job {
                 Job::Sweep => node.sweep().await.unwrap(),
                 Job::Ticker => node.monitors().tick(node.now()),
-                Job::Adoption | Job::Clock | Job::Certificate => return,
+                Job::Adoption | Job::Clock | Job::Certificate | Job::Refresh => return,
             }
             ran.send(job).unwrap();
         };
-        timers::run(&node.config, stopped, work).await;
+        timers::run(&node.config, || node.now(), stopped, work).await;
     });
     let mut next = async |wanted| while runs.recv().await.unwrap() != wanted {};
     next(Job::Sweep).await;

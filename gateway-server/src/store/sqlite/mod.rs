@@ -5,6 +5,8 @@
 //! like what goes to another server and handed over by its delivery.
 
 mod care;
+mod commits;
+mod edits;
 mod file;
 mod layout;
 mod notifications;
@@ -251,7 +253,8 @@ const NOBODY: i64 = 0;
 fn value_bytes(edits: &[Edit], notification: Option<&Notification>) -> usize {
     let of_edit = |edit: &Edit| match edit {
         Edit::Update { value, .. } | Edit::Replace { value, .. } => value.len(),
-        Edit::Delete { .. } => 0,
+        Edit::Describe { .. } | Edit::Rename { .. } | Edit::Delete { .. } => 0,
+        Edit::But(_, edit) => value_bytes(std::slice::from_ref(edit), None),
     };
     let of_notification = notification.and_then(|sent| sent.value.as_ref()).map_or(0, String::len);
     edits.iter().map(of_edit).sum::<usize>() + of_notification
@@ -291,7 +294,7 @@ impl Store for SqliteStore {
             let atsign = tenant.atsign.clone();
             let added = self.write(&atsign, value_bytes(&records, None), move |group| {
                 let Some(id) = tenants::add(group, &tenant, now)? else { return Ok(false) };
-                let made = records::edit(group, (id, &tenant.atsign), &records, now)?;
+                let made = edits::edit(group, (id, &tenant.atsign), &records, now)?;
                 debug_assert!(made.is_ok(), "a new tenant has no immutable records");
                 Ok(true)
             });
@@ -352,6 +355,17 @@ impl Store for SqliteStore {
         self.read_of(tenant, records::enrollments)
     }
 
+    fn stale_copies(
+        &self,
+        tenant: &AtSign,
+        after: &str,
+        limit: usize,
+        now: Timestamp,
+    ) -> Answer<'_, Vec<AtKey>> {
+        let after = after.to_owned();
+        self.read_of(tenant, move |sql, tenant| records::stale_copies(sql, tenant, &after, limit, now))
+    }
+
     fn write(&self, tenant: &AtSign, write: Write) -> Answer<'_, Result<Vec<i64>, Refused>> {
         let atsign = tenant.clone();
         let bytes = value_bytes(&write.edits, write.notification.as_ref());
@@ -360,7 +374,7 @@ impl Store for SqliteStore {
             if let Some(refused) = tenants::over_quota(group, tenant, &write.edits)? {
                 return Ok(Err(refused));
             }
-            let made = records::edit(group, (tenant, &atsign), &write.edits, write.now)?;
+            let made = edits::edit(group, (tenant, &atsign), &write.edits, write.now)?;
             if let (Ok(_), Some(notification)) = (&made, write.notification) {
                 notifications::send(group, notification, write.now)?;
             }
@@ -369,15 +383,15 @@ impl Store for SqliteStore {
     }
 
     fn last_commit(&self, tenant: &AtSign) -> Answer<'_, i64> {
-        self.read_of(tenant, writer::last_commit)
+        self.read_of(tenant, commits::newest)
     }
 
     fn commits_after(&self, tenant: &AtSign, after: i64, limit: usize) -> Answer<'_, Vec<Commit>> {
-        self.read_of(tenant, move |sql, tenant| records::commits_after(sql, tenant, after, limit))
+        self.read_of(tenant, move |sql, tenant| commits::after(sql, tenant, after, limit))
     }
 
     fn commits_before(&self, tenant: &AtSign, before: i64, limit: usize) -> Answer<'_, Vec<Commit>> {
-        self.read_of(tenant, move |sql, tenant| records::commits_before(sql, tenant, before, limit))
+        self.read_of(tenant, move |sql, tenant| commits::before(sql, tenant, before, limit))
     }
 
     fn send(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken> {
@@ -474,7 +488,7 @@ impl Store for SqliteStore {
             let mut expired = Ok(0);
             for shard in self.sound() {
                 let removed = self.write_at(shard, None, 0, move |group| {
-                    let records = records::expire(group, now, SWEEP)?;
+                    let records = records::expire(group.sql, now, SWEEP)?;
                     let notifications = notifications::expire(group.sql, now, SWEEP)?;
                     Ok(records + notifications + tenants::sweep(group.sql)?)
                 });

@@ -8,6 +8,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::{Committed, Edit, Kind, Notification, Outcome, Status, Taken, Tally, is_unique};
+use super::edits;
 use super::records::{self, metadata_from, metadata_text};
 use super::tenants;
 use super::writer::Group;
@@ -175,7 +176,7 @@ fn copy(group: &mut Group<'_>, tenant: i64, received: &Notification, now: Timest
         tracing::debug!(tenant = %received.to, %refused, "a copy is not kept");
         return Ok(());
     }
-    let made = records::edit(group, (tenant, &received.to), &[edit], now)?;
+    let made = edits::edit(group, (tenant, &received.to), &[edit], now)?;
     debug_assert!(made.is_ok(), "copies are never immutable here");
     Ok(())
 }

@@ -1,17 +1,15 @@
-//! Records and the commit log in SQL.
+//! Records in SQL.
 
-use at_protocol::verb::Operation;
-use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
+use at_protocol::{AtKey, Metadata, Timestamp};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::super::{Commit, Committed, Edit, KeyPage, Record, Refused};
-use super::writer::Group;
+use super::super::{KeyPage, Record};
 
 /// Values that a page of rows holds before it ends, in bytes: what one request keeps in memory.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-const COLUMNS: &str = "value, metadata, created, updated, available, expires, refresh, version";
+pub(super) const COLUMNS: &str = "value, metadata, created, updated, available, expires, refresh, version";
 
 /// A record, by number of its tenant.
 pub(super) fn get(sql: &Connection, tenant: i64, key: &str) -> rusqlite::Result<Option<Record>> {
@@ -19,7 +17,7 @@ pub(super) fn get(sql: &Connection, tenant: i64, key: &str) -> rusqlite::Result<
     sql.prepare_cached(&text)?.query_row(params![tenant, key], |row| record(row, 0)).optional()
 }
 
-fn record(row: &Row<'_>, first: usize) -> rusqlite::Result<Record> {
+pub(super) fn record(row: &Row<'_>, first: usize) -> rusqlite::Result<Record> {
     let time = |column| row.get::<_, Option<i64>>(first + column).map(|ms| ms.map(Timestamp::from_millis));
     let metadata: String = row.get(first + 1)?;
     Ok(Record {
@@ -43,7 +41,7 @@ pub(super) fn metadata_text(metadata: &Metadata) -> String {
     serde_json::to_string(metadata).expect("metadata has only strings, numbers and plain maps")
 }
 
-fn put(sql: &Connection, tenant: i64, key: &str, record: &Record) -> rusqlite::Result<()> {
+pub(super) fn put(sql: &Connection, tenant: i64, key: &str, record: &Record) -> rusqlite::Result<()> {
     let mut upsert = sql.prepare_cached(
         "INSERT INTO record (tenant, key, value, metadata, created, updated, available, expires, refresh, version)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
@@ -66,93 +64,7 @@ fn put(sql: &Connection, tenant: i64, key: &str, record: &Record) -> rusqlite::R
     Ok(())
 }
 
-fn commit(
-    group: &mut Group<'_>,
-    (tenant, atsign): (i64, &AtSign),
-    key: &AtKey,
-    text: &str,
-    operation: Operation,
-    now: Timestamp,
-) -> rusqlite::Result<i64> {
-    if !key.is_committed() {
-        return Ok(-1);
-    }
-    let id = group.next_commit(tenant)?;
-    let mut upsert = group.sql.prepare_cached(
-        "INSERT INTO commit_log (tenant, key, id, operation) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (tenant, key) DO UPDATE SET id = ?3, operation = ?4",
-    )?;
-    let letter = match operation {
-        Operation::Update => "*",
-        Operation::Delete => "-",
-    };
-    upsert.execute(params![tenant, text, id, letter])?;
-    group.announce(Committed::Changed { tenant: atsign.clone(), commit: id, operation, now });
-    Ok(id)
-}
-
-/// Makes all of `edits`, or none.
-pub(super) fn edit(
-    group: &mut Group<'_>,
-    tenant: (i64, &AtSign),
-    edits: &[Edit],
-    now: Timestamp,
-) -> rusqlite::Result<Result<Vec<i64>, Refused>> {
-    group.note_time(now);
-    // A single edit finds out before it writes; of several, none may write before all have.
-    if edits.len() > 1 {
-        for edit in edits {
-            let (Edit::Update { key, .. } | Edit::Delete { key }) = edit else { continue };
-            if is_frozen(get(group.sql, tenant.0, &key.to_string())?.as_ref(), now) {
-                return Ok(Err(Refused::Immutable(key.clone())));
-            }
-        }
-    }
-    let mut commits = Vec::with_capacity(edits.len());
-    for edit in edits {
-        match edit_one(group, tenant, edit, now)? {
-            Ok(commit) => commits.push(commit),
-            Err(refused) => return Ok(Err(refused)),
-        }
-    }
-    Ok(Ok(commits))
-}
-
-fn is_frozen(record: Option<&Record>, now: Timestamp) -> bool {
-    record.is_some_and(|record| record.metadata.immutable == Some(true) && !record.is_expired(now))
-}
-
-fn edit_one(
-    group: &mut Group<'_>,
-    tenant: (i64, &AtSign),
-    edit: &Edit,
-    now: Timestamp,
-) -> rusqlite::Result<Result<i64, Refused>> {
-    let (key, operation) = match edit {
-        Edit::Update { key, .. } | Edit::Replace { key, .. } => (key, Operation::Update),
-        Edit::Delete { key } => (key, Operation::Delete),
-    };
-    let text = key.to_string();
-    let before = match edit {
-        Edit::Update { .. } | Edit::Delete { .. } => get(group.sql, tenant.0, &text)?,
-        Edit::Replace { .. } => None,
-    };
-    if is_frozen(before.as_ref(), now) {
-        return Ok(Err(Refused::Immutable(key.clone())));
-    }
-    match edit {
-        Edit::Update { value, metadata, .. } | Edit::Replace { value, metadata, .. } => {
-            let record = Record::written(before.as_ref(), value.clone(), metadata, now);
-            put(group.sql, tenant.0, &text, &record)?;
-        }
-        Edit::Delete { .. } => {
-            delete(group.sql, tenant.0, &text)?;
-        }
-    }
-    commit(group, tenant, key, &text, operation, now).map(Ok)
-}
-
-fn delete(sql: &Connection, tenant: i64, key: &str) -> rusqlite::Result<usize> {
+pub(super) fn delete(sql: &Connection, tenant: i64, key: &str) -> rusqlite::Result<usize> {
     sql.prepare_cached("DELETE FROM record WHERE tenant = ?1 AND key = ?2")?.execute(params![tenant, key])
 }
 
@@ -196,27 +108,6 @@ pub(super) fn enrollments(sql: &Connection, tenant: i64) -> rusqlite::Result<Vec
     Ok(found.into_iter().filter_map(|(key, record)| key.map(|key| (key, record))).collect())
 }
 
-/// Commits behind `after` with their records.
-pub(super) fn commits_after(
-    sql: &Connection,
-    tenant: i64,
-    after: i64,
-    limit: usize,
-) -> rusqlite::Result<Vec<Commit>> {
-    let text = format!(
-        "SELECT c.id, c.key, c.operation, r.key, {COLUMNS}
-         FROM commit_log c LEFT JOIN record r ON r.tenant = c.tenant AND r.key = c.key
-         WHERE c.tenant = ?1 AND c.id > ?2 ORDER BY c.id LIMIT ?3"
-    );
-    let mut query = sql.prepare_cached(&text)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let found = query.query_map(params![tenant, after, limit], |row| {
-        let found: Option<String> = row.get(3)?;
-        head(row, found.map(|_| record(row, 4)).transpose()?)
-    })?;
-    bounded(found, |commit| commit.record.as_ref().map_or(0, |record| record.value.len()))
-}
-
 /// As many rows as make up a page of [`PAGE_BYTES`], but one at least.
 pub(super) fn bounded<T>(
     rows: impl Iterator<Item = rusqlite::Result<T>>,
@@ -234,49 +125,37 @@ pub(super) fn bounded<T>(
     Ok(page)
 }
 
-/// Commits before `before`, newest first.
-pub(super) fn commits_before(
+/// Removes up to `limit` records whose time is over. Nothing of it enters the commit log, as in later
+/// versions of the reference (atProtocol wire reference §6.2): clients know the lifetimes themselves, and
+/// `sync` skips the entry that is left (§7.4).
+pub(super) fn expire(sql: &Connection, now: Timestamp, limit: i64) -> rusqlite::Result<usize> {
+    let mut delete = sql.prepare_cached(
+        "DELETE FROM record WHERE rowid IN (SELECT rowid FROM record WHERE expires <= ?1 LIMIT ?2)",
+    )?;
+    delete.execute(params![now.as_millis(), limit])
+}
+
+/// A page of the copies that want to be fetched again.
+pub(super) fn stale_copies(
     sql: &Connection,
     tenant: i64,
-    before: i64,
+    after: &str,
     limit: usize,
-) -> rusqlite::Result<Vec<Commit>> {
+    now: Timestamp,
+) -> rusqlite::Result<Vec<AtKey>> {
+    // `;` is what follows `:`, so that the copies are a range.
     let mut query = sql.prepare_cached(
-        "SELECT id, key, operation FROM commit_log WHERE tenant = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
+        "SELECT key FROM record
+         WHERE tenant = ?1 AND key >= 'cached:' AND key < 'cached;' AND key > ?2
+           AND refresh <= ?3 AND (expires IS NULL OR expires > ?3)
+         ORDER BY key LIMIT ?4",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    query.query_map(params![tenant, before, limit], |row| head(row, None))?.collect()
+    query.query_map(params![tenant, after, now.as_millis(), limit], |row| key(row, 0))?.collect()
 }
 
-fn head(row: &Row<'_>, record: Option<Record>) -> rusqlite::Result<Commit> {
-    let (key, operation): (String, String) = (row.get(1)?, row.get(2)?);
-    let key = key
-        .parse()
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error)))?;
-    Ok(Commit { id: row.get(0)?, key, operation: operation.chars().next().unwrap_or('*'), record })
-}
-
-/// Removes up to `limit` records whose time is over.
-pub(super) fn expire(group: &mut Group<'_>, now: Timestamp, limit: i64) -> rusqlite::Result<usize> {
-    let mut query = group.sql.prepare_cached(
-        "SELECT t.id, t.atsign, r.key FROM record r JOIN tenant t ON t.id = r.tenant
-         WHERE r.expires <= ?1 LIMIT ?2",
-    )?;
-    let found: Vec<(i64, String, String)> = query
-        .query_map(params![now.as_millis(), limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    drop(query);
-    for (tenant, atsign, key) in &found {
-        match (atsign.parse::<AtSign>(), key.parse::<AtKey>()) {
-            (Ok(atsign), Ok(key)) => {
-                // What has expired is not immutable any more.
-                let gone = edit_one(group, (*tenant, &atsign), &Edit::Delete { key }, now)?;
-                debug_assert!(gone.is_ok(), "an expired record can go");
-            }
-            _ => {
-                delete(group.sql, *tenant, key)?;
-            }
-        }
-    }
-    Ok(found.len())
+pub(super) fn key(row: &Row<'_>, column: usize) -> rusqlite::Result<AtKey> {
+    let text: String = row.get(column)?;
+    text.parse()
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }

@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 5] = ["
+const STEPS: [&str; 6] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -118,6 +118,12 @@ const STEPS: [&str; 5] = ["
 
     -- Numbers of tenants that are gone and whose rows are being swept: not to be given again until then.
     CREATE TABLE removed (tenant INTEGER PRIMARY KEY) STRICT;
+", "
+    -- The newest commit id of those that are not to be given again though their rows are gone.
+    CREATE TABLE forgotten_commit (tenant INTEGER PRIMARY KEY, id INTEGER NOT NULL) STRICT;
+
+    -- When the change happened.
+    ALTER TABLE commit_log ADD COLUMN time INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// Brings the database to the newest version.

@@ -9,7 +9,7 @@ use super::super::{Edit, Quota, Refused, Row, Tenant, Usage};
 use super::writer::Group;
 
 /// What a tenant has rows in, in the order in which they are exported; `tenant` is each one's column.
-const TABLES: [&str; 3] = ["record", "commit_log", "notification"];
+const TABLES: [&str; 4] = ["record", "commit_log", "forgotten_commit", "notification"];
 /// How many rows of a removed tenant go at once.
 const SWEEP: i64 = 500;
 
@@ -70,7 +70,9 @@ pub(super) fn sweep(sql: &Transaction<'_>) -> rusqlite::Result<usize> {
     let mut first = sql.prepare_cached("SELECT tenant FROM removed LIMIT 1")?;
     let Some(id): Option<i64> = first.query_row([], |row| row.get(0)).optional()? else { return Ok(0) };
     let mut swept = 0;
-    for (table, key) in [("record", "rowid"), ("commit_log", "key"), ("notification", "rowid")] {
+    for (table, key) in
+        [("record", "rowid"), ("commit_log", "key"), ("forgotten_commit", "rowid"), ("notification", "rowid")]
+    {
         let text = format!(
             "DELETE FROM {table} WHERE tenant = ?1 AND {key} IN (
                  SELECT {key} FROM {table} WHERE tenant = ?1 LIMIT {SWEEP})"
@@ -104,9 +106,11 @@ pub(super) fn over_quota(
     }
     let (mut more_keys, mut more_bytes) = (0_i64, 0_i64);
     for edit in edits {
-        let (key, value) = match edit {
+        let (key, value) = match edit.plain() {
             Edit::Update { key, value, .. } | Edit::Replace { key, value, .. } => (key, Some(value)),
             Edit::Delete { key } => (key, None),
+            // Nothing grows by these.
+            Edit::Describe { .. } | Edit::Rename { .. } | Edit::But(..) => continue,
         };
         if is_free(key) {
             continue;

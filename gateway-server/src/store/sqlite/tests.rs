@@ -7,8 +7,8 @@ use at_protocol::Metadata;
 use at_protocol::verb::{Operation, Priority, Strategy};
 use tempfile::TempDir;
 
-use super::super::Committed;
 use super::super::notification::tests::notification;
+use super::super::{Change, Committed, How};
 use super::super::{Kind, Status};
 use super::*;
 
@@ -125,10 +125,15 @@ async fn commits_count_up_by_one_and_each_key_has_its_newest() {
     let at = at.again();
     assert_eq!(at.update("c@alice", "v", Metadata::default(), 1).await, 5);
     let log = at.store.commits_after(&atsign("@alice"), -1, 100).await.unwrap();
-    let log: Vec<_> =
-        log.iter().map(|one| (one.id, one.key.to_string(), one.operation, one.record.is_some())).collect();
+    let log: Vec<_> = log
+        .iter()
+        .map(|one| (one.id, one.key.to_string(), one.operation.to_string(), one.record.is_some()))
+        .collect();
     let expected = [(2, "a", '*', true), (3, "b", '-', false), (4, "never", '-', false), (5, "c", '*', true)];
-    assert_eq!(log, expected.map(|(id, name, letter, has)| (id, format!("{name}@alice"), letter, has)));
+    assert_eq!(
+        log,
+        expected.map(|(id, name, letter, has)| (id, format!("{name}@alice"), letter.to_string(), has))
+    );
     let newest = at.store.commits_before(&atsign("@alice"), 5, 2).await.unwrap();
     assert_eq!(newest.iter().map(|one| one.id).collect::<Vec<_>>(), [4, 3]);
     assert_eq!(at.store.last_commit(&atsign("@bob")).await.unwrap(), -1, "tenants count apart");
@@ -156,6 +161,74 @@ async fn an_update_goes_over_what_was_there_and_an_immutable_record_stays() {
 }
 
 #[tokio::test]
+async fn what_is_not_committed_leaves_no_trace_and_no_id_is_given_twice() {
+    let at = At::new().await;
+    let quietly = |edit| Edit::But(How { uncommitted: true, ..How::default() }, Box::new(edit));
+    at.update("a@alice", "1", Metadata::default(), 1).await;
+    at.update("b@alice", "1", Metadata::default(), 1).await;
+    let unsaid = quietly(update("b@alice", "2", Metadata::default()));
+    assert_eq!(at.write(vec![unsaid], 2).await, Ok(vec![-1]));
+    let record = at.store.record(&atsign("@alice"), &key("b@alice")).await.unwrap().unwrap();
+    assert_eq!(record.value, "2");
+    assert_eq!(at.store.last_commit(&atsign("@alice")).await.unwrap(), 0, "its entry is gone");
+    let at = at.again();
+    assert_eq!(at.update("c@alice", "1", Metadata::default(), 3).await, 2, "1 was given before");
+    assert_eq!(at.write(vec![Edit::Delete { key: key("c@alice") }], 4).await, Ok(vec![3]));
+    assert_eq!(at.write(vec![quietly(Edit::Delete { key: key("c@alice") })], 5).await, Ok(vec![-1]));
+    let at = at.again();
+    assert_eq!(at.update("d@alice", "1", Metadata::default(), 6).await, 4);
+    let log = at.store.commits_after(&atsign("@alice"), -1, 10).await.unwrap();
+    assert_eq!(log.iter().map(|commit| commit.id).collect::<Vec<_>>(), [0, 4]);
+    assert!(at.told.0.lock().unwrap().iter().all(|told| told != "update -1"));
+}
+
+#[tokio::test]
+async fn descriptions_renamings_and_force_leave_their_mark() {
+    let at = At::new().await;
+    let described = |key_text: &str| Edit::Describe {
+        key: key(key_text),
+        metadata: Metadata { ttr: Some(5), ..Metadata::default() },
+    };
+    assert_eq!(at.write(vec![described("a@alice")], 1).await, Err(Refused::Missing(key("a@alice"))));
+    at.update("a@alice", "1", Metadata { ttl: Some(5), ..Metadata::default() }, 1).await;
+    assert_eq!(at.write(vec![described("a@alice")], 2).await, Ok(vec![1]));
+    assert_eq!(at.write(vec![described("a@alice")], 99).await, Err(Refused::Missing(key("a@alice"))));
+    let rename = |from: &str, to: &str| Edit::Rename { from: key(from), to: key(to) };
+    assert_eq!(at.write(vec![rename("none@alice", "z@alice")], 3).await, Ok(vec![-1]));
+    assert_eq!(at.write(vec![rename("a@alice", "z@alice")], 3).await, Ok(vec![3]));
+    at.update("i@alice", "1", Metadata { immutable: Some(true), ..Metadata::default() }, 4).await;
+    let delete = || Edit::Delete { key: key("i@alice") };
+    assert_eq!(at.write(vec![delete()], 5).await, Err(Refused::Immutable(key("i@alice"))));
+    let how = How { force: true, at: Some(now(1234)), ..How::default() };
+    assert_eq!(at.write(vec![Edit::But(how, Box::new(delete()))], 5).await, Ok(vec![5]));
+    let log = at.store.commits_after(&atsign("@alice"), -1, 10).await.unwrap();
+    let log: Vec<_> = log
+        .iter()
+        .map(|one| format!("{} {}{} {}", one.id, one.operation, one.key, one.time.as_millis()))
+        .collect();
+    assert_eq!(log, ["2 -a@alice 3", "3 *z@alice 3", "5 -i@alice 1234"]);
+}
+
+#[tokio::test]
+async fn copies_want_to_be_fetched_when_their_time_has_come() {
+    let at = At::new().await;
+    let with = |ttr| Metadata { ttr: Some(ttr), ..Metadata::default() };
+    at.update("cached:@alice:a@bob", "1", with(2), 0).await;
+    at.update("cached:public:b@bob", "1", with(2), 0).await;
+    at.update("cached:public:c@bob", "1", with(9), 0).await;
+    at.update("cached:public:d@bob", "1", with(-1), 0).await;
+    at.update("own@alice", "1", with(1), 0).await;
+    let stale = async |after: &str, limit, at_ms| {
+        let found = at.store.stale_copies(&atsign("@alice"), after, limit, now(at_ms)).await.unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(stale("", 10, 1999).await.is_empty());
+    assert_eq!(stale("", 10, 2000).await, ["cached:@alice:a@bob", "cached:public:b@bob"]);
+    assert_eq!(stale("", 1, 2000).await, ["cached:@alice:a@bob"]);
+    assert_eq!(stale("cached:@alice:a@bob", 10, 9000).await, ["cached:public:b@bob", "cached:public:c@bob"]);
+}
+
+#[tokio::test]
 async fn keys_come_in_order_by_prefix_while_their_records_live() {
     let at = At::new().await;
     for name in ["@bob:y@alice", "@bob:x@alice", "@bobby:z@alice", "public:p@alice"] {
@@ -172,7 +245,8 @@ async fn keys_come_in_order_by_prefix_while_their_records_live() {
     assert_eq!(at.store.expire(now(50)).await.unwrap(), 0);
     assert_eq!(at.store.record(&atsign("@alice"), &key("@bob:brief@alice")).await.unwrap(), None);
     let log = at.store.commits_before(&atsign("@alice"), i64::MAX, 1).await.unwrap();
-    assert_eq!((log[0].key.to_string().as_str(), log[0].operation), ("@bob:brief@alice", '-'));
+    let last = (log[0].key.to_string(), log[0].operation);
+    assert_eq!(last, ("@bob:brief@alice".to_owned(), Change::Whole), "the log does not hear of it");
 }
 
 #[tokio::test]

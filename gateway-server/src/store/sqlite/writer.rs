@@ -17,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::super::{Committed, Quota, StoreError, Watcher};
+use super::commits::last_given;
 use super::file::{ShardFile, Unopened, is_damage, is_of_disk};
 use super::queue::Queue;
 
@@ -244,7 +245,7 @@ impl Desk {
     fn reopen(&mut self) -> Result<(), StoreError> {
         let opened = self.file.open_writer().and_then(|connection| {
             for (tenant, commit) in &self.acknowledged {
-                if last_commit(&connection, *tenant)? < *commit {
+                if last_given(&connection, *tenant)? < *commit {
                     return Err(Unopened::Damaged("what was acknowledged is gone".to_owned()));
                 }
             }
@@ -313,7 +314,7 @@ impl Group<'_> {
     pub(super) fn next_commit(&mut self, tenant: i64) -> rusqlite::Result<i64> {
         let next = match self.counters.commits.get(&tenant) {
             Some(last) => last + 1,
-            None => last_commit(self.sql, tenant)? + 1,
+            None => last_given(self.sql, tenant)? + 1,
         };
         self.counters.commits.insert(tenant, next);
         Ok(next)
@@ -330,12 +331,6 @@ impl Group<'_> {
         self.counters.moments.insert(tenant, next);
         Ok(next)
     }
-}
-
-/// The newest commit id of a tenant; -1 before the first.
-pub(super) fn last_commit(sql: &Connection, tenant: i64) -> rusqlite::Result<i64> {
-    let mut query = sql.prepare_cached("SELECT max(id) FROM commit_log WHERE tenant = ?1")?;
-    query.query_row([tenant], |row| row.get::<_, Option<i64>>(0)).map(|id| id.unwrap_or(-1))
 }
 
 /// The moment of a tenant's newest notification; 0 before the first.

@@ -34,7 +34,8 @@ const USAGE: &str = "e.g delete:@alice:phone@bob";
 
 pub(super) fn parse(rest: &str) -> Result<Delete, VerbError> {
     let mut params = Params::after_colon(rest).ok_or(VerbError::Syntax { usage: USAGE })?;
-    let deleted_at = params.named("dAt").map(|text| text.parse().map_err(|_| VerbError::Syntax { usage: USAGE }));
+    let deleted_at =
+        params.named("dAt").map(|text| text.parse().map_err(|_| VerbError::Syntax { usage: USAGE }));
     let uncommitted = params.flag("nc");
     let force = params.flag("force");
     let priority =

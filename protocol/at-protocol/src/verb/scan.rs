@@ -63,7 +63,15 @@ mod tests {
     #[test]
     fn reads_what_the_sdks_write() {
         round_trip(
-            &["scan", "scan .wavi", "scan:showhidden:true", "scan:@bob", "scan:showhidden:true:@bob a:b", "scan:cl", "scan:cl a:b"],
+            &[
+                "scan",
+                "scan .wavi",
+                "scan:showhidden:true",
+                "scan:@bob",
+                "scan:showhidden:true:@bob a:b",
+                "scan:cl",
+                "scan:cl a:b",
+            ],
             &[
                 ("scan:showHidden:true .*", "scan:showhidden:true .*"),
                 ("scan:showhidden:false:page:2", "scan"),
