@@ -154,10 +154,7 @@ impl Edit {
     /// The change itself, however it is made.
     #[must_use]
     pub fn plain(&self) -> &Self {
-        match self {
-            Self::But(_, edit) => edit.plain(),
-            edit => edit,
-        }
+        if let Self::But(_, edit) = self { edit.plain() } else { self }
     }
 }
 

@@ -294,9 +294,8 @@ impl fmt::Display for Metadata {
         part(f, "skeEncKeyName", shown(&self.ske_enc_key_name))?;
         part(f, "skeEncAlgo", shown(&self.ske_enc_algo))?;
         part(f, "immutable", shown(&self.immutable))?;
-        let app = self.app_metadata.as_ref().map(|object| match object {
-            serde_json::Value::Null => "null".to_owned(),
-            object => BASE64.encode(object.to_string()),
+        let app = self.app_metadata.as_ref().map(|object| {
+            if object.is_null() { "null".to_owned() } else { BASE64.encode(object.to_string()) }
         });
         part(f, "appMetadata", shown(&app))
     }

@@ -234,8 +234,9 @@ impl World {
             Verb::Update(update) => {
                 let records = &mut self.tenant(tenant).records;
                 let key = update.key.to_string();
-                let before = records.get(&key).map(|(_, metadata)| metadata.clone()).unwrap_or_default();
-                records.insert(key, (update.value, update.metadata.merged_over(&before)));
+                let (value, before) = records.get(&key).cloned().unwrap_or_default();
+                let value = update.value.unwrap_or(value);
+                records.insert(key, (value, update.metadata.merged_over(&before)));
                 commit
             }
             Verb::Delete(delete) => {
