@@ -291,6 +291,8 @@ impl NotificationsConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EnrollmentConfig {
+    /// Most enrollments of an atSign, whatever became of them: all are read when one is asked for.
+    pub most: usize,
     /// How long a request waits for its decision: a weekend.
     #[serde(with = "humantime_serde")]
     pub pending: Duration,
@@ -312,6 +314,7 @@ pub struct EnrollmentConfig {
 impl Default for EnrollmentConfig {
     fn default() -> Self {
         Self {
+            most: 5_000,
             pending: Duration::from_hours(48),
             requests: 5,
             per: Duration::from_hours(1),

@@ -53,6 +53,7 @@ async fn keys_verb_without_authorisation() {
     two.refused("keys:put:public:namespace:__global:keyName:p w", "AT0009").await;
     two.refused("keys:put:self:namespace:__manage:appName:two:deviceName:d:keyName:k w", "AT0009").await;
     assert_eq!(two.data("keys:get:public").await, json!([]));
+    assert!(!one.ask("sync:from:-1:limit:100").await.contains("_keys."), "copies do not follow");
 }
 
 #[tokio::test]

@@ -30,6 +30,24 @@ async fn an_application_takes_another_key_under_the_same_enrollment() {
 }
 
 #[tokio::test]
+async fn what_an_enrollment_takes_is_bounded() {
+    let config: ServerConfig = toml::from_str("[enrollment]\nmost = 2").unwrap();
+    let node = Arc::new(Node::in_memory(config).await.unwrap());
+    assert!(node.add_tenant(Tenant { atsign: alice(), listen: None }, SECRET).await.unwrap());
+    let mut owner = Talk::owner(&node).await;
+    let id = owner.enroll("app", json!({"wavi": "rw"}), 1).await;
+    let mut app = Talk::app(&node, &id, 1).await;
+    let half = json!({"metadata": {"a": "x".repeat(20_000)}});
+    app.data(&format!("enroll:update:{half}")).await;
+    let more = json!({"metadata": {"b": "x".repeat(20_000)}});
+    app.refused(&format!("enroll:update:{more}"), "AT0011").await;
+    owner.request("second", json!({"wavi": "rw"}), 1).await;
+    let third = json!({"appName": "third", "deviceName": "d", "apkamPublicKey": "k"});
+    let refused = owner.refused(&format!("enroll:request:{third}"), "AT0011").await;
+    assert!(refused.contains("there are 2 enrollments already"), "{refused}");
+}
+
+#[tokio::test]
 async fn managers_are_told_of_requests_and_nobody_else() {
     let node = node().await;
     let mut owner = Talk::owner(&node).await;

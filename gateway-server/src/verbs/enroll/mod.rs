@@ -30,6 +30,10 @@ pub(super) async fn perform(request: &Request<'_>, enroll: Enroll) -> Effect {
     done.unwrap_or_else(Effect::Answer)
 }
 
+/// Largest record of an enrollment, in bytes: names, namespaces, keys, and what an application says about
+/// itself, of which the largest known are packages of a few post-quantum keys.
+const MAX_RECORD: usize = 32 * 1024;
+
 /// What an operation comes to, or how it is refused.
 type Done<T = Effect> = Result<T, Response>;
 
@@ -52,6 +56,16 @@ impl Stored {
         match self.expires {
             Some(expires) if expires <= now => State::Expired,
             _ => self.enrollment.approval.state,
+        }
+    }
+
+    /// Whether it is small enough to be kept.
+    fn fits(&self) -> Done<()> {
+        match json(&self.enrollment).len() {
+            length if length > MAX_RECORD => Err(refused(format!(
+                "the enrollment would take {length} bytes, at most {MAX_RECORD} are kept"
+            ))),
+            _ => Ok(()),
         }
     }
 

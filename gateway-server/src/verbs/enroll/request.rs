@@ -122,6 +122,7 @@ async fn grant(request: &Request<'_>, enrollment: Enrollment, asked: &EnrollRequ
     let ttl = enrollment.apkam_keys_expiry_in_millis.unwrap_or(0);
     let expires = (ttl > 0).then(|| request.now.plus_millis(ttl));
     let stored = Stored { id: crate::random::uuid(), enrollment, expires };
+    stored.fits()?;
     let mut edits = vec![
         stored.edit_for(tenant, ttl),
         // So that clients that know no enrollments authenticate, too.
@@ -157,8 +158,18 @@ async fn grant(request: &Request<'_>, enrollment: Enrollment, asked: &EnrollRequ
 /// A request that waits for the owner, who is told.
 async fn ask(request: &Request<'_>, enrollment: Enrollment) -> Done {
     let tenant = request.tenant;
+    let stored = Stored { id: crate::random::uuid(), enrollment, expires: None };
+    stored.fits()?;
+    let enrollment = &stored.enrollment;
     let _turn = request.node.enrolling.turn(tenant).await;
-    let same = all(request).await?.into_iter().find(|other| {
+    let others = all(request).await?;
+    let most = request.node.config.enrollment.most;
+    if others.len() >= most {
+        return Err(refused(format!(
+            "there are {most} enrollments already; delete some that were denied or revoked"
+        )));
+    }
+    let same = others.into_iter().find(|other| {
         (&other.enrollment.app_name, &other.enrollment.device_name)
             == (&enrollment.app_name, &enrollment.device_name)
             && matches!(other.state(request.now), State::Pending | State::Approved)
@@ -172,7 +183,6 @@ async fn ask(request: &Request<'_>, enrollment: Enrollment) -> Done {
             other.state(request.now).word(),
         )));
     }
-    let stored = Stored { id: crate::random::uuid(), enrollment, expires: None };
     let pending = u64::try_from(request.node.config.enrollment.pending.as_millis()).unwrap_or(u64::MAX);
     let edits = vec![stored.edit_for(tenant, pending)];
     let write = Write { edits, notification: Some(notice(request, &stored)), now: request.now };

@@ -67,6 +67,7 @@ async fn write(request: &Request<'_>, mut stored: Stored, asked: EnrollRequest) 
         stored.enrollment.signing_algo = algo;
         edits.extend(published(request.tenant, &stored.enrollment));
     }
+    stored.fits()?;
     edits.push(stored.edit(request.tenant, request.now));
     let write = Write { edits, notification: None, now: request.now };
     request.node.store.write(request.tenant, write).await??;
