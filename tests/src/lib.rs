@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod broker;
+pub mod crowd;
 pub mod fuzz;
 pub mod gateway;
 pub mod ledger;

@@ -57,7 +57,19 @@ pub struct Node {
     folder: PathBuf,
     /// Another program than the server as built.
     instead: Option<String>,
+    under: Vec<String>,
     process: Option<Process>,
+}
+
+/// What is out of the ordinary in a town.
+#[derive(Debug, Default)]
+pub struct Setup<'a> {
+    /// Who is in the directory and served elsewhere.
+    pub guests: &'a [(&'a str, SocketAddr)],
+    /// Further tables of the servers' configuration.
+    pub tables: &'a str,
+    /// A program and its first arguments that start the servers in its place, such as `prlimit`.
+    pub under: &'a [&'a str],
 }
 
 impl Node {
@@ -126,9 +138,17 @@ impl Node {
     }
 
     fn command(&self) -> Result<Command> {
-        Ok(match &self.instead {
-            Some(program) => Command::new(program),
-            None => Command::new(program("atedge-server")?),
+        let server = match &self.instead {
+            Some(program) => program.into(),
+            None => program("atedge-server")?,
+        };
+        Ok(match self.under.split_first() {
+            None => Command::new(server),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(server);
+                command
+            }
         })
     }
 
@@ -179,6 +199,14 @@ impl Town {
     /// # Errors
     /// As [`Self::start`].
     pub fn with_guests(folder: &Path, hosted: &[&[&str]], guests: &[(&str, SocketAddr)]) -> Result<Self> {
+        Self::with(folder, hosted, &Setup { guests, ..Setup::default() })
+    }
+
+    /// The same, with what is out of the ordinary.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn with(folder: &Path, hosted: &[&[&str]], setup: &Setup<'_>) -> Result<Self> {
         let authority = DevAuthority::open_or_create(&folder.join("ca"), &[])?;
         let tls = format!("[tls]\ncert = {:?}\nkey = {:?}\n", authority.cert(), authority.key());
         let directory = free_address()?;
@@ -188,20 +216,22 @@ impl Town {
             let name = format!("server{}", number + 1);
             let text = format!(
                 "schema = 1\n[listen]\naddress = \"{}\"\n{tls}[store]\nkind = \"sqlite\"\n[directory]\naddress = \
-                 \"localhost:{}\"\nca = {:?}\n",
+                 \"localhost:{}\"\nca = {:?}\n{}",
                 free_address()?,
                 directory.port(),
-                authority.ca()
+                authority.ca(),
+                setup.tables,
             );
             std::fs::write(folder.join(format!("{name}.toml")), text)?;
-            let node = Node { name, folder: folder.to_owned(), instead: None, process: None };
+            let under = setup.under.iter().map(ToString::to_string).collect();
+            let node = Node { name, folder: folder.to_owned(), instead: None, under, process: None };
             for atsign in *atsigns {
                 tenants.push(node.add_tenant(atsign)?);
             }
             nodes.push(node);
         }
         let served = tenants.iter().map(|tenant: &Tenant| (tenant.atsign.as_str(), tenant.address));
-        for (atsign, address) in served.chain(guests.iter().copied()) {
+        for (atsign, address) in served.chain(setup.guests.iter().copied()) {
             let address = format!("localhost:{}", address.port());
             let mut command = Command::new(program("atedge-directory")?);
             command.args(["add", atsign, &address, "--state"]).arg(&registry);

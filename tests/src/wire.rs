@@ -46,6 +46,14 @@ impl Wire {
     /// Nobody is there, or the certificate does not hold.
     pub fn dial(address: SocketAddr, config: &Arc<ClientConfig>) -> Result<Self> {
         let socket = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+        Self::over(socket, config)
+    }
+
+    /// The same over a socket that is connected already.
+    ///
+    /// # Errors
+    /// The certificate does not hold, or the other end hangs up.
+    pub fn over(socket: TcpStream, config: &Arc<ClientConfig>) -> Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
@@ -70,6 +78,18 @@ impl Wire {
         let greeting = wire.hear()?;
         ensure!(greeting.as_deref() == Some("@"), "greeted with {greeting:?}");
         Ok(wire)
+    }
+
+    /// The socket below.
+    #[must_use]
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// The certificate that the other end has shown.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.tls.peer_certificates()?.first().map(AsRef::as_ref)
     }
 
     /// Writes `bytes`, in one record if they fit.

@@ -2,17 +2,23 @@
 
 mod arm64;
 mod atsdk;
+mod certificates;
 mod classic_peers;
 mod crash;
 mod demo;
+mod descriptors;
+mod handshake_flood;
 mod hostile;
 mod memory;
+mod memory_ceiling;
+mod noisy_tenant;
 mod outage;
 mod padding_oracle;
 mod refusals;
 mod resume;
 mod revocation;
 mod server_crash;
+mod slow_senders;
 mod transcripts;
 
 use crate::scenario::Scenario;
@@ -36,6 +42,12 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
     Scenario { group: SERVER, name: "revocation", run: revocation::run },
+    Scenario { group: SERVER, name: "descriptors", run: descriptors::run },
+    Scenario { group: SERVER, name: "memory-ceiling", run: memory_ceiling::run },
+    Scenario { group: SERVER, name: "slow-senders", run: slow_senders::run },
+    Scenario { group: SERVER, name: "handshake-flood", run: handshake_flood::run },
+    Scenario { group: SERVER, name: "noisy-tenant", run: noisy_tenant::run },
+    Scenario { group: SERVER, name: "certificates", run: certificates::run },
     Scenario { group: SERVER, name: "padding-oracle", run: padding_oracle::run },
     Scenario { group: SERVER, name: "server-crash", run: server_crash::run },
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
