@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket, socket_with};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
@@ -27,6 +28,19 @@ pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::from(descriptor);
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// The same, without waiting whether anybody takes the connection.
+///
+/// # Errors
+/// This process may not have so many.
+pub fn begin_from(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
+    let descriptor = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None)?;
+    bind(&descriptor, &SocketAddr::from((from, 0)))?;
+    match connect(&descriptor, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(descriptor)),
+        Err(error) => Err(error).with_context(|| format!("cannot connect to {to} from {from}")),
+    }
 }
 
 /// The first bytes of a TLS handshake, as a client writes them; good for any number of connections.
@@ -79,17 +93,18 @@ pub fn trickle(sockets: &[TcpStream], byte: u8) {
 pub struct Latencies(Vec<Duration>);
 
 impl Latencies {
-    /// Asks the same thing again and again, each time when the answer before has come.
+    /// Asks the same thing again and again, each time `pause` after the answer before has come.
     ///
     /// # Errors
     /// An answer is none.
-    pub fn of(wire: &mut Wire, line: &str, times: usize) -> Result<Self> {
+    pub fn of(wire: &mut Wire, line: &str, times: usize, pause: Duration) -> Result<Self> {
         let mut latencies = Self::default();
         for _ in 0..times {
             let began = Instant::now();
             let answer = wire.ask(line)?;
             latencies.note(began.elapsed());
             ensure!(answer.starts_with("data:"), "{line:.40} was answered {answer:.80}");
+            std::thread::sleep(pause);
         }
         Ok(latencies)
     }

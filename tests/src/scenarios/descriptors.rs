@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::crowd::{STRANGERS, connect_from, rounded};
+use crate::crowd::{STRANGERS, begin_from, rounded};
 use crate::replay::Owner;
 use crate::scenario::Run;
 use crate::town::{Setup, Town};
@@ -50,8 +50,8 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 
 fn crowded(run: &mut Run, town: &Town, sessions: &mut [Wire], limit: &str) -> Result<()> {
     let address = town.tenant(ALICE)?.address;
-    let crowd: Vec<_> = (0..CLIENTS).filter_map(|_| connect_from(STRANGERS, address).ok()).collect();
-    run.note(&format!("connected_{limit}"), crowd.len());
+    let crowd: Vec<_> = (0..CLIENTS).filter_map(|_| begin_from(STRANGERS, address).ok()).collect();
+    ensure!(crowd.len() == CLIENTS, "only {} clients could be made", crowd.len());
     let process = town.nodes[0].process()?;
     let (began, before) = (Instant::now(), process.cpu()?);
     while began.elapsed() < WATCHED {

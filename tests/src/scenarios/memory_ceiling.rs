@@ -14,6 +14,8 @@ const ALICE: &str = "@alice";
 const CEILING: u64 = 256 * 1024 * 1024;
 /// What an operator of such a machine would write: see the setting's manual.
 const TABLES: &str = "[limits.node]\nbuffers = 50331648\n";
+/// And what the packaged service has in its environment: large pieces of memory go back at once.
+const UNDER: &[&str] = &["env", "MALLOC_MMAP_THRESHOLD_=262144"];
 /// Clients at the same time with the largest values.
 const CLIENTS: usize = 12;
 /// A value that just fits into a line.
@@ -25,7 +27,8 @@ const LARGE: usize = at_protocol::line::MAX_AUTHENTICATED - 200;
 /// The server died, or answered with anything but data or a named error.
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let keys = if run.long { 1_000_000 } else { 20_000 };
-    let town = Town::with(&run.folder, &[&[ALICE]], &Setup { tables: TABLES, ..Setup::default() })?;
+    let town =
+        Town::with(&run.folder, &[&[ALICE]], &Setup { tables: TABLES, under: UNDER, ..Setup::default() })?;
     let ceiling = Ceiling::over(town.nodes[0].process()?)?;
     run.note("ceiling", if ceiling.is_some() { "cgroup v1" } else { "resident set size" });
     let owner = Owner::new(&town.tenant(ALICE)?.secret)?;
@@ -48,9 +51,12 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         Ok(())
     };
     let large = "x".repeat(LARGE);
-    for line in [format!("update:large{ALICE} {large}"), format!("llookup:large{ALICE}")] {
+    for (phase, line) in
+        [("in", format!("update:large{ALICE} {large}")), ("out", format!("llookup:large{ALICE}"))]
+    {
         let wires = (0..CLIENTS).map(|_| signed_in()).collect::<Result<Vec<_>>>()?;
         count(all_at_once(wires, &line)?)?;
+        run.note(&format!("peak_kib_{phase}"), town.nodes[0].process()?.peak_kib()?);
     }
     let deep = "[".repeat(500_000);
     for line in [

@@ -25,6 +25,8 @@ const SLACK: f64 = 3.0;
 const UNFELT_MS: f64 = 5.0;
 const ROUNDS: usize = 3;
 const ASKED: usize = 300;
+/// Between two questions, so that they see several bytes of the crowd.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// An honest client alone, then in the crowd; and how the crowd ends.
 ///
@@ -43,7 +45,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     owner.sign_in(ALICE, &mut honest)?;
     let mut best = (f64::MAX, 0.0, 0.0);
     for _ in 0..ROUNDS {
-        let quiet = Latencies::of(&mut honest, "noop:0", ASKED)?.p99_ms();
+        let quiet = Latencies::of(&mut honest, "noop:0", ASKED, PAUSE)?.p99_ms();
         let (crowded, cut) = round(&town, &mut honest, crowd)?;
         let ratio = crowded / quiet;
         if ratio < best.0 {
@@ -106,7 +108,7 @@ fn round(town: &Town, honest: &mut Wire, crowd: usize) -> Result<(f64, [Duration
             late
         })
     };
-    let crowded = Latencies::of(honest, "noop:0", ASKED)?.p99_ms();
+    let crowded = Latencies::of(honest, "noop:0", ASKED, PAUSE)?.p99_ms();
     for socket in &early {
         ensure!(is_closed_within(socket, PATIENCE)?, "a handshake is never cut off");
     }
