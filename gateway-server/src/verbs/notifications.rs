@@ -28,7 +28,7 @@ pub(super) async fn list(request: &Request<'_>, list: NotifyList) -> Answered {
             }
             let matched = regex
                 .as_ref()
-                .is_none_or(|regex| regex.is_match(&found.key) || regex.is_match(found.from.as_str()));
+                .is_none_or(|regex| regex.is_match(&found.key) || regex.is_match(&found.from.to_string()));
             if matched && found.kind == Kind::Received && request.who.may_watch(found.record().as_ref()) {
                 listed.push_str(if listed.is_empty() { "" } else { "," });
                 listed.push_str(&json(&found.frame()));

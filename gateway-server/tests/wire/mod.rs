@@ -78,6 +78,15 @@ impl Still {
         (wire, answer)
     }
 
+    /// The owner by the first key, which is given now.
+    pub(crate) async fn first_key(&self, tenant: &str) -> Wire {
+        let (mut owner, key) = (self.activation(tenant).await, keys().pkam);
+        owner.succeeds(&format!("update:privatekey:at_pkam_publickey {}", key.public().to_base64())).await;
+        let (wire, answer) = self.pkam(tenant, &key, None).await;
+        assert_eq!(answer, format!("data:success\n{tenant}@"));
+        wire
+    }
+
     /// The server of `peer`, itself a tenant.
     pub(crate) async fn peer(&self, tenant: &str, peer: &str) -> Wire {
         let mut wire = self.connect(tenant).await;
@@ -89,7 +98,13 @@ impl Still {
         wire
     }
 
-    /// Enrolls an application with these namespaces, JSON, and gives its id. `owner` decides.
+    /// Grants an enrollment.
+    pub(crate) async fn approve(&self, owner: &mut Wire, id: &str) {
+        let keys = r#""encryptedDefaultEncryptionPrivateKey":"a","encryptedDefaultSelfEncryptionKey":"b""#;
+        owner.succeeds(&format!(r#"enroll:approve:{{"enrollmentId":"{id}",{keys}}}"#)).await;
+    }
+
+    /// Asks for an enrollment with these namespaces, JSON, and gives its id.
     pub(crate) async fn enroll(
         &self,
         owner: &mut Wire,
