@@ -113,13 +113,20 @@ fn json(text: &str, uncommitted: bool) -> Result<Update, VerbError> {
 }
 
 impl Update {
-    /// Whether a line would lose the end of the value.
+    /// Whether only JSON can say it: a line loses the end of the value, and names no such key.
     fn needs_json(&self) -> bool {
-        self.value.as_ref().is_some_and(|value| value.trim_end().is_empty() || value.trim_end() != value)
+        let is_odd = match self.key {
+            AtKey::CachedPublic { .. } | AtKey::CachedShared { .. } | AtKey::Private { .. } => true,
+            AtKey::Public { .. } | AtKey::Own { .. } | AtKey::Shared { .. } | AtKey::PrivateKey { .. } => {
+                false
+            }
+        };
+        is_odd || self.value.as_ref().is_some_and(|value| value.is_empty() || value.trim_end() != value)
     }
 
     fn fmt_json(&self, value: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let json = Json {
+            // The whole key, which is read back as it is.
             at_key: self.key.to_string(),
             value: value.to_owned(),
             shared_by: None,
@@ -215,6 +222,10 @@ mod tests {
                 (
                     r#"update:json:{"atKey":"privatekey:at_pkam_publickey","value":"k","sharedBy":"@alice"}"#,
                     &format!("update:{lifetimes}:privatekey:at_pkam_publickey k"),
+                ),
+                (
+                    r#"update:json:{"atKey":"cached:@alice:x","value":"v","sharedBy":"@bob","metadata":{}}"#,
+                    r#"update:json:{"atKey":"cached:@alice:x@bob","value":"v","isPublic":false,"metadata":{"ttl":0,"ttb":0,"ttr":0}}"#,
                 ),
                 (
                     r#"update:json:{"atKey":"x","value":"","sharedBy":"@alice","metadata":null}"#,
