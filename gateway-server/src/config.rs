@@ -88,11 +88,15 @@ pub struct StoreConfig {
     /// the store is made. Left out: as the store has it, 4 for a new one, so that one file's commits do not
     /// keep everybody waiting and one damaged file takes a quarter of the atSigns down.
     pub shards: Option<usize>,
+    /// Whether all of the files are looked at after each start, while the server serves already: damage is
+    /// found before somebody needs what was there. `true`; a store of many gigabytes on a slow disk may have
+    /// `atedge-server check --store` do it at night instead.
+    pub check: bool,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { kind: StoreKind::Sqlite, path: PathBuf::from("server.db"), shards: None }
+        Self { kind: StoreKind::Sqlite, path: PathBuf::from("server.db"), shards: None, check: true }
     }
 }
 

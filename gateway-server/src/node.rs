@@ -17,7 +17,7 @@ use crate::monitors::Monitors;
 use crate::peers::{AskError, Cookies, Links, Waiting};
 use crate::server::StartError;
 use crate::sessions::Sessions;
-use crate::store::{Committed, SqliteStore, Store, StoreError, Tenant, Watcher};
+use crate::store::{Committed, OpenError, SqliteStore, Store, StoreError, Tenant, Watcher};
 use crate::tenant::{first_records, label};
 
 /// Many atServers: their store and all that happens around it.
@@ -79,9 +79,16 @@ impl Node {
         let path = state.join(&config.store.path);
         let watchers = Arc::new(Watchers::default());
         let opened = {
-            let (path, shards, watchers) = (path.clone(), config.store.shards, Arc::clone(&watchers));
-            let quota = config.limits.tenant.quota();
-            tokio::task::spawn_blocking(move || SqliteStore::open(&path, shards, quota, watchers)).await
+            let (path, watchers) = (path.clone(), Arc::clone(&watchers));
+            let (settings, quota) = (config.store.clone(), config.limits.tenant.quota());
+            let open = move || {
+                let mut store = SqliteStore::open(&path, settings.shards, quota, watchers)?;
+                if settings.check {
+                    store.look_for_damage()?;
+                }
+                Ok::<_, OpenError>(store)
+            };
+            tokio::task::spawn_blocking(open).await
         };
         let store = opened.map_err(|_| StartError::Interrupted)?;
         let store = store.map_err(|source| StartError::Store { path, source })?;

@@ -23,7 +23,9 @@ impl Offline {
     ///
     /// # Errors
     /// The store cannot be opened.
-    pub async fn open(config: ServerConfig, state: &Path) -> Result<Self, StartError> {
+    pub async fn open(mut config: ServerConfig, state: &Path) -> Result<Self, StartError> {
+        // That is for those who stay.
+        config.store.check = false;
         Ok(Self { node: Node::open(config, state, None).await? })
     }
 

@@ -5,15 +5,20 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode};
 
 use super::OpenError;
+use super::file::{ShardFile, Unopened};
 use super::layout;
 
 /// Pages that are copied between two reports.
 const PAGES: std::ffi::c_int = 4096;
+/// Steps of SQLite's machine after which a look at a file asks whether it shall go on.
+const STEPS: std::ffi::c_int = 1000;
 /// How many faults of one file are told.
 const FAULTS: u32 = 20;
 
@@ -139,6 +144,37 @@ pub fn check(path: &Path) -> Result<Option<Vec<Checked>>, OpenError> {
         Checked { file: file.path().to_owned(), faults: found }
     });
     Ok(Some(checked.collect()))
+}
+
+/// Looks at all pages of the files, one after the other, and takes those that are damaged out of service.
+/// Ends early once `stop` is set.
+pub(super) fn look_for_damage(files: &[Arc<ShardFile>], stop: &Arc<AtomicBool>) {
+    for file in files {
+        let stop = Arc::clone(stop);
+        let found = file.look().and_then(|mut connection| {
+            connection.progress_handler(STEPS, Some(move || stop.load(Ordering::Relaxed)))?;
+            Ok(faults(&connection)?)
+        });
+        match found {
+            Ok(faults) => {
+                if let Some(fault) = faults.first() {
+                    file.condemn(fault);
+                }
+            }
+            Err(Unopened::Sqlite(error))
+                if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
+            {
+                return;
+            }
+            Err(Unopened::Sqlite(error)) => {
+                // What is no damage is told to who asks for something.
+                file.judge(&error);
+            }
+            // Known since the file was opened.
+            Err(Unopened::Damaged(_) | Unopened::Newer(_)) => {}
+        }
+    }
+    tracing::info!("all files of the store have been looked at");
 }
 
 /// What SQLite finds wrong: damaged pages, and tables that do not agree with their indexes.

@@ -75,7 +75,8 @@ pub(super) fn after(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let found = query.query_map(params![tenant, after, limit], |row| {
         let found: Option<String> = row.get(4)?;
-        commit(row, found.map(|_| record(row, 5)).transpose()?)
+        let key: String = row.get(1)?;
+        commit(row, found.map(|_| record(row, 5, &key)).transpose()?)
     })?;
     bounded(found, |commit| commit.record.as_ref().map_or(0, |record| record.value.len()))
 }

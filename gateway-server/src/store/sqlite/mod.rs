@@ -14,11 +14,13 @@ mod queue;
 mod readers;
 mod records;
 mod schema;
+mod sums;
 mod tenants;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use at_protocol::{AtKey, AtSign, Timestamp};
@@ -96,6 +98,8 @@ pub struct SqliteStore {
     /// None in memory, where reads and writes take the same road.
     readers: Option<Readers>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends the look for damage.
+    stop: Arc<AtomicBool>,
 }
 
 struct Shard {
@@ -142,7 +146,7 @@ impl SqliteStore {
         }
         let (readers, more) = Readers::start(files, READERS)?;
         threads.extend(more);
-        Ok(Self { shards, readers: Some(readers), threads })
+        Ok(Self { shards, readers: Some(readers), threads, stop: Arc::default() })
     }
 
     /// A store of one shard that lives as long as this value.
@@ -154,7 +158,24 @@ impl SqliteStore {
         schema::migrate(&mut connection)?;
         let file = Arc::new(ShardFile::new(PathBuf::from(":memory:"), Place { number: 0, shards: 1 }));
         let (writer, thread) = Writer::start(Arc::clone(&file), connection, quota, watcher)?;
-        Ok(Self { shards: vec![Shard { file, writer: Some(writer) }], readers: None, threads: vec![thread] })
+        Ok(Self {
+            shards: vec![Shard { file, writer: Some(writer) }],
+            readers: None,
+            threads: vec![thread],
+            stop: Arc::default(),
+        })
+    }
+
+    /// Looks at all pages in the background, and takes files that are damaged out of service.
+    ///
+    /// # Errors
+    /// A thread cannot be had.
+    pub fn look_for_damage(&mut self) -> std::io::Result<()> {
+        let files: Vec<_> = self.shards.iter().map(|shard| Arc::clone(&shard.file)).collect();
+        let stop = Arc::clone(&self.stop);
+        let thread = std::thread::Builder::new().name("store-check".to_owned());
+        self.threads.push(thread.spawn(move || care::look_for_damage(&files, &stop))?);
+        Ok(())
     }
 
     fn shard_of(&self, atsign: &AtSign) -> usize {
@@ -262,6 +283,7 @@ fn value_bytes(edits: &[Edit], notification: Option<&Notification>) -> usize {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         // The channels close before the threads are joined.
         self.shards.clear();
         self.readers = None;

@@ -5,22 +5,28 @@ use std::str::FromStr;
 use at_protocol::verb::{Operation, Priority, Strategy};
 use at_protocol::{AtSign, Timestamp};
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 
 use super::super::{Committed, Edit, Kind, Notification, Outcome, Status, Taken, Tally, is_unique};
 use super::edits;
 use super::records::{self, metadata_from, metadata_text};
+use super::sums;
 use super::tenants;
 use super::writer::Group;
 
 /// How long what was sent can be asked for after its time is over, in milliseconds: an hour.
 const KEEP_SENT: i64 = 60 * 60 * 1000;
 
+/// What the sums of notifications begin with.
+const SUMMED: &str = "notification";
+
 const COLUMNS: &str =
     "received, id, sender, recipient, key, value, operation, message_type, priority, latest,
-    latest_n, notifier, ttln, is_encrypted, metadata, created, expires, status, attempts";
+    latest_n, notifier, ttln, is_encrypted, metadata, created, expires, status, attempts, sum";
 
 fn notification(row: &Row<'_>) -> rusqlite::Result<Notification> {
+    // All but how it fares, which changes.
+    sums::check(row, SUMMED, 0, 17, 19)?;
     let latest: bool = row.get(9)?;
     let metadata: String = row.get(14)?;
     Ok(Notification {
@@ -211,34 +217,40 @@ fn supersede(sql: &Connection, tenant: i64, sent: &Notification) -> rusqlite::Re
 
 fn insert(sql: &Connection, tenant: i64, new: &Notification) -> rusqlite::Result<()> {
     let mut insert = sql.prepare_cached(
-        "INSERT OR REPLACE INTO notification (tenant, sender, id, received, recipient, key, value, operation,
+        "INSERT OR REPLACE INTO notification (received, id, sender, recipient, key, value, operation,
              message_type, priority, latest, latest_n, notifier, ttln, is_encrypted, metadata, created,
-             expires, status, attempts, waiting, removed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, 0)",
+             expires, sum, tenant, status, attempts, waiting, removed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+             ?21, ?22, 0)",
     )?;
-    insert.execute(params![
-        tenant,
-        new.from.as_str(),
-        new.id,
-        kind_number(new.kind),
-        new.to.as_str(),
-        new.key,
-        new.value,
-        new.operation.to_string(),
-        new.message_type.to_string(),
-        priority_number(new.priority),
-        new.strategy == Strategy::Latest,
-        new.latest_n,
-        new.notifier,
-        i64::try_from(new.ttln).unwrap_or(i64::MAX),
-        new.is_encrypted,
-        metadata_text(&new.metadata),
-        new.created.as_millis(),
-        new.expires.as_millis(),
-        status_number(new.status),
-        new.attempts,
-        new.status == Status::Queued,
-    ])?;
+    let said: [&dyn ToSql; 18] = [
+        &SUMMED,
+        &kind_number(new.kind),
+        &new.id,
+        &new.from.as_str(),
+        &new.to.as_str(),
+        &new.key,
+        &new.value,
+        &new.operation.to_string(),
+        &new.message_type.to_string(),
+        &priority_number(new.priority),
+        &(new.strategy == Strategy::Latest),
+        &new.latest_n,
+        &new.notifier,
+        &i64::try_from(new.ttln).unwrap_or(i64::MAX),
+        &new.is_encrypted,
+        &metadata_text(&new.metadata),
+        &new.created.as_millis(),
+        &new.expires.as_millis(),
+    ];
+    let fares: [&dyn ToSql; 5] = [
+        &sums::of(&said)?,
+        &tenant,
+        &status_number(new.status),
+        &new.attempts,
+        &(new.status == Status::Queued),
+    ];
+    insert.execute(params_from_iter(said.into_iter().skip(1).chain(fares)))?;
     Ok(())
 }
 

@@ -2,22 +2,26 @@
 
 use at_protocol::{AtKey, Metadata, Timestamp};
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 
 use super::super::{KeyPage, Record};
+use super::sums;
 
 /// Values that a page of rows holds before it ends, in bytes: what one request keeps in memory.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-pub(super) const COLUMNS: &str = "value, metadata, created, updated, available, expires, refresh, version";
+pub(super) const COLUMNS: &str =
+    "value, metadata, created, updated, available, expires, refresh, version, sum";
 
 /// A record, by number of its tenant.
 pub(super) fn get(sql: &Connection, tenant: i64, key: &str) -> rusqlite::Result<Option<Record>> {
     let text = format!("SELECT {COLUMNS} FROM record WHERE tenant = ?1 AND key = ?2");
-    sql.prepare_cached(&text)?.query_row(params![tenant, key], |row| record(row, 0)).optional()
+    sql.prepare_cached(&text)?.query_row(params![tenant, key], |row| record(row, 0, key)).optional()
 }
 
-pub(super) fn record(row: &Row<'_>, first: usize) -> rusqlite::Result<Record> {
+/// A record whose columns begin at `first`, under the key that was asked for.
+pub(super) fn record(row: &Row<'_>, first: usize, key: &str) -> rusqlite::Result<Record> {
+    sums::check(row, key, first, first + 8, first + 8)?;
     let time = |column| row.get::<_, Option<i64>>(first + column).map(|ms| ms.map(Timestamp::from_millis));
     let metadata: String = row.get(first + 1)?;
     Ok(Record {
@@ -43,24 +47,25 @@ pub(super) fn metadata_text(metadata: &Metadata) -> String {
 
 pub(super) fn put(sql: &Connection, tenant: i64, key: &str, record: &Record) -> rusqlite::Result<()> {
     let mut upsert = sql.prepare_cached(
-        "INSERT INTO record (tenant, key, value, metadata, created, updated, available, expires, refresh, version)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-         ON CONFLICT (tenant, key) DO UPDATE SET value = ?3, metadata = ?4, created = ?5, updated = ?6,
-             available = ?7, expires = ?8, refresh = ?9, version = ?10",
+        "INSERT INTO record (key, value, metadata, created, updated, available, expires, refresh, version, sum, tenant)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (tenant, key) DO UPDATE SET value = ?2, metadata = ?3, created = ?4, updated = ?5,
+             available = ?6, expires = ?7, refresh = ?8, version = ?9, sum = ?10",
     )?;
     let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millis);
-    upsert.execute(params![
-        tenant,
-        key,
-        record.value,
-        metadata_text(&record.metadata),
-        record.created.as_millis(),
-        record.updated.as_millis(),
-        millis(record.available),
-        millis(record.expires),
-        millis(record.refresh),
-        i64::try_from(record.version).unwrap_or(i64::MAX),
-    ])?;
+    let said: [&dyn ToSql; 9] = [
+        &key,
+        &record.value,
+        &metadata_text(&record.metadata),
+        &record.created.as_millis(),
+        &record.updated.as_millis(),
+        &millis(record.available),
+        &millis(record.expires),
+        &millis(record.refresh),
+        &i64::try_from(record.version).unwrap_or(i64::MAX),
+    ];
+    let (sum, tenant): (&dyn ToSql, &dyn ToSql) = (&sums::of(&said)?, &tenant);
+    upsert.execute(params_from_iter(said.into_iter().chain([sum, tenant])))?;
     Ok(())
 }
 
@@ -102,7 +107,7 @@ pub(super) fn enrollments(sql: &Connection, tenant: i64) -> rusqlite::Result<Vec
     let mut query = sql.prepare_cached(&text)?;
     let found = query.query_map([tenant], |row| {
         let key: String = row.get(0)?;
-        Ok((key.parse().ok(), record(row, 1)?))
+        Ok((key.parse().ok(), record(row, 1, &key)?))
     })?;
     let found: Vec<(Option<AtKey>, Record)> = found.collect::<rusqlite::Result<_>>()?;
     Ok(found.into_iter().filter_map(|(key, record)| key.map(|key| (key, record))).collect())

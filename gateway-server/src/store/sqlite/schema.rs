@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 6] = ["
+const STEPS: [&str; 7] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -124,6 +124,10 @@ const STEPS: [&str; 6] = ["
 
     -- When the change happened.
     ALTER TABLE commit_log ADD COLUMN time INTEGER NOT NULL DEFAULT 0;
+", "
+    -- By which damage to a row is known.
+    ALTER TABLE record ADD COLUMN sum INTEGER;
+    ALTER TABLE notification ADD COLUMN sum INTEGER;
 "];
 
 /// Brings the database to the newest version.
