@@ -116,7 +116,26 @@ const OTHERS: &[(&str, Want<'static>)] = &[
     ("noop:0", Want::Nothing),
     ("scan", Want::Scan),
     ("scan:showhidden:true .wavi", Want::Scan),
+    ("scan:cl", Want::Owner),
+    ("scan:cl .wavi", Want::Owner),
     ("scan:@carol", Want::ForeignScan),
+    (r#"update:json:{"atKey":"phone.wavi","value":"v","sharedBy":"@alice"}"#, Want::Write("phone.wavi@alice")),
+    (
+        r#"update:json:{"atKey":"phone.buzz","value":"v","sharedBy":"@alice","sharedWith":"@bob"}"#,
+        Want::Write("@bob:phone.buzz@alice"),
+    ),
+    (
+        r#"update:json:{"atKey":"signing_publickey","value":"v","sharedBy":"@alice","metadata":{"isPublic":true}}"#,
+        Want::Write("public:signing_publickey@alice"),
+    ),
+    (
+        r#"update:json:{"atKey":"e2.new.enrollments.__manage","value":"v","sharedBy":"@alice"}"#,
+        Want::Write("e2.new.enrollments.__manage@alice"),
+    ),
+    (
+        r#"update:json:{"atKey":"signing_privatekey","value":"v","sharedBy":"@alice","sharedWith":"@alice"}"#,
+        Want::Write("@alice:signing_privatekey@alice"),
+    ),
     // Each operation of `enroll` checks by itself.
     (r#"enroll:request:{"appName":"a","deviceName":"d","apkamPublicKey":"k"}"#, Want::Nothing),
     (r#"enroll:update:{"enrollmentId":"e1","apkamPublicKey":"k"}"#, Want::Nothing),
