@@ -119,7 +119,10 @@ const OTHERS: &[(&str, Want<'static>)] = &[
     ("scan:cl", Want::Owner),
     ("scan:cl .wavi", Want::Owner),
     ("scan:@carol", Want::ForeignScan),
-    (r#"update:json:{"atKey":"phone.wavi","value":"v","sharedBy":"@alice"}"#, Want::Write("phone.wavi@alice")),
+    (
+        r#"update:json:{"atKey":"phone.wavi","value":"v","sharedBy":"@alice"}"#,
+        Want::Write("phone.wavi@alice"),
+    ),
     (
         r#"update:json:{"atKey":"phone.buzz","value":"v","sharedBy":"@alice","sharedWith":"@bob"}"#,
         Want::Write("@bob:phone.buzz@alice"),

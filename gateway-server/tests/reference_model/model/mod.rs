@@ -55,15 +55,11 @@ impl Model {
         self.tenant(tenant).write(key, value, &Map::new(), None, now);
     }
 
-    /// What has expired is removed: records with a commit, notifications without.
+    /// What has expired is removed, and the commit log hears nothing of it (§6.2, later versions).
     pub(crate) fn sweep(&mut self) {
         let now = self.now;
         for tenant in self.tenants.values_mut() {
-            let mut gone: Vec<_> =
-                tenant.records.iter().filter(|(_, record)| record.is_expired(now)).collect();
-            gone.sort_by_key(|(_, record)| record.expires);
-            let gone: Vec<String> = gone.into_iter().map(|(key, _)| key.clone()).collect();
-            gone.iter().for_each(|key| _ = tenant.delete(key));
+            tenant.records.retain(|_, record| !record.is_expired(now));
             tenant
                 .notes
                 .retain(|_, note| note.created + note.ttln + if note.received { 0 } else { KEEP_SENT } > now);
@@ -314,7 +310,12 @@ impl Model {
         let entries = log.into_iter().filter(|(id, key, operation)| {
             let is_everybodys = (key.starts_with("public:") && !name(key).contains('.')) || is_reserved(key);
             let is_skipped = *operation == '-' && skip.is_some_and(|skip| *id <= skip && *id != newest);
-            *id > from && !is_skipped && (key.contains(pattern) || is_everybodys) && may_sync(who, key)
+            let is_gone = *operation != '-' && !tenant.records.contains_key(*key);
+            *id > from
+                && !is_skipped
+                && !is_gone
+                && (key.contains(pattern) || is_everybodys)
+                && may_sync(who, key)
         });
         let shown = entries.take(limit.unwrap_or(25)).map(|(id, key, operation)| {
             let record = tenant.records.get(key).filter(|_| operation != '-');
