@@ -189,7 +189,7 @@ impl Response {
             Self::Data(text) => format!("data:{text}\n{prompt}"),
             Self::SpacedData(json) => format!("data: {json}\n{prompt}"),
             Self::Silence => String::new(),
-            Self::State(code, message) => format!("error:{code}:{message}\n{prompt}"),
+            Self::State(code, message) => format!("error:{code}:{}\n{prompt}", one_line(message)),
             Self::Error(failure) => format!("error:{}\n{prompt}", failure.render(style)),
         }
     }
@@ -202,8 +202,7 @@ impl Failure {
         } else {
             format!("Exception: {}", self.message)
         };
-        // A line end in a message would end the answer early.
-        let description = description.replace(['\n', '\r'], " ");
+        let description = one_line(&description);
         if style.json {
             let json = serde_json::json!({ "errorCode": self.code.name(), "errorDescription": description });
             json.to_string()
@@ -211,6 +210,11 @@ impl Failure {
             format!("{}-{description}", self.code)
         }
     }
+}
+
+/// A line end in a message, which may repeat what the caller said, would end the answer early.
+fn one_line(message: &str) -> String {
+    message.replace(['\n', '\r'], " ")
 }
 
 /// An error as a client reads it, in any of its three forms.
@@ -280,6 +284,17 @@ mod tests {
         );
         let pending = Response::State(E::EnrollmentPending, "enrollment_id: 1f is pending".into());
         assert_eq!(pending.render(OTHER, &Prompt::Anonymous), "error:AT0026:enrollment_id: 1f is pending\n@");
+    }
+
+    #[test]
+    fn no_message_ends_its_answer_early() {
+        let said = "x\ndata:success\r\n@alice@".to_owned();
+        for response in [
+            Response::State(E::EnrollmentExpired, said.clone()),
+            Response::Error(Failure::new(E::KeyNotFound, said)),
+        ] {
+            assert_eq!(response.render(OWNER, &alice()).matches(['\n', '\r']).count(), 1);
+        }
     }
 
     #[test]

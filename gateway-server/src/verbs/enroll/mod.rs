@@ -6,6 +6,7 @@ mod list;
 mod request;
 mod update;
 
+use at_protocol::key::MAX_KEY;
 use at_protocol::response::{Failure, Response};
 use at_protocol::verb::Enroll;
 use at_protocol::{AtKey, AtSign, ErrorCode, Metadata, Timestamp};
@@ -164,6 +165,9 @@ async fn first_key(request: &Request<'_>) -> Done<Option<String>> {
 fn published(tenant: &AtSign, enrollment: &Enrollment) -> Option<Edit> {
     let name = format!("{}.{}.pkam.__pkams.__public_keys", enrollment.app_name, enrollment.device_name);
     let key = AtKey::Public { name: name.parse().ok()?, owner: tenant.clone() };
+    if key.to_string().chars().count() > MAX_KEY {
+        return None;
+    }
     let value = serde_json::json!({ "apkamPublicKey": enrollment.apkam_public_key }).to_string();
     Some(plain(key, value, None))
 }
