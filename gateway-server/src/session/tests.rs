@@ -1,4 +1,5 @@
 mod limits;
+mod records;
 mod virtual_time;
 
 use at_protocol::Metadata;
