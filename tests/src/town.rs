@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use atedge_service::tls::DevAuthority;
 use rustls::ClientConfig;
 use serde_json::Value;
 
-use crate::process::{Process, program, run};
+use crate::process::{PATIENCE, Process, program, run};
 use crate::wire::{Wire, client_config};
 
 /// An address of this machine where nobody listens at the moment, and which this process has not given
@@ -114,14 +115,52 @@ impl Node {
         Ok(file.write_all(text.as_bytes())?)
     }
 
+    /// Asks it to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// It does not run, or does not end well.
+    pub fn stop(&mut self) -> Result<()> {
+        let ended = self.process.take().context("the server does not run")?.terminate()?;
+        ensure!(ended.success(), "the server ended with {ended}");
+        Ok(())
+    }
+
+    /// All that it has logged.
+    ///
+    /// # Errors
+    /// There is no log.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.folder.join(format!("{}.log", self.name)))?)
+    }
+
+    /// Waits until its log says this, behind so many bytes.
+    ///
+    /// # Errors
+    /// It does not come within [`PATIENCE`].
+    pub fn until_logged(&self, behind: usize, text: &str) -> Result<()> {
+        let since = Instant::now();
+        while !self.log()?[behind..].contains(text) {
+            ensure!(since.elapsed() < PATIENCE, "the log never said: {text}");
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     /// Has every page of its store looked at, while it runs or not.
     ///
     /// # Errors
     /// Something is wrong with it.
     pub fn check_store(&self) -> Result<()> {
-        let mut command = self.command()?;
+        self.check_store_by(&mut self.command()?)
+    }
+
+    /// The same, by a command that runs the server's program in some other way.
+    ///
+    /// # Errors
+    /// Something is wrong with it.
+    pub fn check_store_by(&self, command: &mut Command) -> Result<()> {
         command.args(["check", "--store"]).args(self.place());
-        let checked = run("check", &mut command, &self.folder)?;
+        let checked = run("check", command, &self.folder)?;
         let said = String::from_utf8_lossy(&checked.stdout);
         ensure!(checked.status.success(), "the store is damaged: {}", said.trim());
         Ok(())

@@ -7,6 +7,8 @@ mod classic_peers;
 mod crash;
 mod demo;
 mod descriptors;
+mod disk_damage;
+mod disk_full;
 mod handshake_flood;
 mod hostile;
 mod memory;
@@ -49,6 +51,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "noisy-tenant", run: noisy_tenant::run },
     Scenario { group: SERVER, name: "certificates", run: certificates::run },
     Scenario { group: SERVER, name: "padding-oracle", run: padding_oracle::run },
+    Scenario { group: SERVER, name: "disk-damage", run: disk_damage::run },
+    Scenario { group: SERVER, name: "disk-full", run: disk_full::run },
     Scenario { group: SERVER, name: "server-crash", run: server_crash::run },
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
