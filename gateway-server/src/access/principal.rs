@@ -42,6 +42,14 @@ impl Principal {
         }
     }
 
+    /// Whether a look-up may show it this record, if the record is meant for its atSign.
+    pub(crate) fn may_read(&self, key: &AtKey) -> bool {
+        match self {
+            Self::Enrolled(enrolled) => enrolled.reaches(key, Right::Read),
+            Self::Anonymous | Self::Peer(_) | Self::Activation | Self::Owner => true,
+        }
+    }
+
     /// Whether `scan` shows the owner's connection this key (§4.11).
     #[must_use]
     pub fn may_list(&self, key: &AtKey) -> bool {

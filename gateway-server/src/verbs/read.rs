@@ -78,7 +78,8 @@ async fn refered(
         | AtKey::Private { .. } => None,
     };
     for key in scoped.into_iter().chain([AtKey::Public { name, owner }]) {
-        if crate::access::is_servers_own(tenant, &key) {
+        // A reference leads nobody where it may not read by itself.
+        if crate::access::is_servers_own(tenant, &key) || !request.who.may_read(&key) {
             continue;
         }
         let record = request.node.store.record(tenant, &key).await?;

@@ -153,6 +153,22 @@ async fn who_is_not_approved_does_not_come_in() {
     }
 }
 
+#[tokio::test]
+async fn a_reference_leads_no_application_out_of_its_namespaces() {
+    let (still, key) = (still().await, keys().encryption);
+    let mut owner = still.first_key("@alice").await;
+    let id = still.enroll(&mut owner, &key, "app", r#"{"wavi":"rw"}"#).await;
+    still.approve(&mut owner, &id).await;
+    let (mut app, _) = still.pkam("@alice", &key, Some(&id)).await;
+    owner.succeeds("update:@alice:secret.buzz@alice 1").await;
+    owner.succeeds("update:@alice:open.wavi@alice 2").await;
+    app.succeeds("update:@alice:door.wavi@alice atsign://secret.buzz@alice").await;
+    assert_eq!(app.ask("lookup:door.wavi@alice").await, "data:null\n@alice@");
+    assert_eq!(owner.ask("lookup:door.wavi@alice").await, "data:1\n@alice@");
+    app.succeeds("update:@alice:door.wavi@alice atsign://open.wavi@alice").await;
+    assert_eq!(app.ask("lookup:door.wavi@alice").await, "data:2\n@alice@");
+}
+
 /// What a connection that was not let in hears when it reads.
 async fn code_of(wire: &mut Wire) -> String {
     code(&wire.ask("llookup:phone.wavi@alice").await).to_owned()

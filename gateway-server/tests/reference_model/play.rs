@@ -212,6 +212,7 @@ fn understood(who: &Actor, op: &Op, heard: &str) -> Result<Value, String> {
             keys.retain(|key| !key.as_str().is_some_and(|key| key.contains(".__manage@")));
             keys.sort_by_key(Value::to_string);
         }
+        (Op::Fetch { .. }, Value::Object(members)) => _ = members.remove("atMetadata"),
         (Op::List { .. }, Value::Array(notes)) => notes.iter_mut().for_each(plain),
         _ => {}
     }

@@ -33,18 +33,68 @@ pub(crate) enum Shape {
 #[derive(Clone)]
 pub(crate) enum Op {
     Noop,
-    Update { key: String, set: Map<String, Value>, value: String },
-    Delete { key: String },
-    LLookup { shape: Shape, key: String },
-    Lookup { shape: Shape, bypass: bool, of: String },
-    PLookup { shape: Shape, bypass: bool, of: String },
-    Scan { of: Option<String>, hidden: bool, pattern: &'static str },
-    Sync { from: i64, limit: Option<usize>, pattern: &'static str, skip: Option<i64> },
-    LastCommit { pattern: &'static str },
+    Update {
+        key: String,
+        set: Map<String, Value>,
+        value: String,
+        nc: bool,
+    },
+    /// `update:meta`.
+    Describe {
+        key: String,
+        set: Map<String, Value>,
+        nc: bool,
+    },
+    Delete {
+        key: String,
+        nc: bool,
+        force: bool,
+    },
+    LLookup {
+        shape: Shape,
+        key: String,
+    },
+    Lookup {
+        shape: Shape,
+        bypass: bool,
+        of: String,
+    },
+    PLookup {
+        shape: Shape,
+        bypass: bool,
+        of: String,
+    },
+    Scan {
+        of: Option<String>,
+        hidden: bool,
+        pattern: &'static str,
+    },
+    Sync {
+        from: i64,
+        limit: Option<usize>,
+        pattern: &'static str,
+        skip: Option<i64>,
+    },
+    LastCommit {
+        pattern: &'static str,
+    },
+    /// `scan:cl`.
+    CommitLog {
+        pattern: &'static str,
+    },
     Notify(Note),
-    List { pattern: &'static str },
-    Status { id: String },
-    Remove { id: String },
+    List {
+        pattern: &'static str,
+    },
+    Status {
+        id: String,
+    },
+    Fetch {
+        id: String,
+    },
+    Remove {
+        id: String,
+    },
 }
 
 #[derive(Clone)]
@@ -74,7 +124,7 @@ pub(crate) const ACTORS: [Actor; 8] = [
 /// Names, in the enrolled namespace, another and none, hidden, and shared by all applications.
 const NAMES: [&str; 8] =
     ["a.wavi", "b.wavi", "c.sub.wavi", "d.buzz", "e", "_f.wavi", "__g.wavi", "shared_key"];
-const PATTERNS: [&str; 6] = ["", "", "", "wavi", "buzz", "@bob"];
+const PATTERNS: [&str; 8] = ["", "", "", "wavi", "buzz", "@bob", "^public", "^@bob"];
 
 impl Actor {
     /// Whose server it speaks to.
@@ -146,11 +196,16 @@ impl Random {
     fn op(&mut self, who: &Actor) -> Op {
         let me = who.tenant();
         match self.below(32) {
-            0..7 => {
-                let value = format!("v{}", self.below(1_000_000));
-                Op::Update { key: self.own_key(me), set: self.set(), value }
+            0..6 => {
+                let value = if self.one_in(12) {
+                    format!("atsign://{}", self.named())
+                } else {
+                    format!("v{}", self.below(1_000_000))
+                };
+                Op::Update { key: self.own_key(me), set: self.set(), value, nc: self.one_in(12) }
             }
-            7..10 => Op::Delete { key: self.own_key(me) },
+            6 => Op::Describe { key: self.own_key(me), set: self.set(), nc: self.one_in(12) },
+            7..10 => Op::Delete { key: self.own_key(me), nc: self.one_in(12), force: self.one_in(4) },
             10..14 => Op::LLookup { shape: self.shape(), key: self.any_key(me) },
             14..17 => Op::Lookup { shape: self.shape(), bypass: self.one_in(4), of: self.named() },
             17..19 => Op::PLookup { shape: self.shape(), bypass: self.one_in(4), of: self.named() },
@@ -164,10 +219,12 @@ impl Random {
                 pattern: self.of(&PATTERNS),
                 skip: self.one_in(3).then(|| i64::try_from(self.below(80)).unwrap()),
             },
-            22..24 => Op::LastCommit { pattern: self.of(&PATTERNS) },
+            22 => Op::LastCommit { pattern: self.of(&PATTERNS) },
+            23 => Op::CommitLog { pattern: self.of(&PATTERNS) },
             24..27 => Op::Notify(self.note(who)),
             27 => Op::List { pattern: self.of(&PATTERNS) },
-            28..30 => Op::Status { id: self.id() },
+            28 => Op::Status { id: self.id() },
+            29 => Op::Fetch { id: self.id() },
             30 => Op::Remove { id: self.id() },
             _ => Op::Noop,
         }
@@ -218,6 +275,9 @@ impl Random {
             };
             set.insert(name.to_owned(), value);
         }
+        if self.one_in(40) {
+            set.insert("immutable".to_owned(), json!(true));
+        }
         set
     }
 
@@ -254,7 +314,8 @@ impl Random {
 
 /// The names of metadata in the order of the wire (§4.0).
 fn fragment(set: &Map<String, Value>) -> String {
-    let order = ["ttl", "ttb", "ttr", "ccd", "isBinary", "isEncrypted", "sharedKeyEnc", "ivNonce"];
+    let order =
+        ["ttl", "ttb", "ttr", "ccd", "isBinary", "isEncrypted", "sharedKeyEnc", "ivNonce", "immutable"];
     let part = |name: &&str| {
         let value = set.get(*name)?;
         Some(format!(":{name}:{}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
@@ -276,11 +337,19 @@ impl Op {
         let after = |separator: &str, pattern: &str| {
             if pattern.is_empty() { String::new() } else { format!("{separator}{pattern}") }
         };
+        let flag = |name: &str, is_set: bool| if is_set { format!(":{name}") } else { String::new() };
         let bypassing = |bypass: &bool| if *bypass { "bypassCache:true:" } else { "" };
         match self {
             Self::Noop => "noop:0".to_owned(),
-            Self::Update { key, set, value } => format!("update{}:{key} {value}", fragment(set)),
-            Self::Delete { key } => format!("delete:{key}"),
+            Self::Update { key, set, value, nc } => {
+                format!("update{}{}:{key} {value}", flag("nc", *nc), fragment(set))
+            }
+            Self::Describe { key, set, nc } => {
+                format!("update:meta{}:{key}{}", flag("nc", *nc), fragment(set))
+            }
+            Self::Delete { key, nc, force } => {
+                format!("delete{}{}:{key}", flag("nc", *nc), flag("force", *force))
+            }
             Self::LLookup { shape, key } => format!("llookup:{}{key}", prefix(*shape)),
             Self::Lookup { shape, bypass, of } => {
                 format!("lookup:{}{}{of}", bypassing(bypass), prefix(*shape))
@@ -299,9 +368,11 @@ impl Op {
                 format!("sync:from:{from}{limit}{skip}{}", after(":", pattern))
             }
             Self::LastCommit { pattern } => format!("stats:3{}", after(":", pattern)),
+            Self::CommitLog { pattern } => format!("scan:cl{}", after(" ", pattern)),
             Self::Notify(note) => note.line(),
             Self::List { pattern } => format!("notify:list{}", after(":", pattern)),
             Self::Status { id } => format!("notify:status:{id}"),
+            Self::Fetch { id } => format!("notify:fetch:{id}"),
             Self::Remove { id } => format!("notify:remove:{id}"),
         }
     }
@@ -312,7 +383,12 @@ impl Op {
             Self::LLookup { shape, .. } | Self::Lookup { shape, .. } | Self::PLookup { shape, .. } => {
                 *shape != Shape::Value
             }
-            Self::Scan { .. } | Self::Sync { .. } | Self::LastCommit { .. } | Self::List { .. } => true,
+            Self::Scan { .. }
+            | Self::Sync { .. }
+            | Self::LastCommit { .. }
+            | Self::CommitLog { .. }
+            | Self::Fetch { .. }
+            | Self::List { .. } => true,
             _ => false,
         }
     }

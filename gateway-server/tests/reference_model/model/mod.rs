@@ -6,10 +6,11 @@ mod tenant;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use at_protocol::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::steps::{Actor, Op, Shape};
-use record::{is_in_wavi, is_reserved, name, owner, shared_with};
+use record::{Record, is_in_wavi, is_reserved, name, owner, shared_with};
 pub(crate) use tenant::Note;
 use tenant::{KEEP_SENT, Tenant, UNASKED_COPY};
 
@@ -52,7 +53,7 @@ impl Model {
     /// A record that the server has written by itself.
     pub(crate) fn plant(&mut self, tenant: &str, key: &str, value: &str) {
         let now = self.now;
-        self.tenant(tenant).write(key, value, &Map::new(), None, now);
+        self.tenant(tenant).write(key, value, &Map::new(), None, (now, '*'));
     }
 
     /// What has expired is removed, and the commit log hears nothing of it (§6.2, later versions).
@@ -71,51 +72,70 @@ impl Model {
         let (now, flaw, me) = (self.now, self.flaw, who.tenant().to_owned());
         match op {
             Op::Noop => Ok(json!("ok")),
-            Op::Update { key, set, value } => {
-                let mut before = self.tenant(&me).records.get(key).cloned();
+            Op::Update { key, set, value, nc } => {
+                let mut before = self.unfrozen(&me, key, false)?;
                 if let (Some(Flaw::ForgetsMetadata), Some(before)) = (flaw, &mut before) {
                     before.set.clear();
                 }
-                let id = self.tenant(&me).write(key, value, set, before, now);
-                self.announce(&me, key, Some(value), set);
-                Ok(json!(id.to_string()))
+                let id = self.tenant(&me).write(key, value, set, before, (now, '*'));
+                self.announce(&me, key, Some(value), set, false);
+                Ok(json!(if *nc { self.tenant(&me).forget(key) } else { id }.to_string()))
             }
-            Op::Delete { key } => {
-                let is_idle = !self.tenant(&me).records.contains_key(key);
+            Op::Describe { key, set, nc } => {
+                let before = self.unfrozen(&me, key, false)?.ok_or("AT0015")?;
+                // The value stays what it is.
+                let kept =
+                    ["isBinary", "isEncrypted"].map(|flag| (flag.to_owned(), before.set[flag].clone()));
+                let all: Map<_, _> = kept.into_iter().chain(set.clone()).collect();
+                let value = before.value.clone();
+                let id = self.tenant(&me).write(key, &value, &all, Some(before), (now, '#'));
+                self.announce(&me, key, None, set, false);
+                Ok(json!(if *nc { self.tenant(&me).forget(key) } else { id }.to_string()))
+            }
+            Op::Delete { key, nc, force } => {
+                let is_idle = self.unfrozen(&me, key, *force)?.is_none();
                 if is_idle && flaw == Some(Flaw::SkipsIdleDeletes) {
                     return Ok(json!("-1"));
                 }
-                let id = self.tenant(&me).delete(key);
-                self.announce(&me, key, None, &Map::new());
-                Ok(json!(id.to_string()))
+                let id = self.tenant(&me).delete(key, now);
+                self.announce(&me, key, None, &Map::new(), true);
+                Ok(json!(if *nc { self.tenant(&me).forget(key) } else { id }.to_string()))
             }
             Op::LLookup { shape, key } => self.own(&me, key, *shape),
             Op::Lookup { shape, bypass, of } => match who {
-                Actor::Nobody(_) => self.own(&me, &format!("public:{of}"), *shape),
-                Actor::Peer { peer, .. } => self.own(&me, &format!("{peer}:{of}"), *shape),
+                Actor::Nobody(_) => self.followed(who, &me, &format!("public:{of}"), *shape),
+                Actor::Peer { peer, .. } => self.followed(who, &me, &format!("{peer}:{of}"), *shape),
                 Actor::Owner(_) | Actor::App { .. } if owner(of) == me => {
-                    self.own(&me, &format!("{me}:{of}"), *shape)
+                    self.followed(who, &me, &format!("{me}:{of}"), *shape)
                 }
                 Actor::Owner(_) | Actor::App { .. } => {
-                    self.foreign(&me, &format!("{me}:{of}"), *shape, *bypass)
+                    self.foreign(who, &format!("{me}:{of}"), *shape, *bypass)
                 }
             },
             Op::PLookup { shape, bypass, of } => {
                 let key = format!("public:{of}");
                 if owner(of) == me {
-                    self.own(&me, &key, *shape)
+                    self.followed(who, &me, &key, *shape)
                 } else {
-                    self.foreign(&me, &key, *shape, *bypass)
+                    self.foreign(who, &key, *shape, *bypass)
                 }
             }
             Op::Scan { of, hidden, pattern } => Ok(self.scan(who, of.as_deref(), *hidden, pattern)),
             Op::Sync { from, limit, pattern, skip } => Ok(self.sync(who, *from, *limit, pattern, *skip)),
             Op::LastCommit { pattern } => {
-                let sees = |key: &&String| may_sync(who, key) && key.contains(pattern);
-                let log = &self.tenant(&me).log;
-                let last = log.iter().filter(|(key, _)| sees(key)).map(|(_, (id, _))| *id).max();
-                let value = last.unwrap_or(-1).to_string();
+                let log = self.tenant(&me).commits();
+                let last = log.iter().rfind(|(_, key, _)| may_sync(who, key) && matches(pattern, key));
+                let value = last.map_or(-1, |(id, ..)| *id).to_string();
                 Ok(json!([{ "id": "3", "name": "lastCommitID", "value": value }]))
+            }
+            Op::CommitLog { pattern } => {
+                let log = self.tenant(&me).commits().into_iter();
+                let seen = log.filter(|(_, key, _)| may_sync(who, key) && matches(pattern, key));
+                let shown = seen.map(|(id, key, (operation, time))| {
+                    let time = Timestamp::from_millis(time).iso().replace('Z', "000Z");
+                    json!({ "atKey": key, "operation": operation, "commitId": id, "opTime": time })
+                });
+                Ok(shown.collect())
             }
             Op::Notify(note) => {
                 let note = Note { from: who.speaks_as().to_owned(), ..note.clone() };
@@ -133,7 +153,7 @@ impl Model {
                     .filter(|note| {
                         note.received && note.created + note.ttln > now && may_watch(who, note, false)
                     })
-                    .filter(|note| note.key.contains(pattern) || note.from.contains(pattern))
+                    .filter(|note| matches(pattern, &note.key) || matches(pattern, &note.from))
                     .collect();
                 listed.sort_by_key(|note| note.created);
                 let listed: Vec<_> = listed.into_iter().map(Note::shown).collect();
@@ -144,6 +164,12 @@ impl Model {
                 Some(note) if !may_watch(who, note, false) => Err("AT0009"),
                 Some(note) if note.created + note.ttln <= now => Ok(json!("expired")),
                 Some(note) => Ok(json!(if note.delivered { "delivered" } else { "queued" })),
+            },
+            Op::Fetch { id } => match self.tenant(&me).note(id).filter(|note| note.created + note.ttln > now)
+            {
+                None => Ok(json!({ "id": id, "notificationStatus": "NotificationStatus.expired" })),
+                Some(note) if !may_watch(who, note, false) => Err("AT0009"),
+                Some(note) => Ok(note.fetched()),
             },
             Op::Remove { id } => {
                 if self.tenant(&me).note(id).is_some_and(|note| !may_watch(who, note, true)) {
@@ -169,7 +195,7 @@ impl Model {
             }
             (Actor::App { tenant, writes }, op) => {
                 let allowed = match op {
-                    Op::Update { key, .. } | Op::Delete { key } => {
+                    Op::Update { key, .. } | Op::Describe { key, .. } | Op::Delete { key, .. } => {
                         *writes && (is_in_wavi(key) || is_reserved(key))
                     }
                     Op::LLookup { key, .. } => {
@@ -188,10 +214,19 @@ impl Model {
             _ => {}
         }
         match op {
-            Op::Delete { key } if key.starts_with("public:publickey@") => Err("AT0009"),
-            Op::Update { key, .. } if owner(key) != who.tenant() => Err("AT0016"),
+            Op::Delete { key, .. } if key.starts_with("public:publickey@") => Err("AT0009"),
+            Op::Update { key, .. } | Op::Describe { key, .. } if owner(key) != who.tenant() => Err("AT0016"),
             _ => Ok(()),
         }
+    }
+
+    /// The record that lives under a key, unless it may not be changed.
+    fn unfrozen(&mut self, tenant: &str, key: &str, force: bool) -> Result<Option<Record>, &'static str> {
+        let now = self.now;
+        let record = self.tenant(tenant).records.get(key).filter(|record| !record.is_expired(now));
+        let frozen = record.is_some_and(|record| record.set.get("immutable") == Some(&json!(true)));
+        let is_copy = key.starts_with("cached:");
+        if frozen && !force && !is_copy { Err("AT0022") } else { Ok(record.cloned()) }
     }
 
     fn own(&mut self, tenant: &str, key: &str, shape: Shape) -> Answer {
@@ -200,17 +235,41 @@ impl Model {
         self.tenant(tenant).records.get(key).map(|record| record.shown(key, shape, now)).ok_or("AT0015")
     }
 
+    /// The same, with the references of §4.9 followed.
+    fn followed(&mut self, who: &Actor, tenant: &str, key: &str, shape: Shape) -> Answer {
+        let Some(record) = self.tenants[tenant].records.get(key).filter(|_| shape != Shape::Meta) else {
+            return self.own(tenant, key, shape);
+        };
+        let resolved = self.resolved(who, tenant, key, &record.value, 3);
+        let shown = resolved.map(|value| Record { value, ..record.clone() }.shown(key, shape, self.now));
+        Ok(shown.unwrap_or(json!("null")))
+    }
+
+    fn resolved(&self, who: &Actor, tenant: &str, key: &str, value: &str, depth: u32) -> Option<String> {
+        let Some(target) = value.strip_prefix("atsign://") else { return Some(value.to_owned()) };
+        let scopes = shared_with(key).into_iter().chain(["public"]);
+        let keys = scopes.map(|scope| format!("{scope}:{target}")).filter(|key| may_read(who, key));
+        let records = &self.tenants[tenant].records;
+        let mut found = keys.filter_map(|key| records.get(&key)).filter(|record| record.is_active(self.now));
+        let value = found.next().filter(|_| depth > 0)?.value.clone();
+        self.resolved(who, tenant, key, &value, depth - 1)
+    }
+
     /// §4.9, §4.10: from a fresh copy, else from the owner, with a copy if the owner allows one.
-    fn foreign(&mut self, me: &str, key: &str, shape: Shape, bypass: bool) -> Answer {
-        let (now, cached) = (self.now, format!("cached:{key}"));
+    fn foreign(&mut self, who: &Actor, key: &str, shape: Shape, bypass: bool) -> Answer {
+        let (now, cached, me) = (self.now, format!("cached:{key}"), who.tenant());
         let copy = self.tenant(me).records.get(&cached).cloned();
         if let Some(copy) = copy.as_ref().filter(|copy| !bypass && copy.is_fresh(now)) {
             return Ok(copy.shown(&cached, shape, now));
         }
         let found = self.tenants.get(owner(key)).and_then(|owner| owner.records.get(key)).cloned();
-        let Some(found) = found.filter(|found| found.is_active(now)) else {
+        let found = found.filter(|found| found.is_active(now)).and_then(|found| {
+            let value = self.resolved(who, owner(key), key, &found.value, 3)?;
+            Some(Record { value, ..found })
+        });
+        let Some(found) = found else {
             if copy.is_some() {
-                self.tenant(me).delete(&cached);
+                self.tenant(me).delete(&cached, now);
             }
             return Err("AT0015");
         };
@@ -222,16 +281,22 @@ impl Model {
             set.insert("ttl".into(), json!(UNASKED_COPY));
         }
         if is_public || set.contains_key("ttr") {
-            self.tenant(me).write(&cached, &found.value, &set, None, now);
+            self.tenant(me).write(&cached, &found.value, &set, None, (now, '*'));
         }
         Ok(found.shown(key, shape, now))
     }
 
     /// Tells the one with whom a record is shared what became of it.
-    fn announce(&mut self, me: &str, key: &str, value: Option<&String>, set: &Map<String, Value>) {
+    fn announce(
+        &mut self,
+        me: &str,
+        key: &str,
+        value: Option<&String>,
+        set: &Map<String, Value>,
+        deletes: bool,
+    ) {
         let Some(with) = shared_with(key).filter(|with| *with != me && owner(key) == me) else { return };
-        let mut note = Note::new("?", with, key, value.cloned());
-        note.deletes = value.is_none();
+        let mut note = Note { deletes, ..Note::new("?", with, key, value.cloned()) };
         note.from = me.to_owned();
         // Nothing is said of encryption where the record says nothing.
         note.set = set.clone();
@@ -287,7 +352,7 @@ impl Model {
         let records = self.tenants.get(tenant).map(|tenant| &tenant.records).into_iter().flatten();
         let listed: BTreeSet<_> = records
             .filter(|(key, record)| record.is_active(self.now) && key.starts_with(&prefix))
-            .filter(|(key, _)| key.contains(pattern) && is_shown(key) && may(key))
+            .filter(|(key, _)| matches(pattern, key) && is_shown(key) && may(key))
             .map(|(key, _)| &key[prefix.len()..])
             .collect();
         json!(listed)
@@ -303,30 +368,28 @@ impl Model {
         skip: Option<i64>,
     ) -> Value {
         let tenant = self.tenant(who.tenant());
-        let newest = tenant.next_commit - 1;
-        let mut log: Vec<_> =
-            tenant.log.iter().map(|(key, (id, operation))| (*id, key, *operation)).collect();
-        log.sort();
-        let entries = log.into_iter().filter(|(id, key, operation)| {
+        let log = tenant.commits();
+        let newest = log.last().map_or(-1, |(id, ..)| *id);
+        let entries = log.into_iter().filter(|(id, key, (operation, _))| {
             let is_everybodys = (key.starts_with("public:") && !name(key).contains('.')) || is_reserved(key);
             let is_skipped = *operation == '-' && skip.is_some_and(|skip| *id <= skip && *id != newest);
-            let is_gone = *operation != '-' && !tenant.records.contains_key(*key);
+            let is_gone = *operation != '-' && !tenant.records.contains_key(key);
             *id > from
                 && !is_skipped
                 && !is_gone
-                && (key.contains(pattern) || is_everybodys)
+                && (matches(pattern, key) || is_everybodys)
                 && may_sync(who, key)
         });
-        let shown = entries.take(limit.unwrap_or(25)).map(|(id, key, operation)| {
-            let record = tenant.records.get(key).filter(|_| operation != '-');
+        let shown = entries.take(limit.unwrap_or(25)).map(|(id, key, (operation, _))| {
+            let record = tenant.records.get(&key).filter(|_| operation != '-');
             let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let metadata = record.map(|record| {
-                let members = record.metadata(key).into_iter();
+                let members = record.metadata(&key).into_iter();
                 members.map(|(name, value)| (name, Value::from(text(value)))).collect::<Map<_, _>>()
             });
             json!({
                 "atKey": key, "value": record.map(|record| &record.value), "metadata": metadata,
-                "commitId": id, "operation": operation.to_string(),
+                "commitId": id, "operation": operation,
             })
         });
         shown.collect()
@@ -344,4 +407,14 @@ fn may_watch(who: &Actor, note: &Note, to_change: bool) -> bool {
         }
         _ => true,
     }
+}
+
+/// What an application reads by look-ups.
+fn may_read(who: &Actor, key: &str) -> bool {
+    !matches!(who, Actor::App { .. }) || key.starts_with("public:") || is_in_wavi(key) || is_reserved(key)
+}
+
+/// Patterns are plain text, perhaps behind `^`.
+fn matches(pattern: &str, text: &str) -> bool {
+    pattern.strip_prefix('^').map_or_else(|| text.contains(pattern), |start| text.starts_with(start))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use at_protocol::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::Flaw;
@@ -17,8 +18,8 @@ pub(super) const UNASKED_COPY: i64 = 24 * 60 * 60 * 1000;
 #[derive(Default)]
 pub(super) struct Tenant {
     pub(super) records: BTreeMap<String, Record>,
-    /// The newest commit of each key.
-    pub(super) log: BTreeMap<String, (i64, char)>,
+    /// The newest commit of each key: its id, what was done and when.
+    pub(super) log: BTreeMap<String, (i64, (char, i64))>,
     pub(super) next_commit: i64,
     /// By sender and id.
     pub(super) notes: BTreeMap<(String, String), Note>,
@@ -52,7 +53,7 @@ impl Tenant {
         value: &str,
         set: &Map<String, Value>,
         before: Option<Record>,
-        now: i64,
+        (now, operation): (i64, char),
     ) -> i64 {
         let before = before.filter(|before| !before.is_expired(now));
         let set = merged(&before.as_ref().map(|before| before.set.clone()).unwrap_or_default(), set);
@@ -69,19 +70,34 @@ impl Tenant {
             set,
         };
         self.records.insert(key.to_owned(), record);
-        self.commit(key, '*')
+        self.commit(key, operation, now)
     }
 
-    pub(super) fn delete(&mut self, key: &str) -> i64 {
+    pub(super) fn delete(&mut self, key: &str, now: i64) -> i64 {
         self.records.remove(key);
-        self.commit(key, '-')
+        self.commit(key, '-', now)
     }
 
-    pub(super) fn commit(&mut self, key: &str, operation: char) -> i64 {
+    /// Takes back what was just committed, with all that was before (§4.5, `nc`).
+    pub(super) fn forget(&mut self, key: &str) -> i64 {
+        if self.log.remove(key).is_some() {
+            self.next_commit -= 1;
+        }
+        -1
+    }
+
+    /// The log in its order.
+    pub(super) fn commits(&self) -> Vec<(i64, String, (char, i64))> {
+        let mut log: Vec<_> = self.log.iter().map(|(key, (id, what))| (*id, key.clone(), *what)).collect();
+        log.sort();
+        log
+    }
+
+    fn commit(&mut self, key: &str, operation: char, now: i64) -> i64 {
         if !is_committed(key) {
             return -1;
         }
-        self.log.insert(key.to_owned(), (self.next_commit, operation));
+        self.log.insert(key.to_owned(), (self.next_commit, (operation, now)));
         self.next_commit += 1;
         self.next_commit - 1
     }
@@ -112,10 +128,10 @@ impl Tenant {
         if note.deletes {
             let goes = kept.is_some_and(|kept| kept.set.get("ccd") == Some(&json!(true)));
             if goes && flaw != Some(Flaw::KeepsCopies) {
-                self.delete(&key);
+                self.delete(&key, now);
             }
         } else if let Some(value) = note.value.or(kept.map(|kept| kept.value.clone())).filter(|_| asks) {
-            self.write(&key, &value, &note.set, None, now);
+            self.write(&key, &value, &note.set, None, (now, '*'));
         }
     }
 }
@@ -142,6 +158,26 @@ impl Note {
     /// Whether this is about a record of this atSign's, or a text.
     pub(super) fn is_of(&self, atsign: &str) -> bool {
         self.text || owner(&self.key) == atsign
+    }
+
+    /// §4.17, without what the model does not keep.
+    pub(super) fn fetched(&self) -> Value {
+        let kind = if self.received { "received" } else { "sent" };
+        let operation = if self.deletes { "delete" } else { "update" };
+        let status = if self.delivered { "delivered" } else { "queued" };
+        let (notifier, depth) = self.latest.clone().unwrap_or(("SYSTEM".to_owned(), 1));
+        json!({
+            "id": self.id, "fromAtSign": self.from, "toAtSign": self.to, "notification": self.key,
+            "notificationDateTime": Timestamp::from_millis(self.created).to_string(),
+            "expiresAt": Timestamp::from_millis(self.created + self.ttln).to_string(),
+            "type": format!("NotificationType.{kind}"), "opType": format!("OperationType.{operation}"),
+            "messageType": format!("MessageType.{}", if self.text { "text" } else { "key" }),
+            "priority": "NotificationPriority.low",
+            "notificationStatus": format!("NotificationStatus.{status}"), "retryCount": "0",
+            "strategy": if self.latest.is_some() { "latest" } else { "all" },
+            "notifier": notifier, "depth": depth.to_string(),
+            "atValue": self.value.clone().unwrap_or("null".to_owned()), "ttl": self.ttln.to_string(),
+        })
     }
 
     pub(super) fn shown(&self) -> Value {
