@@ -289,7 +289,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     ) -> Result<Principal, Response> {
         let node = Arc::clone(&self.node);
         let logins = node.admission.logins();
-        if let Some(source) = self.source {
+        // An answer to no challenge is no guess.
+        let source = self.source.filter(|_| challenge.is_some());
+        if let Some(source) = source {
             match logins.before(source, tenant, now()) {
                 Verdict::After(wait) => tokio::time::sleep(wait).await,
                 Verdict::Refused => {
@@ -301,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let request = self.request(&node, tenant);
         let evidence = Evidence { certificate: self.certificate.as_ref() };
         let verdict = verify(&request, challenge, proof, &evidence).await;
-        if let Some(source) = self.source {
+        if let Some(source) = source {
             match &verdict {
                 Ok(_) => logins.succeeded(source, tenant),
                 Err(_) => logins.failed(source, tenant, now()),

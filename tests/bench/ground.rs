@@ -80,7 +80,8 @@ impl<'a> Host<'a> {
         let authority = &ground.authority;
         let text = format!(
             "schema = 1\n[listen]\naddress = \"{}\"\n[tls]\ncert = {:?}\nkey = {:?}\n[notifications]\nticker = \
-             \"0s\"\n[limits.node]\nconnections = 15000\n",
+             \"0s\"\n[limits.node]\nconnections = 15000\nconnections_per_source = 15000\n\
+             [limits.tenant]\nconnections = 15000\n",
             host.address,
             authority.cert(),
             authority.key()
