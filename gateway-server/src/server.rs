@@ -312,6 +312,10 @@ impl House {
         let tenants = self.node.store.tenants().await?;
         let there: HashSet<&AtSign> = tenants.iter().map(|tenant| &tenant.atsign).collect();
         for atsign in self.node.hosted().iter().filter(|atsign| !there.contains(atsign)) {
+            // What is out of service may not even be able to say whom it holds.
+            if let Err(StoreError::Damaged(_)) = self.node.store.last_commit(atsign).await {
+                continue;
+            }
             self.move_out(atsign);
             tracing::info!(%atsign, "a tenant has gone");
         }
@@ -320,7 +324,15 @@ impl House {
                 continue;
             }
             match self.move_in(&atsign, listen).await {
-                Ok(()) => tracing::info!(%atsign, "a new tenant"),
+                Ok(()) => {
+                    tracing::info!(%atsign, "a new tenant");
+                    // An imported one may have brought its queue.
+                    let pairs = self.node.store.waiting_pairs().await?;
+                    pairs
+                        .into_iter()
+                        .filter(|pair| pair.0 == atsign)
+                        .for_each(|pair| self.node.waiting().tell(pair));
+                }
                 Err((address, error)) => tracing::warn!(%atsign, %address, %error, "cannot listen"),
             }
         }

@@ -471,3 +471,22 @@ async fn a_tenant_that_the_command_line_adds_is_served_without_a_restart() {
     timeout(PATIENCE, served).await.expect("a tenant is found within seconds");
     town.end().await;
 }
+
+#[tokio::test]
+async fn a_tenant_that_another_process_removes_is_sent_away_and_its_door_closed() {
+    let state = tempfile::tempdir().expect("a folder");
+    let town = Town::start(state.path()).await;
+    let (alice, bob) = (town.host("@alice").await, town.host("@bob").await);
+    let mut owner = Client::owner(state.path(), alice, "@alice").await;
+    let mut other = Client::owner(state.path(), bob, "@bob").await;
+    let offline = Offline::open(ServerConfig::default(), state.path()).await.expect("the store");
+    assert!(offline.remove(&atsign("@alice")).await.expect("a store"));
+    let mut rest = Vec::new();
+    let ended = timeout(PATIENCE, owner.stream.read_to_end(&mut rest)).await;
+    // The end may come without a TLS farewell.
+    assert!(ended.is_ok() && rest.is_empty(), "the connection was left open");
+    let closed = async { while TcpStream::connect(alice).await.is_ok() {} };
+    timeout(PATIENCE, closed).await.expect("the address is given up");
+    other.says("noop:0", "data:ok\n@bob@").await;
+    town.end().await;
+}

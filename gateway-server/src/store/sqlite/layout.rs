@@ -5,8 +5,9 @@
 //! a new store are made from the last to the first, each under another name until it is whole: where
 //! `server-0.db` is, all were made, and one that is not there has been lost.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use at_protocol::AtSign;
@@ -14,7 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest, Sha256};
 
 use super::OpenError;
-use super::file::{Place, ShardFile, Unopened};
+use super::file::{Place, ShardFile};
 use super::schema;
 
 /// Shards of a new store: enough that the commits of one do not keep all tenants waiting and that a damaged
@@ -111,19 +112,20 @@ fn make(path: &Path, place: Place) -> Result<(), OpenError> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
     let draft = PathBuf::from(draft);
-    let made =
-        fill(&draft, place).map_err(OpenError::from).and_then(|()| match fs::hard_link(&draft, path) {
-            // Another process was faster, with the same.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => Ok(linked?),
-        });
+    let made = fill(&draft, place).and_then(|()| match fs::hard_link(&draft, path) {
+        // Another process was faster, with the same.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => Ok(linked?),
+    });
     fs::remove_file(&draft).ok();
     made?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok(File::open(folder)?.sync_all()?)
 }
 
-fn fill(draft: &Path, place: Place) -> Result<(), Unopened> {
+fn fill(draft: &Path, place: Place) -> Result<(), OpenError> {
+    // It will hold keys: nobody else may read it, nor the files that SQLite makes beside it.
+    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(draft)?;
     let mut connection = Connection::open(draft)?;
     schema::migrate(&mut connection)?;
     schema::set_place(&connection, place)?;
