@@ -14,9 +14,9 @@ mod wire;
 use std::collections::BTreeSet;
 
 use at_protocol::{AtKey, AtSign, Verb};
-use atedge_server::access::may;
+use atedge_server::access::{Principal, may};
 
-use oracle::{TENANT, Want, allows};
+use oracle::{TENANT, Want, Who, allows};
 
 /// The number of cells below which the matrix would not be one.
 const LEAST: usize = 5_000;
@@ -46,31 +46,56 @@ impl Tally {
     }
 }
 
-#[test]
-fn every_verb_is_decided_as_the_wire_reference_says() {
-    let (tenant, cast): (AtSign, _) = (TENANT.parse().unwrap(), cast::all());
+/// Each line that is one of the protocol, decided for each of these principals, whom the oracle knows as
+/// somebody; and how many lines are none.
+fn decided(cast: &[(&str, &Principal, Who)]) -> (Tally, usize) {
+    let tenant: AtSign = TENANT.parse().unwrap();
     let (mut tally, mut seen, mut unreadable) = (Tally::default(), BTreeSet::new(), 0);
     deeds::each(|line, want| {
         if !seen.insert(line.to_owned()) {
             return;
         }
-        // What is no line of the protocol reaches nobody's decision.
         let Ok(verb) = line.parse::<Verb>() else {
             unreadable += 1;
             return;
         };
-        for caller in &cast {
-            let server = may(&caller.principal, &tenant, &verb).is_ok();
-            let oracle = allows(caller.who, want);
-            tally.compare(|| format!("{line} as {}", caller.name), server, oracle);
+        for (name, principal, who) in cast {
+            let server = may(principal, &tenant, &verb).is_ok();
+            tally.compare(|| format!("{line} as {name}"), server, allows(*who, want));
         }
     });
+    // Some keys no line can name (`private:`, copies of own records), and no more than that.
+    assert!(unreadable * 5 < seen.len(), "{unreadable} of {} lines are none", seen.len());
+    (tally, unreadable)
+}
+
+#[test]
+fn every_verb_is_decided_as_the_wire_reference_says() {
+    let cast = cast::all();
+    let cast: Vec<_> = cast.iter().map(|caller| (caller.name, &caller.principal, caller.who)).collect();
+    let (tally, unreadable) = decided(&cast);
     tally.is_clean();
     println!("{} cells, {} allowed, {unreadable} lines are none", tally.cells, tally.allowed);
     assert!(tally.cells >= LEAST, "{} cells", tally.cells);
     assert!(tally.allowed * 10 > tally.cells && tally.allowed * 10 < tally.cells * 9, "{}", tally.allowed);
-    // Keys that no line can name (`private:`, copies of own records) and no more than that.
-    assert!(unreadable * 5 < seen.len(), "{unreadable} of {} lines are none", seen.len());
+}
+
+#[test]
+fn a_server_that_takes_one_for_another_is_found_out() {
+    let cast = cast::all();
+    let called = |name| cast.iter().find(|caller| caller.name == name).unwrap();
+    for (is, taken_for) in [
+        ("nobody", "another atSign"),
+        ("another atSign", "first key"),
+        ("wavi, to read", "wavi"),
+        ("dotted namespace", "wavi"),
+        ("namespace null", "only __manage"),
+        ("all, to read", "all and __manage"),
+        ("revoked", "all and __manage"),
+    ] {
+        let (tally, _) = decided(&[(is, &called(taken_for).principal, called(is).who)]);
+        assert!(!tally.differences.is_empty(), "{is} taken for {taken_for}");
+    }
 }
 
 #[test]
