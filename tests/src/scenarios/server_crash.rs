@@ -223,9 +223,8 @@ impl Talker {
                     Asked::Change(format!("{key}{me}"), Effect::Value(value)),
                 ),
                 5 => (
-                    // It makes the record if need be, so that there is one whose metadata changes.
-                    format!("update:ttl:0:isBinary:false:{key}{me} {value}"),
-                    Asked::Change(format!("{key}{me}"), Effect::Value(value)),
+                    format!("update:meta:{key}{me}:isBinary:false"),
+                    Asked::Change(format!("{key}{me}"), Effect::Same),
                 ),
                 6 => (format!("delete:{key}{me}"), Asked::Change(format!("{key}{me}"), Effect::Gone)),
                 7 => {
@@ -255,6 +254,11 @@ fn answer(line: &str) -> Option<&str> {
 }
 
 fn enter(asked: Asked, answer: Option<String>, talk: &mut Talk) -> Result<()> {
+    let is_missing = answer.as_ref().is_some_and(|answer| answer.starts_with("error:AT0015-"));
+    if is_missing && matches!(asked, Asked::Change(_, Effect::Same)) {
+        // What is not there has no metadata.
+        return Ok(());
+    }
     let data = match &answer {
         Some(answer) => {
             Some(answer.strip_prefix("data:").with_context(|| format!("an answer was {answer:.200}"))?)
