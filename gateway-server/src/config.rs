@@ -92,11 +92,22 @@ pub struct StoreConfig {
     /// found before somebody needs what was there. `true`; a store of many gigabytes on a slow disk may have
     /// `atedge-server check --store` do it at night instead.
     pub check: bool,
+    /// Most bytes of records that stay in memory because they were read lately, all shards together. 32 MiB
+    /// hold forty thousand small records, so that what is asked for again and again, keys of logins
+    /// above all, is answered without the database; it is a third of what ten thousand hosted atSigns may
+    /// take.
+    pub hot_bytes: usize,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { kind: StoreKind::Sqlite, path: PathBuf::from("server.db"), shards: None, check: true }
+        Self {
+            kind: StoreKind::Sqlite,
+            path: PathBuf::from("server.db"),
+            shards: None,
+            check: true,
+            hot_bytes: 32 * 1024 * 1024,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod config;
 mod descriptors;
 pub mod enrollment;
 mod listen;
+mod login_keys;
 mod monitors;
 pub mod moving;
 mod node;

@@ -13,6 +13,7 @@ use crate::admission::Admission;
 use crate::clock::{Clock, Wall, system_wall};
 use crate::config::ServerConfig;
 use crate::enrollment::Enrolling;
+use crate::login_keys::LoginKeys;
 use crate::monitors::Monitors;
 use crate::peers::{AskError, Cookies, Links, Waiting};
 use crate::server::StartError;
@@ -25,6 +26,7 @@ pub struct Node {
     pub(crate) config: ServerConfig,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cookies: Cookies,
+    pub(crate) login_keys: LoginKeys,
     watchers: Arc<Watchers>,
     links: Option<Links>,
     sessions: Arc<Sessions>,
@@ -82,7 +84,7 @@ impl Node {
             let (path, watchers) = (path.clone(), Arc::clone(&watchers));
             let (settings, quota) = (config.store.clone(), config.limits.tenant.quota());
             let open = move || {
-                let mut store = SqliteStore::open(&path, settings.shards, quota, watchers)?;
+                let mut store = SqliteStore::open(&path, settings.shards, settings.hot_bytes, quota, watchers)?;
                 if settings.check {
                     store.look_for_damage()?;
                 }
@@ -124,6 +126,7 @@ impl Node {
             config,
             store,
             cookies: Cookies::default(),
+            login_keys: LoginKeys::default(),
             watchers,
             links,
             sessions: Arc::default(),
@@ -153,6 +156,8 @@ impl Node {
 
     /// Serves an atSign of the store from now on.
     pub(crate) fn host(&self, atsign: &AtSign) {
+        // There may have been one of this name before.
+        self.store.forget(atsign);
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         tenants.by_label.insert(label(atsign), atsign.clone());
         tenants.by_atsign.entry(atsign.clone()).or_default();

@@ -7,7 +7,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use at_protocol::response::{ErrorCode, Failure, Response};
 use at_protocol::session::server::{Action, Challenge, Identity, OwnerAuth, Proof, ServerSession};
 use at_protocol::{AtSign, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::access::Principal;
 use crate::admission::{Held, SMALL, Seat, Source, Verdict};
@@ -32,6 +32,10 @@ use crate::verbs::{Effect, Evidence, Request, perform, verify};
 
 /// Bytes that are read at once.
 const READ: usize = 8 * 1024;
+/// Bytes that are written at once, if there are several answers: what a TLS record holds (RFC 8446 §5.1).
+const RECORD: usize = 16 * 1024;
+/// How long an answer waits at most for those to the lines that came with its own.
+const HOLD: Duration = Duration::from_millis(20);
 /// Stored notifications that a monitor reads at once.
 const REPLAY: usize = 64;
 /// How often a waiting connection asks how crowded it has become: the shortest time that an authenticated
@@ -72,6 +76,7 @@ where
     let mut connection = Connection {
         stream,
         lines: LineSplitter::new(session.line_limit()),
+        unsent: String::new(),
         line_since: None,
         room: None,
         seat,
@@ -97,6 +102,8 @@ where
 struct Connection<'a, S> {
     stream: S,
     lines: LineSplitter,
+    /// What was said and not sent yet.
+    unsent: String,
     /// When the unfinished line began.
     line_since: Option<Instant>,
     /// Memory for a long line.
@@ -125,19 +132,25 @@ struct Watching {
     behind: bool,
 }
 
+/// The server stops.
+type Stop<'a> = WaitForCancellationFuture<'a>;
+
 /// What ends a connection, by `?`.
 type Flow = ControlFlow<()>;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     async fn run(&mut self, stop: &CancellationToken) -> ControlFlow<(), std::convert::Infallible> {
-        if self.send(ServerSession::greeting()).await.is_break() {
+        if self.say(ServerSession::greeting()).await.is_break() {
             return ControlFlow::Break(());
         }
+        // Made once: all connections share the list of those who wait for it.
+        let mut stop = pin!(stop.cancelled());
         loop {
             let step = match self.lines.next_line() {
                 // On the heap, so that an idle connection has no room for what verbs need.
                 Ok(Some(line)) => Box::pin(self.line(line)).await,
-                Ok(None) => self.wait(stop).await,
+                Ok(None) if !self.unsent.is_empty() => self.flush().await,
+                Ok(None) => self.wait(stop.as_mut()).await,
                 Err(too_long) => {
                     let action = self.session.on_too_long(too_long);
                     Box::pin(self.perform(action)).await
@@ -150,33 +163,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     }
 
     /// Waits for bytes, for something to push, for the end of patience.
-    async fn wait(&mut self, stop: &CancellationToken) -> Flow {
+    async fn wait(&mut self, mut stop: Pin<&mut Stop<'_>>) -> Flow {
         let Some(deadline) = self.patience() else { return Flow::Break(()) };
         if self.lines.pending().len() > SMALL && self.room.is_none() {
-            return self.make_room(deadline, stop).await;
+            return Box::pin(self.make_room(deadline, stop)).await;
         }
-        let tenant = self.session.tenant().cloned();
-        let pushed = async {
-            match (&mut self.watching, tenant) {
-                (Some(watching), Some(tenant)) => watching.next(&self.node, &tenant).await,
-                _ => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            read = read(&mut self.stream, &mut self.lines) => match read {
-                Ok(size) if size > 0 => Flow::Continue(()),
-                Ok(_) | Err(_) => Flow::Break(()),
-            },
-            pushed = pushed => match pushed {
-                Ok(lines) => self.push(&lines).await,
-                Err(error) => {
-                    tracing::warn!(%error, "a monitor cannot be served");
-                    Flow::Break(())
+        let mut alarm = pin!(tokio::time::sleep_until(deadline.into()));
+        loop {
+            let pushed = async {
+                match (&mut self.watching, self.session.tenant()) {
+                    (Some(watching), Some(tenant)) => watching.next(&self.node, tenant).await,
+                    _ => std::future::pending().await,
                 }
-            },
-            // It may have been no more than the time to look again.
-            () = tokio::time::sleep_until(deadline.into()) => Flow::Continue(()),
-            () = stop.cancelled() => Flow::Break(()),
+            };
+            tokio::select! {
+                read = read(&mut self.stream, &mut self.lines) => return match read {
+                    Ok(size) if size > 0 => Flow::Continue(()),
+                    Ok(_) | Err(_) => Flow::Break(()),
+                },
+                pushed = pushed => match pushed {
+                    Ok(lines) => Box::pin(self.push(&lines)).await?,
+                    Err(error) => {
+                        tracing::warn!(%error, "a monitor cannot be served");
+                        return Flow::Break(());
+                    }
+                },
+                // It may have been no more than the time to look again.
+                () = alarm.as_mut() => return Flow::Continue(()),
+                () = stop.as_mut() => return Flow::Break(()),
+            }
         }
     }
 
@@ -200,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     }
 
     /// Reads no more of a long line before there is memory for the rest of it.
-    async fn make_room(&mut self, deadline: Instant, stop: &CancellationToken) -> Flow {
+    async fn make_room(&mut self, deadline: Instant, stop: Pin<&mut Stop<'_>>) -> Flow {
         let is_authenticated = *self.session.who() != Identity::Anonymous;
         let room = self.node.admission.room();
         let held = tokio::select! {
@@ -210,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 let action = self.session.answer(&Response::Error(busy));
                 return Box::pin(self.perform(action)).await;
             }
-            () = stop.cancelled() => return Flow::Break(()),
+            () = stop => return Flow::Break(()),
         };
         self.room = Some(held);
         Flow::Continue(())
@@ -218,9 +233,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
 
     async fn push(&mut self, lines: &[Arc<Pushed>]) -> Flow {
         for line in lines {
-            self.send(&line.text).await?;
+            self.say(&line.text).await?;
         }
-        Flow::Continue(())
+        self.flush().await
     }
 
     async fn line(&mut self, line: Line) -> Flow {
@@ -250,11 +265,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let action = match action {
             Action::Apply { tenant, verb, .. } => {
                 let node = Arc::clone(&self.node);
-                let request = self.request(&node, &tenant);
-                let effect = perform(&request, verb).await;
+                let (session, who) = (self.session.id(), &self.principal);
+                let request = Request { node: &node, session, tenant: &tenant, who, now: node.now() };
+                let effect = {
+                    let mut performing = pin!(perform(&request, verb));
+                    if self.unsent.is_empty() {
+                        performing.await
+                    } else if let Ok(effect) = timeout(HOLD, performing.as_mut()).await {
+                        effect
+                    } else {
+                        // The answers before it have waited long enough.
+                        let unsent = std::mem::take(&mut self.unsent);
+                        write(&mut self.stream, &unsent, node.config.limits.node.write).await?;
+                        performing.await
+                    }
+                };
                 self.take(effect)
             }
             Action::Verify { tenant, challenge, proof } => {
+                self.flush().await?;
                 let verdict = self.hear(&tenant, challenge, proof).await;
                 self.principal = verdict.as_ref().cloned().unwrap_or(Principal::Anonymous);
                 self.open.is(&tenant, &self.principal);
@@ -271,7 +300,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         match action {
             Action::Send(text) => self.reply(&text).await,
             Action::SendAndClose(text) => {
-                self.send(&text).await?;
+                self.say(&text).await?;
+                self.flush().await?;
                 tokio::time::sleep(self.stay).await;
                 self.close().await
             }
@@ -356,36 +386,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     /// Sends an answer, for which there must be room until the other end has taken it.
     async fn reply(&mut self, text: &str) -> Flow {
         if text.len() <= SMALL || self.room.is_some() {
-            return self.send(text).await;
+            return self.say(text).await;
         }
         let is_authenticated = *self.session.who() != Identity::Anonymous;
         let Some(_held) = self.node.admission.room().take(text.len(), is_authenticated) else {
             let message = "the server has no room for a long answer now, ask again later";
             let busy = Failure::new(ErrorCode::BufferLimit, message);
             return match self.session.answer(&Response::Error(busy)) {
-                Action::Send(text) | Action::SendAndClose(text) => self.send(&text).await,
+                Action::Send(text) | Action::SendAndClose(text) => self.say(&text).await,
                 Action::Close | Action::Apply { .. } | Action::Verify { .. } => Flow::Break(()),
             };
         };
-        self.send(text).await
+        self.say(text).await?;
+        self.flush().await
     }
 
-    /// Sends in one write. Who does not take it in time is sent away.
-    async fn send(&mut self, text: &str) -> Flow {
-        if text.is_empty() {
-            return Flow::Continue(());
+    /// Says something with the next write. Answers to lines that came together go together, whole, as many
+    /// as one record holds.
+    async fn say(&mut self, text: &str) -> Flow {
+        if self.unsent.len() + text.len() > RECORD {
+            self.flush().await?;
         }
-        let write = async {
-            self.stream.write_all(text.as_bytes()).await?;
-            self.stream.flush().await
-        };
-        match timeout(self.node.config.limits.node.write, write).await {
-            Ok(Ok(())) => Flow::Continue(()),
-            Ok(Err(_)) | Err(_) => Flow::Break(()),
-        }
+        self.unsent.push_str(text);
+        Flow::Continue(())
+    }
+
+    /// Sends what was said.
+    async fn flush(&mut self) -> Flow {
+        let unsent = std::mem::take(&mut self.unsent);
+        write(&mut self.stream, &unsent, self.node.config.limits.node.write).await
     }
 
     async fn close(&mut self) -> Flow {
+        self.flush().await?;
         // A courtesy to the other end: the connection ends either way.
         drop(timeout(Duration::from_secs(1), self.stream.shutdown()).await);
         Flow::Break(())
@@ -404,6 +437,21 @@ fn identity(principal: &Principal) -> Identity {
         Principal::Activation => Identity::Owner(OwnerAuth::Cram),
         Principal::Owner => Identity::Owner(OwnerAuth::PkamLegacy),
         Principal::Enrolled(enrolled) => Identity::Owner(OwnerAuth::Apkam(enrolled.id.clone())),
+    }
+}
+
+/// Sends in one write. Who does not take it in time is sent away.
+async fn write<S: AsyncWrite + Unpin>(stream: &mut S, text: &str, patience: Duration) -> Flow {
+    if text.is_empty() {
+        return Flow::Continue(());
+    }
+    let write = async {
+        stream.write_all(text.as_bytes()).await?;
+        stream.flush().await
+    };
+    match timeout(patience, write).await {
+        Ok(Ok(())) => Flow::Continue(()),
+        Ok(Err(_)) | Err(_) => Flow::Break(()),
     }
 }
 
@@ -436,8 +484,21 @@ impl Watching {
                 continue;
             }
             match self.subscription.lines.recv().await {
-                Ok(line) if self.subscription.wants(&line) => return Ok(vec![line]),
-                Ok(_) => {}
+                Ok(line) => {
+                    let mut lines = vec![line];
+                    // What came with it goes with it.
+                    while lines.len() < REPLAY && !self.behind {
+                        match self.subscription.lines.try_recv() {
+                            Ok(line) => lines.push(line),
+                            Err(TryRecvError::Lagged(_)) => self.behind = true,
+                            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                        }
+                    }
+                    lines.retain(|line| self.subscription.wants(line));
+                    if !lines.is_empty() {
+                        return Ok(lines);
+                    }
+                }
                 // The ring has moved on without us, or is gone: the store has it all.
                 Err(RecvError::Lagged(_)) => self.behind = true,
                 Err(RecvError::Closed) => return Err(StoreError::Closed),

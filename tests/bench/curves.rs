@@ -95,7 +95,7 @@ impl<'a> Servers<'a> {
 
 async fn keys(sizes: &[usize]) -> Result<Vec<Row>> {
     let ground = Ground::new()?;
-    let mut servers = Servers::start(&ground, sizes, |keys| Holds { tenants: 2, keys }).await?;
+    let mut servers = Servers::start(&ground, sizes, |keys| Holds { tenants: notify::TENANTS, keys }).await?;
     let least = sizes.iter().min().copied().context("a size")? as u64;
     let size = |place: usize| sizes[place] as u64;
     let mut rows = Vec::new();
@@ -113,7 +113,7 @@ async fn keys(sizes: &[usize]) -> Result<Vec<Row>> {
         servers.cost(place, 300, move |random| lookup::line(random, all)).await
     };
     rows.push(grows("keys: llookup of any", "us", sizes, 1.5, lookups).await?);
-    let notify = async |place| servers.cost(place, 100, |_| notify::line(1)).await;
+    let notify = async |place| servers.cost(place, 100, |_| notify::line(notify::NEAR)).await;
     rows.push(grows("keys: notify", "us", sizes, 1.5, notify).await?);
     rows.push(behind(&mut servers, sizes).await?);
     Ok(rows)
@@ -180,9 +180,8 @@ async fn idle(sizes: &[usize]) -> Result<Vec<Row>> {
 
 async fn monitors(sizes: &[usize]) -> Result<Vec<Row>> {
     let ground = Ground::new()?;
-    let host = Host::start(&ground, "none", Holds { tenants: 2, keys: 0 }).await?;
-    let mut sender = host.sign_in(0).await?;
-    let mut servers = Servers::start(&ground, sizes, |_| Holds { tenants: 2, keys: 0 }).await?;
+    let unheard = fanout::Unheard::start(&ground, Holds { tenants: notify::TENANTS, keys: 0 }).await?;
+    let mut servers = Servers::start(&ground, sizes, |_| Holds { tenants: notify::TENANTS, keys: 0 }).await?;
     let mut watching = Vec::new();
     for (host, size) in servers.hosts.iter().zip(sizes) {
         watching.push(fanout::watching(host, *size).await?);
@@ -191,13 +190,7 @@ async fn monitors(sizes: &[usize]) -> Result<Vec<Row>> {
     let deliveries = async |place: usize| {
         let times = times(sizes[place]);
         // What the notification itself costs is taken off, as nobody but the first would see it.
-        let none = spent(host.id(), async {
-            for _ in 0..times {
-                sender.exchange(&notify::line(1), 1).await?;
-            }
-            Ok(())
-        })
-        .await?;
+        let none = unheard.cost(times).await?;
         let sender = servers.crowds[place].clients.first_mut().context("a sender")?;
         let all = fanout::one_by_one(sender, &mut watching[place], times);
         let cost = spent(servers.hosts[place].id(), all).await?;

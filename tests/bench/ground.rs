@@ -80,7 +80,7 @@ impl<'a> Host<'a> {
         let authority = &ground.authority;
         let text = format!(
             "schema = 1\n[listen]\naddress = \"{}\"\n[tls]\ncert = {:?}\nkey = {:?}\n[notifications]\nticker = \
-             \"0s\"\n[limits.node]\nconnections = 15000\nconnections_per_source = 15000\n\
+             \"0s\"\n[store]\ncheck = false\n[limits.node]\nconnections = 15000\nconnections_per_source = 15000\n\
              [limits.tenant]\nconnections = 15000\n",
             host.address,
             authority.cert(),
@@ -132,7 +132,7 @@ impl<'a> Host<'a> {
 
     async fn fill(&self, holds: Holds) -> Result<()> {
         let store =
-            SqliteStore::open(&self.state().join("server.db"), None, Quota::default(), Arc::new(Nobody))?;
+            SqliteStore::open(&self.state().join("server.db"), None, 0, Quota::default(), Arc::new(Nobody))?;
         let now = Timestamp::from(SystemTime::now());
         let plain = |key, value| Edit::Update { key, value, metadata: Metadata::default() };
         let of_server = |name: &str| anyhow::Ok(AtKey::PrivateKey { name: name.parse()? });

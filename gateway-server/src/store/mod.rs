@@ -282,6 +282,8 @@ pub trait Store: Send + Sync {
     fn import(&self, tenant: Tenant, rows: Rows, now: Timestamp) -> Answer<'_, bool>;
     /// A record, whether it is active or not.
     fn record(&self, tenant: &AtSign, key: &AtKey) -> Answer<'_, Option<Record>>;
+    /// Forgets what it remembers of a tenant that another process may have changed.
+    fn forget(&self, tenant: &AtSign);
     /// The keys of active records.
     fn keys(&self, tenant: &AtSign, page: KeyPage) -> Answer<'_, Vec<String>>;
     /// The records of enrollments, expired ones that were not yet removed included, oldest first.

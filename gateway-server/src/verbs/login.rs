@@ -73,8 +73,7 @@ async fn by_key(request: &Request<'_>, challenge: &Challenge, pkam: &Pkam) -> Re
         }
     };
     let hash = pkam.hashing.unwrap_or_default();
-    let key: Option<PkamPublicKey> = key.parse().ok();
-    match key {
+    match request.node.login_keys.read(&key) {
         Some(key) if is_of(&key, pkam.signing) && key.verify(&challenge.text(), hash, &pkam.signature) => {
             request.node.note_login(request.tenant, request.now);
             Ok(principal)

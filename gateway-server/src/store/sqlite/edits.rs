@@ -100,6 +100,7 @@ fn edit_one(
             let Some(found) = found else { return Ok(Ok(-1)) };
             delete(group.sql, tenant.0, &from.to_string())?;
             put(group.sql, tenant.0, &to.to_string(), &found)?;
+            group.changes(tenant.1, from);
             commits::enter(group, tenant, from, Change::Gone, (now, now))?;
             (to, Change::Whole)
         }
@@ -108,6 +109,7 @@ fn edit_one(
             (key, Change::Gone)
         }
     };
+    group.changes(tenant.1, key);
     if how.uncommitted {
         commits::forget(group.sql, tenant.0, key)?;
         return Ok(Ok(-1));

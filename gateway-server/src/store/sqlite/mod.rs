@@ -8,6 +8,7 @@ mod care;
 mod commits;
 mod edits;
 mod file;
+mod hot;
 mod layout;
 mod notifications;
 mod queue;
@@ -18,6 +19,7 @@ mod sums;
 mod tenants;
 mod writer;
 
+use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,11 +34,14 @@ use super::{
 };
 pub use care::{BackupError, Checked, Progress, back_up, check};
 use file::{Place, ShardFile, Unopened};
+use hot::{Hot, Name};
 use readers::Readers;
 use writer::{Group, Writer};
 
 /// Threads that read. More would only wait for each other on the few cores that a node has.
 const READERS: usize = 2;
+/// Bytes of records that a store in memory keeps ready, as one in files does.
+const IN_MEMORY: usize = 64 * 1024;
 /// How many rows one call of `expire` removes from each table.
 const SWEEP: i64 = 500;
 
@@ -104,28 +109,32 @@ pub struct SqliteStore {
 
 struct Shard {
     file: Arc<ShardFile>,
+    hot: Arc<Hot>,
     /// None if it could not be opened, or the store is closing.
     writer: Option<Writer>,
 }
 
 impl SqliteStore {
-    /// Opens the store at `path`, or makes it with so many shards. A damaged shard is out of service and
-    /// stops no other.
+    /// Opens the store at `path`, or makes it with so many shards; so many bytes of records are kept in
+    /// memory. A damaged shard is out of service and stops no other.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(
         path: &Path,
         shards: Option<usize>,
+        hot: usize,
         quota: Quota,
         watcher: Arc<dyn Watcher>,
     ) -> Result<Self, OpenError> {
         let files = layout::files(path, shards)?.into_iter().map(Arc::new).collect::<Vec<_>>();
         let (mut shards, mut threads, mut newer) = (Vec::new(), Vec::new(), None);
         for file in &files {
+            let hot = Arc::new(Hot::new(hot / files.len()));
             let writer = match file.open_writer() {
                 Ok(connection) => {
-                    let started = Writer::start(Arc::clone(file), connection, quota, Arc::clone(&watcher))?;
+                    let (file, hot) = (Arc::clone(file), Arc::clone(&hot));
+                    let started = Writer::start(file, hot, connection, quota, Arc::clone(&watcher))?;
                     threads.push(started.1);
                     Some(started.0)
                 }
@@ -138,7 +147,7 @@ impl SqliteStore {
                     None
                 }
             };
-            shards.push(Shard { file: Arc::clone(file), writer });
+            shards.push(Shard { file: Arc::clone(file), hot, writer });
         }
         // One shard that says so has flipped bits; all of them do not.
         if let Some(newer) = newer.filter(|_| shards.iter().all(|shard| shard.writer.is_none())) {
@@ -157,9 +166,10 @@ impl SqliteStore {
         let mut connection = Connection::open_in_memory()?;
         schema::migrate(&mut connection)?;
         let file = Arc::new(ShardFile::new(PathBuf::from(":memory:"), Place { number: 0, shards: 1 }));
-        let (writer, thread) = Writer::start(Arc::clone(&file), connection, quota, watcher)?;
+        let hot = Arc::new(Hot::new(IN_MEMORY));
+        let (writer, thread) = Writer::start(Arc::clone(&file), Arc::clone(&hot), connection, quota, watcher)?;
         Ok(Self {
-            shards: vec![Shard { file, writer: Some(writer) }],
+            shards: vec![Shard { file, hot, writer: Some(writer) }],
             readers: None,
             threads: vec![thread],
             stop: Arc::default(),
@@ -189,7 +199,7 @@ impl SqliteStore {
         F: FnOnce(&mut Group<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         Box::pin(async move {
-            let Shard { file, writer } = &self.shards[shard];
+            let Shard { file, writer, .. } = &self.shards[shard];
             file.sound()?;
             writer.as_ref().ok_or(StoreError::Closed)?.run(who, bytes, work).await
         })
@@ -332,6 +342,7 @@ impl Store for SqliteStore {
                 return Ok(false);
             }
             let tenant = atsign.clone();
+            self.forget(&atsign);
             self.tell_neighbour(&atsign, move |sql| tenants::forget_neighbour(sql, &tenant)).await?;
             Ok(true)
         })
@@ -366,7 +377,24 @@ impl Store for SqliteStore {
 
     fn record(&self, tenant: &AtSign, key: &AtKey) -> Answer<'_, Option<Record>> {
         let key = key.to_string();
-        self.read_of(tenant, move |sql, tenant| records::get(sql, tenant, &key))
+        let Shard { file, hot, .. } = &self.shards[self.shard_of(tenant)];
+        let name = Name::new(tenant, &key);
+        let before = match hot.find(&name) {
+            Ok(record) => return Box::pin(ready(file.sound().map(|()| Some(record)))),
+            Err(before) => before,
+        };
+        let read = self.read_of(tenant, move |sql, tenant| records::get(sql, tenant, &key));
+        Box::pin(async move {
+            let found = read.await?;
+            if let Some(record) = &found {
+                hot.keep(name, record, before);
+            }
+            Ok(found)
+        })
+    }
+
+    fn forget(&self, tenant: &AtSign) {
+        self.shards[self.shard_of(tenant)].hot.clear();
     }
 
     fn keys(&self, tenant: &AtSign, page: KeyPage) -> Answer<'_, Vec<String>> {

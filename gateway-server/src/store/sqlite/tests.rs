@@ -53,7 +53,7 @@ impl At {
     fn with_quota(folder: TempDir, shards: Option<usize>, quota: Quota) -> Self {
         let told = Arc::new(Told::default());
         let path = folder.path().join("server.db");
-        let store = SqliteStore::open(&path, shards, quota, told.clone()).unwrap();
+        let store = SqliteStore::open(&path, shards, 1024 * 1024, quota, told.clone()).unwrap();
         Self { store, told, folder }
     }
 

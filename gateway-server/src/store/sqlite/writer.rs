@@ -12,13 +12,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use at_protocol::{AtSign, Timestamp};
+use at_protocol::{AtKey, AtSign, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::super::{Committed, Quota, StoreError, Watcher};
 use super::commits::last_given;
 use super::file::{ShardFile, Unopened, is_damage, is_of_disk};
+use super::hot::{Hot, Name};
 use super::queue::Queue;
 
 /// How long the sabotaged build waits between its answer and the COMMIT.
@@ -40,6 +41,7 @@ pub(super) struct Group<'a> {
     pub(super) quota: Quota,
     counters: &'a mut Counters,
     committed: &'a mut Vec<Committed>,
+    changed: &'a mut Vec<Name>,
 }
 
 /// What would cost a query each time.
@@ -97,6 +99,7 @@ impl Writer {
     /// Starts the thread on a connection to `file`.
     pub(super) fn start(
         file: Arc<ShardFile>,
+        hot: Arc<Hot>,
         connection: Connection,
         quota: Quota,
         watcher: Arc<dyn Watcher>,
@@ -107,6 +110,7 @@ impl Writer {
         let thread = thread.spawn(move || {
             let mut desk = Desk {
                 file,
+                hot,
                 connection,
                 quota,
                 is_suspect: false,
@@ -145,6 +149,7 @@ impl Drop for Writer {
 /// What the thread works with.
 struct Desk {
     file: Arc<ShardFile>,
+    hot: Arc<Hot>,
     connection: Connection,
     quota: Quota,
     /// Whether the disk has failed under the connection.
@@ -159,11 +164,13 @@ struct Desk {
 
 impl Desk {
     fn serve(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        let mut committed = Vec::new();
+        let (mut committed, mut changed) = (Vec::new(), Vec::new());
         let done = match self.file.sound() {
-            Ok(()) => self.write(&mut jobs, &mut committed),
+            Ok(()) => self.write(&mut jobs, &mut committed, &mut changed),
             Err(damaged) => Err(damaged),
         };
+        // Before anybody is answered, and also what may not have been changed after all.
+        self.hot.forget(&changed);
         match done {
             Ok(()) => committed.into_iter().for_each(|what| self.watcher.committed(what)),
             Err(error) => {
@@ -174,11 +181,16 @@ impl Desk {
         jobs.iter_mut().for_each(|job| job.answer());
     }
 
-    fn write(&mut self, jobs: &mut [Box<dyn Job>], committed: &mut Vec<Committed>) -> Result<(), StoreError> {
+    fn write(
+        &mut self,
+        jobs: &mut [Box<dyn Job>],
+        committed: &mut Vec<Committed>,
+        changed: &mut Vec<Name>,
+    ) -> Result<(), StoreError> {
         if self.is_suspect {
             self.reopen()?;
         }
-        self.write_group(jobs, committed).map_err(|error| {
+        self.write_group(jobs, committed, changed).map_err(|error| {
             tracing::error!(file = %self.file.path().display(), %error, requests = jobs.len(), "a group of writes failed");
             self.is_suspect = is_of_disk(&error);
             self.file.judge(&error)
@@ -189,6 +201,7 @@ impl Desk {
         &mut self,
         jobs: &mut [Box<dyn Job>],
         committed: &mut Vec<Committed>,
+        changed: &mut Vec<Name>,
     ) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut query = transaction.prepare_cached("PRAGMA data_version")?;
@@ -198,6 +211,7 @@ impl Desk {
             // Another process has written: tenants may have come or gone.
             self.version = version;
             self.counters = Counters::default();
+            self.hot.clear();
         }
         let file = &self.file;
         let alone = jobs.len() == 1;
@@ -207,7 +221,7 @@ impl Desk {
                 transaction.prepare_cached("SAVEPOINT request")?.execute([])?;
             }
             let (quota, counters) = (self.quota, &mut self.counters);
-            let performed = job.perform(&mut Group { sql: &transaction, quota, counters, committed });
+            let performed = job.perform(&mut Group { sql: &transaction, quota, counters, committed, changed });
             if let Err(error) = performed {
                 if alone || transaction.is_autocommit() || is_damage(&error) || is_of_disk(&error) {
                     return Err(error);
@@ -223,7 +237,7 @@ impl Desk {
             }
         }
         let (quota, counters) = (self.quota, &mut self.counters);
-        Group { sql: &transaction, quota, counters, committed }.mark_time()?;
+        Group { sql: &transaction, quota, counters, committed, changed }.mark_time()?;
         if cfg!(feature = "sabotage") {
             // The sabotaged build answers before the COMMIT, and gives a crash time to fall in between.
             jobs.iter_mut().for_each(|job| job.answer());
@@ -290,6 +304,11 @@ impl Group<'_> {
             upsert.execute([newest])?;
         }
         Ok(())
+    }
+
+    /// Notes that a record of a tenant is not what it was.
+    pub(super) fn changes(&mut self, tenant: &AtSign, key: &AtKey) {
+        self.changed.push(Name::new(tenant, &key.to_string()));
     }
 
     /// The number of a tenant, if it is one of this store's.

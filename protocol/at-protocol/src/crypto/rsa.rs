@@ -14,8 +14,8 @@ use aws_lc_rs::rsa::{
     KeySize, Pkcs1PrivateDecryptingKey, Pkcs1PublicEncryptingKey, PrivateDecryptingKey, PublicEncryptingKey,
 };
 use aws_lc_rs::signature::{
-    KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RSA_PKCS1_SHA256, RSA_PKCS1_SHA512,
-    RsaEncoding, RsaKeyPair, RsaParameters, UnparsedPublicKey,
+    KeyPair, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RSA_PKCS1_SHA256,
+    RSA_PKCS1_SHA512, RsaEncoding, RsaKeyPair, UnparsedPublicKey,
 };
 use aws_lc_rs::{hmac, rand};
 use subtle::{Choice, ConditionallySelectable};
@@ -51,10 +51,12 @@ pub struct RsaPrivateKey {
 }
 
 /// The public half of an RSA key pair, with the text in which it was published.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RsaPublicKey {
     text: Box<str>,
     der: Box<[u8]>,
+    /// The same, ready to check signatures over SHA-256, which nearly all are.
+    checking: ParsedPublicKey,
 }
 
 impl RsaPrivateKey {
@@ -140,6 +142,14 @@ impl RsaPrivateKey {
     }
 }
 
+impl PartialEq for RsaPublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for RsaPublicKey {}
+
 impl RsaPublicKey {
     /// Reads base64 of a DER `SubjectPublicKeyInfo`.
     ///
@@ -148,7 +158,9 @@ impl RsaPublicKey {
     pub fn from_spki_base64(text: &str) -> Result<Self, KeyError> {
         let text = text.trim();
         let der = encoding::decode(text).ok_or(KeyError::NotBase64)?;
-        let key = Self { text: text.into(), der: der.as_slice().into() };
+        let checking = ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, der.as_slice());
+        let checking = checking.map_err(|_| KeyError::NotRsaPublic)?;
+        let key = Self { text: text.into(), der: der.as_slice().into(), checking };
         // A key marked for RSASSA-PSS parses, yet cannot wrap: so it is tried.
         key.encrypt(&[0; KEY_TEXT]).ok_or(KeyError::NotRsaPublic)?;
         Ok(key)
@@ -163,8 +175,14 @@ impl RsaPublicKey {
     /// Whether `signature`, base64 in either alphabet, is this key's over `message` and `hash`.
     #[must_use]
     pub fn verify(&self, message: &[u8], hash: Hash, signature: &str) -> bool {
-        let key = UnparsedPublicKey::new(hash.verifying(), &self.der);
-        encoding::decode(signature).is_some_and(|signature| key.verify(message, &signature).is_ok())
+        let Some(signature) = encoding::decode(signature) else { return false };
+        match hash {
+            Hash::Sha256 => self.checking.verify_sig(message, &signature).is_ok(),
+            Hash::Sha512 => {
+                let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA512, &self.der);
+                key.verify(message, &signature).is_ok()
+            }
+        }
     }
 
     /// Wraps an AES key so that only the owner of the private half unwraps it. Base64, different at each
@@ -198,13 +216,6 @@ impl Hash {
         match self {
             Self::Sha256 => &RSA_PKCS1_SHA256,
             Self::Sha512 => &RSA_PKCS1_SHA512,
-        }
-    }
-
-    fn verifying(self) -> &'static RsaParameters {
-        match self {
-            Self::Sha256 => &RSA_PKCS1_2048_8192_SHA256,
-            Self::Sha512 => &RSA_PKCS1_2048_8192_SHA512,
         }
     }
 }
