@@ -84,7 +84,8 @@ impl Node {
             let (path, watchers) = (path.clone(), Arc::clone(&watchers));
             let (settings, quota) = (config.store.clone(), config.limits.tenant.quota());
             let open = move || {
-                let mut store = SqliteStore::open(&path, settings.shards, settings.hot_bytes, quota, watchers)?;
+                let mut store =
+                    SqliteStore::open(&path, settings.shards, settings.hot_bytes, quota, watchers)?;
                 if settings.check {
                     store.look_for_damage()?;
                 }

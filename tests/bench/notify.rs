@@ -36,7 +36,9 @@ pub(crate) async fn run(_: bool) -> Result<Vec<Row>> {
     let mut rows = Rows::open(ground.folder.path())?;
     let (mut sender, mut bare) = (host.sign_in(0).await?, floor.dial().await?);
     let mut told = Vec::new();
-    for (to, commits_each, what) in [(NEAR, 1.0, "notify, one commit"), (FAR, 2.0, "notify to another file, two commits")] {
+    for (to, commits_each, what) in
+        [(NEAR, 1.0, "notify, one commit"), (FAR, 2.0, "notify to another file, two commits")]
+    {
         let mut receiver = host.sign_in(to).await?;
         receiver.turn(MONITOR).await?;
         let (mut ours, mut trips, mut commits) = (Vec::new(), Vec::new(), Vec::new());

@@ -167,7 +167,8 @@ impl SqliteStore {
         schema::migrate(&mut connection)?;
         let file = Arc::new(ShardFile::new(PathBuf::from(":memory:"), Place { number: 0, shards: 1 }));
         let hot = Arc::new(Hot::new(IN_MEMORY));
-        let (writer, thread) = Writer::start(Arc::clone(&file), Arc::clone(&hot), connection, quota, watcher)?;
+        let (writer, thread) =
+            Writer::start(Arc::clone(&file), Arc::clone(&hot), connection, quota, watcher)?;
         Ok(Self {
             shards: vec![Shard { file, hot, writer: Some(writer) }],
             readers: None,

@@ -221,7 +221,8 @@ impl Desk {
                 transaction.prepare_cached("SAVEPOINT request")?.execute([])?;
             }
             let (quota, counters) = (self.quota, &mut self.counters);
-            let performed = job.perform(&mut Group { sql: &transaction, quota, counters, committed, changed });
+            let performed =
+                job.perform(&mut Group { sql: &transaction, quota, counters, committed, changed });
             if let Err(error) = performed {
                 if alone || transaction.is_autocommit() || is_damage(&error) || is_of_disk(&error) {
                     return Err(error);
