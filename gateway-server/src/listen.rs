@@ -24,7 +24,7 @@ use crate::web;
 
 /// The pause after an `accept` that failed, for want of file descriptors most likely: long enough not to
 /// turn in circles, and what is open goes on meanwhile.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What is said, without a greeting, to who finds no place (atProtocol wire reference §2.4).
 pub(crate) const FULL: &str = "error:AT0012-Inbound connection limit exceeded\n";
 
