@@ -17,6 +17,10 @@ const STEP_MS: i64 = 5_000;
 /// What tells the time of day.
 pub(crate) type Wall = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// How far the store's time may be ahead though nothing is wrong, in milliseconds: it keeps whole seconds,
+/// and a start within such a second adds one.
+const ROUNDED: i64 = 5_000;
+
 /// A clock that never jumps.
 pub(crate) struct Clock {
     wall: Wall,
@@ -35,7 +39,7 @@ impl Clock {
     /// Starts at the wall clock's time, or at `floor` if that is later: what is in the store has happened.
     pub(crate) fn start(wall: Wall, floor: Timestamp) -> Self {
         let time = wall();
-        if time < floor {
+        if floor.as_millis().saturating_sub(time.as_millis()) > ROUNDED {
             tracing::warn!(wall = %time, store = %floor,
                 "the wall clock is behind what is in the store, and this server begins there; \
                  set the clock and restart");
