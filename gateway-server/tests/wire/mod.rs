@@ -1,4 +1,4 @@
-//! Connections to a node over memory. Each answer of the server is one write, and is heard as one.
+//! Connections to a node over memory.
 
 #![allow(dead_code, reason = "each test crate uses what it needs")]
 
@@ -50,7 +50,7 @@ impl Still {
         let caller = Caller { tenant: Some(tenant.parse().unwrap()), ..Caller::default() };
         let end = ServerEnd { input, writes: Some(sender) };
         tokio::spawn(serve(end, Arc::clone(&self.node), caller, CancellationToken::new()));
-        let mut wire = Wire { output, writes };
+        let mut wire = Wire { output, writes, heard: String::new() };
         assert_eq!(wire.hear().await.as_deref(), Some("@"));
         wire
     }
@@ -132,6 +132,8 @@ pub(crate) fn keys() -> AtKeys {
 pub(crate) struct Wire {
     output: DuplexStream,
     writes: UnboundedReceiver<Vec<u8>>,
+    /// What was written together with the answer that was heard last.
+    heard: String,
 }
 
 impl Wire {
@@ -140,10 +142,18 @@ impl Wire {
         self.output.write_all(text.as_bytes()).await.is_ok()
     }
 
-    /// What the server wrote at once; `None` when it has closed.
+    /// The next answer, with its prompt; `None` when the server has closed. Answers to lines that came
+    /// together may be written together, but each of them whole.
     pub(crate) async fn hear(&mut self) -> Option<String> {
-        let write = self.writes.recv().await?;
-        Some(String::from_utf8(write).expect("answers are text"))
+        if self.heard.is_empty() {
+            self.heard = String::from_utf8(self.writes.recv().await?).expect("answers are text");
+        }
+        let next = self.heard.find('\n').and_then(|end| {
+            let begins = ["data:", "error:"].into_iter().filter_map(|word| self.heard[end..].find(word));
+            begins.min().map(|place| end + place)
+        });
+        let rest = next.map_or(String::new(), |place| self.heard.split_off(place));
+        Some(std::mem::replace(&mut self.heard, rest))
     }
 
     /// Says a line and hears its answer; empty when the server has gone.
