@@ -82,8 +82,14 @@ pub(crate) const KEYS: &[&str] = &[
 
 /// Forms of lines about a record of the owner's, with the key for `{}`.
 const READS: &[&str] = &["llookup:{}", "llookup:meta:{}", "llookup:all:{}"];
-const WRITES: &[&str] = &["update:{} v", "update:ttl:1000:ttb:5:isEncrypted:true:{} v"];
-const DELETES: &[&str] = &["delete:{}", "delete:priority:high:{}"];
+const WRITES: &[&str] = &[
+    "update:{} v",
+    "update:ttl:1000:ttb:5:isEncrypted:true:{} v",
+    "update:nc:{} v",
+    "update:meta:{}:ttl:1000",
+];
+const DELETES: &[&str] =
+    &["delete:{}", "delete:priority:high:{}", "delete:nc:force:{}", "delete:dAt:2024-01-01T00:00:00.000Z:{}"];
 /// Forms with `name@owner` for `{}`.
 const LOOKUPS: &[&str] = &[
     "lookup:{}",
