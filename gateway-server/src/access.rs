@@ -192,11 +192,11 @@ impl Enrolled {
             }
             Verb::Stream(Stream::Init(announced)) => (
                 "stream",
-                stream_key(tenant, announced.namespace.as_ref(), &announced.receiver),
+                stream_key("stream_id", tenant, announced.namespace.as_ref(), &announced.receiver),
                 Right::Write,
             ),
             Verb::Stream(Stream::Resume { receiver, .. }) => {
-                ("stream", stream_key(tenant, None, receiver), Right::Write)
+                ("stream", stream_key("stream_resume", tenant, None, receiver), Right::Write)
             }
             // Who makes passcodes lets others in.
             Verb::Otp(_) if self.enrollment.manages(Right::Write) => return Ok(()),
@@ -305,10 +305,15 @@ impl Enrolled {
 }
 
 /// The record that a stream's announcement names (wire reference §4.22).
-pub(crate) fn stream_key(tenant: &AtSign, namespace: Option<&KeyName>, receiver: &AtSign) -> AtKey {
-    let name = namespace.map_or("stream_id".to_owned(), |namespace| format!("stream_id.{namespace}"));
+pub(crate) fn stream_key(
+    word: &str,
+    sender: &AtSign,
+    namespace: Option<&KeyName>,
+    receiver: &AtSign,
+) -> AtKey {
+    let name = namespace.map_or(word.to_owned(), |namespace| format!("{word}.{namespace}"));
     let name = name.parse().expect("two names and a dot are a name");
-    AtKey::Shared { name, owner: tenant.clone(), with: receiver.clone() }
+    AtKey::Shared { name, owner: sender.clone(), with: receiver.clone() }
 }
 
 /// The records that every application shares, whatever its namespaces (wire reference §5.3).

@@ -37,6 +37,12 @@ pub struct ServerConfig {
     pub records: RecordsConfig,
     /// When copies of others' records are fetched again.
     pub refresh: RefreshConfig,
+    /// What is kept about who called.
+    pub access_log: AccessLogConfig,
+    /// How bytes are sent through the server.
+    pub streams: StreamsConfig,
+    /// What test programs may do.
+    pub testing: TestingConfig,
 }
 
 /// The version of a configuration file's format.
@@ -196,6 +202,10 @@ pub struct NodeLimits {
     /// other at once.
     #[serde(with = "humantime_serde")]
     pub http_idle: Duration,
+    /// Most commands in one `batch`: clients send a few dozen, and what is behind a batch waits for it.
+    pub batch: usize,
+    /// Most atSigns that one tenant may turn away: they stay in memory.
+    pub blocked: usize,
 }
 
 impl Default for NodeLimits {
@@ -210,6 +220,8 @@ impl Default for NodeLimits {
             write: Duration::from_secs(30),
             buffers: 256 * 1024 * 1024,
             http_idle: Duration::from_secs(15),
+            batch: 1000,
+            blocked: 1000,
         }
     }
 }
@@ -276,6 +288,53 @@ impl Default for LoginLimits {
     }
 }
 
+/// `[access_log]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLogConfig {
+    /// Most entries of one tenant; the oldest go first. Enough to tell who comes most often.
+    pub entries: usize,
+    /// How long an entry is kept: as long as the reference server does.
+    #[serde(with = "humantime_serde")]
+    pub keep: Duration,
+    /// Most entries that wait in memory to be written together; what comes while it is full is not noted.
+    pub waiting: usize,
+}
+
+impl Default for AccessLogConfig {
+    fn default() -> Self {
+        Self { entries: 1000, keep: Duration::from_hours(15 * 24), waiting: 10_000 }
+    }
+}
+
+/// `[streams]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamsConfig {
+    /// Most streams of one tenant at a time: each holds two connections.
+    pub per_tenant: usize,
+    /// How long an announced stream waits for its receiver.
+    #[serde(with = "humantime_serde")]
+    pub pending: Duration,
+    /// How long either end may stand still before both are cut.
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
+}
+
+impl Default for StreamsConfig {
+    fn default() -> Self {
+        Self { per_tenant: 16, pending: Duration::from_mins(10), idle: Duration::from_mins(1) }
+    }
+}
+
+/// `[testing]`. Not for servers that somebody relies on.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TestingConfig {
+    /// Whether the owner of a tenant may change settings of the whole node by `config:set`.
+    pub enabled: bool,
+}
+
 /// `[notifications]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -286,11 +345,13 @@ pub struct NotificationsConfig {
     /// How often monitors are told the newest commit id; `"0s"` never.
     #[serde(with = "humantime_serde")]
     pub ticker: Duration,
+    /// Most recipients of one `notify:all`, which is one transaction.
+    pub recipients: usize,
 }
 
 impl Default for NotificationsConfig {
     fn default() -> Self {
-        Self { ttln: Duration::from_mins(15), ticker: Duration::from_secs(15) }
+        Self { ttln: Duration::from_mins(15), ticker: Duration::from_secs(15), recipients: 1000 }
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod access;
 mod admission;
+mod blocklist;
 mod clock;
 pub mod config;
 mod descriptors;
@@ -26,9 +27,12 @@ mod server;
 pub mod session;
 pub mod sessions;
 pub mod store;
+mod streams;
 mod tenant;
+mod testing;
 mod timers;
 mod verbs;
+mod visits;
 pub mod web;
 
 pub use config::ServerConfig;

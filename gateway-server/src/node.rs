@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use at_protocol::session::server::Hosts;
@@ -10,6 +10,7 @@ use at_protocol::{AtSign, Timestamp};
 use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
+use crate::blocklist::Blocklists;
 use crate::clock::{Clock, Wall, system_wall};
 use crate::config::ServerConfig;
 use crate::enrollment::Enrolling;
@@ -18,8 +19,11 @@ use crate::monitors::Monitors;
 use crate::peers::{AskError, Cookies, Links, Waiting};
 use crate::server::StartError;
 use crate::sessions::Sessions;
-use crate::store::{Committed, OpenError, SqliteStore, Store, StoreError, Tenant, Watcher};
+use crate::store::{Committed, Expired, OpenError, SqliteStore, Store, StoreError, Tenant, Watcher};
+use crate::streams::Streams;
 use crate::tenant::{first_records, label};
+use crate::testing::Testing;
+use crate::visits::Visits;
 
 /// Many atServers: their store and all that happens around it.
 pub struct Node {
@@ -27,6 +31,12 @@ pub struct Node {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cookies: Cookies,
     pub(crate) login_keys: LoginKeys,
+    pub(crate) blocklists: Blocklists,
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) visits: Visits,
+    swept: Mutex<Option<Swept>>,
+    /// Settings that test programs may change, if they may.
+    pub(crate) testing: Option<Testing>,
     watchers: Arc<Watchers>,
     links: Option<Links>,
     sessions: Arc<Sessions>,
@@ -50,6 +60,17 @@ struct Tenants {
 struct Hosted {
     /// Milliseconds since the epoch; 0 for never.
     last_login: AtomicI64,
+}
+
+/// One removal of what had expired.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Swept {
+    /// When it began.
+    pub(crate) at: Timestamp,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// How much was removed, of all tenants.
+    pub(crate) expired: Expired,
 }
 
 /// Those whom the store tells what is on disk.
@@ -124,6 +145,11 @@ impl Node {
         let clock = Clock::start(wall, store.newest().await?);
         let admission = Admission::new(&config.limits);
         let node = Self {
+            testing: config.testing.enabled.then(Testing::default),
+            blocklists: Blocklists::default(),
+            streams: Arc::default(),
+            visits: Visits::default(),
+            swept: Mutex::default(),
             config,
             store,
             cookies: Cookies::default(),
@@ -169,6 +195,7 @@ impl Node {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         tenants.by_label.remove(&label(atsign));
         tenants.by_atsign.remove(atsign);
+        self.blocklists.forget(atsign);
         drop(tenants);
         self.sessions().cut_tenant(atsign);
     }
@@ -227,7 +254,7 @@ impl Node {
         self.links.as_ref().map_or(0, Links::count)
     }
 
-    /// Notes that the owner has proved itself.
+    /// Notes that the owner has proved itself by a key.
     pub(crate) fn note_login(&self, tenant: &AtSign, now: Timestamp) {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(hosted) = tenants.by_atsign.get(tenant) {
@@ -235,7 +262,7 @@ impl Node {
         }
     }
 
-    /// When the owner last proved itself since the start.
+    /// When the owner last proved itself by a key since the start.
     pub(crate) fn last_login(&self, tenant: &AtSign) -> Option<Timestamp> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         let millis = tenants.by_atsign.get(tenant)?.last_login.load(Ordering::Relaxed);
@@ -255,8 +282,23 @@ impl Node {
         if let Some(links) = &self.links {
             links.sweep();
         }
-        while self.store.expire(self.now()).await? > 0 {}
+        let (at, began) = (self.now(), tokio::time::Instant::now());
+        let mut expired = Expired::default();
+        loop {
+            let more = self.store.expire(self.now()).await?;
+            if more.is_none() {
+                break;
+            }
+            expired += more;
+        }
+        let swept = Swept { at, took: began.elapsed(), expired };
+        *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = Some(swept);
         Ok(())
+    }
+
+    /// The last run of [`Node::sweep`].
+    pub(crate) fn swept(&self) -> Option<Swept> {
+        *self.swept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -265,9 +307,8 @@ impl Hosts for Node {
         self.is_hosted(atsign)
     }
 
-    fn blocks(&self, _tenant: &AtSign, _caller: &AtSign) -> bool {
-        // Block lists are set by `config`, which this server does not have.
-        false
+    fn blocks(&self, tenant: &AtSign, caller: &AtSign) -> bool {
+        self.blocklists.blocks(tenant, caller)
     }
 }
 

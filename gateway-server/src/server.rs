@@ -281,6 +281,7 @@ impl House {
         let work = |job| async move {
             let done = match job {
                 Job::Sweep => node.sweep().await,
+                Job::AccessLog => node.flush_visits().await,
                 Job::Adoption => house.adopt().await,
                 Job::Ticker => {
                     node.monitors().tick(node.now());

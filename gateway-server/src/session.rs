@@ -29,6 +29,7 @@ use crate::peers::Certificate;
 use crate::sessions::Guard;
 use crate::store::StoreError;
 use crate::verbs::{Effect, Evidence, Request, perform, verify};
+use crate::visits::Visited;
 
 /// Bytes that are read at once.
 const READ: usize = 8 * 1024;
@@ -88,6 +89,7 @@ where
         node,
         principal: Principal::Anonymous,
         watching: None,
+        streaming: None,
         certificate: caller.certificate,
         open: &open,
     };
@@ -121,6 +123,7 @@ struct Connection<'a, S> {
     node: Arc<Node>,
     principal: Principal,
     watching: Option<Box<Watching>>,
+    streaming: Option<Box<stream::End>>,
     certificate: Option<Certificate>,
     open: &'a Guard,
 }
@@ -167,6 +170,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let Some(deadline) = self.patience() else { return Flow::Break(()) };
         if self.lines.pending().len() > SMALL && self.room.is_none() {
             return Box::pin(self.make_room(deadline, stop)).await;
+        }
+        if let Some(end) = self.streaming.take() {
+            // On the heap, so that a connection without a stream has no room for it.
+            return Box::pin(self.wait_with_stream(end, deadline, stop)).await;
         }
         let mut alarm = pin!(tokio::time::sleep_until(deadline.into()));
         loop {
@@ -243,6 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             self.silent_until = None;
         }
         let proof = crate::random::uuid();
+        know_blocked(&self.node, self.session.tenant(), &line).await;
         let was_decided = self.session.tenant().is_some();
         let mut action = self.session.on_line(line, &proof, self.node.as_ref(), now());
         if let (false, Some(tenant)) = (was_decided, self.session.tenant()) {
@@ -255,6 +263,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 }
                 Some(_) => {}
             }
+        }
+        if let (Some(tenant), Some(claim)) = (self.session.tenant(), self.session.challenged(&proof)) {
+            self.node.note_visit(tenant, Some(claim), Visited::From, None, self.node.now());
         }
         let flow = self.perform(action).await;
         self.lines.set_limit(self.session.line_limit());
@@ -276,16 +287,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     } else {
                         // The answers before it have waited long enough.
                         let unsent = std::mem::take(&mut self.unsent);
-                        write(&mut self.stream, &unsent, node.config.limits.node.write).await?;
+                        write(&mut self.stream, unsent.as_bytes(), node.config.limits.node.write).await?;
                         performing.await
                     }
                 };
                 self.take(effect)
             }
             Action::Verify { tenant, challenge, proof } => {
+                let (said, claim) =
+                    (Visited::of(&proof), challenge.as_ref().map(|asked| asked.claim.clone()));
                 self.flush().await?;
                 let verdict = self.hear(&tenant, challenge, proof).await;
+                if verdict.is_ok() {
+                    self.node.note_visit(&tenant, claim.as_ref(), said, None, self.node.now());
+                }
                 self.principal = verdict.as_ref().cloned().unwrap_or(Principal::Anonymous);
+                self.streaming = None;
                 self.open.is(&tenant, &self.principal);
                 self.rebind_monitor();
                 self.granted_until = self.ends(self.principal.expires());
@@ -373,6 +390,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 self.session.start_monitoring();
                 Action::Send(String::new())
             }
+            Effect::Offer(sending) => {
+                let until = tokio::time::Instant::now() + self.node.config.streams.pending;
+                self.streaming = Some(Box::new(stream::End::Offered { sending, until }));
+                Action::Send(String::new())
+            }
+            Effect::Receive(receiving) => {
+                self.streaming = Some(Box::new(stream::End::Taken(receiving)));
+                Action::Send(String::new())
+            }
+            Effect::Leave => {
+                let said = self.streaming.as_mut().and_then(|end| end.farewell());
+                said.map_or(Action::Close, Action::SendAndClose)
+            }
             Effect::Bind(enrolled, response) => {
                 self.session.bind(enrolled.id.clone());
                 self.granted_until = self.ends(enrolled.expires);
@@ -414,7 +444,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     /// Sends what was said.
     async fn flush(&mut self) -> Flow {
         let unsent = std::mem::take(&mut self.unsent);
-        write(&mut self.stream, &unsent, self.node.config.limits.node.write).await
+        write(&mut self.stream, unsent.as_bytes(), self.node.config.limits.node.write).await
     }
 
     async fn close(&mut self) -> Flow {
@@ -430,6 +460,17 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Reads whom the tenant turns away before somebody says who he is: the session itself cannot wait.
+async fn know_blocked(node: &Node, tenant: Option<&AtSign>, line: &Line) {
+    let (Some(tenant), Line::Text(text)) = (tenant, line) else { return };
+    // No other verb begins so.
+    if text.starts_with(['f', 'F'])
+        && let Err(error) = node.blocklist(tenant).await
+    {
+        tracing::warn!(%tenant, %error, "not known whom to turn away, so everybody is");
+    }
+}
+
 fn identity(principal: &Principal) -> Identity {
     match principal {
         Principal::Anonymous => Identity::Anonymous,
@@ -441,12 +482,12 @@ fn identity(principal: &Principal) -> Identity {
 }
 
 /// Sends in one write. Who does not take it in time is sent away.
-async fn write<S: AsyncWrite + Unpin>(stream: &mut S, text: &str, patience: Duration) -> Flow {
-    if text.is_empty() {
+async fn write<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8], patience: Duration) -> Flow {
+    if bytes.is_empty() {
         return Flow::Continue(());
     }
     let write = async {
-        stream.write_all(text.as_bytes()).await?;
+        stream.write_all(bytes).await?;
         stream.flush().await
     };
     match timeout(patience, write).await {
@@ -507,5 +548,6 @@ impl Watching {
     }
 }
 
+mod stream;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,11 @@ pub(crate) fn first_records(secret: &str) -> Vec<Edit> {
     vec![plain(private_key("at_secret"), secret.to_owned())]
 }
 
+/// The key by which others encrypt what is for this tenant's owner.
+pub(crate) fn public_key(atsign: &AtSign) -> AtKey {
+    AtKey::Public { name: owned("publickey"), owner: atsign.clone() }
+}
+
 /// The public half of the signing key, by which other servers know this tenant's.
 pub(crate) fn signing_public_key(atsign: &AtSign) -> AtKey {
     AtKey::Public { name: owned("signing_publickey"), owner: atsign.clone() }

@@ -26,6 +26,8 @@ pub(crate) enum Job {
     Certificate,
     /// Fetches copies of others' records again whose time has come.
     Refresh,
+    /// Writes down who called.
+    AccessLog,
 }
 
 /// When a job runs.
@@ -40,8 +42,15 @@ enum When {
 }
 
 impl Job {
-    const ALL: [Self; 6] =
-        [Self::Sweep, Self::Ticker, Self::Adoption, Self::Clock, Self::Certificate, Self::Refresh];
+    const ALL: [Self; 7] = [
+        Self::Sweep,
+        Self::Ticker,
+        Self::Adoption,
+        Self::Clock,
+        Self::Certificate,
+        Self::Refresh,
+        Self::AccessLog,
+    ];
 
     /// The table of all periods, each with its reason.
     fn when(self, config: &ServerConfig) -> When {
@@ -57,6 +66,8 @@ impl Job {
             Self::Clock => When::Every(Duration::from_mins(1)),
             // A new one is shown within a second, for the price of asking the disk for two dates.
             Self::Certificate => When::Every(Duration::from_millis(500)),
+            // Rarely enough to be one commit for many, and little is lost in a crash.
+            Self::AccessLog => When::Every(Duration::from_secs(5)),
             // At night, each server at another minute, so that they do not all ask at once (§6.5).
             Self::Refresh => config.refresh.hour.map_or(When::Never, |hour| {
                 When::Daily((i64::from(hour) * 60 + i64::from(crate::random::byte()) * 60 / 256) * 60_000)

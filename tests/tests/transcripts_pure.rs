@@ -21,8 +21,9 @@ impl Hosts for OnlyAlice {
         atsign.as_str() == "alice"
     }
 
-    fn blocks(&self, _: &AtSign, _: &AtSign) -> bool {
-        false
+    fn blocks(&self, _: &AtSign, caller: &AtSign) -> bool {
+        // Whom the transcript of blocked callers has blocked.
+        caller.as_str() == "mallory"
     }
 }
 
@@ -145,6 +146,9 @@ fn settle(
             if matches!(verb, Verb::Monitor(_)) && !template.starts_with("error:") {
                 session.start_monitoring();
                 session.answer(&Response::Silence)
+            } else if matches!(verb, Verb::Stream(_)) && !template.starts_with("error:") {
+                // What comes, if anything does, is not an answer.
+                return;
             } else {
                 session.answer(&response(&template, closes))
             }

@@ -131,6 +131,9 @@ async fn attempt(
         return Ok(Some(Outcome::Expired));
     }
     if node.is_hosted(&next.to) {
+        if node.is_blocked(&next.to, &next.from).await? {
+            return Ok(Some(Outcome::Retrying));
+        }
         node.store.hand_over(next, node.now()).await?;
         return Ok(None);
     }

@@ -1,6 +1,9 @@
+mod blocklists;
 mod limits;
 mod records;
+mod streams;
 mod virtual_time;
+mod visits;
 
 use at_protocol::Metadata;
 use at_protocol::crypto::{Hash, RsaPrivateKey, cram_digest};

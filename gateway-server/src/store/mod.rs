@@ -8,10 +8,12 @@ mod commit;
 mod notification;
 mod record;
 mod sqlite;
+mod visit;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use at_protocol::verb::Operation;
 use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
@@ -22,6 +24,7 @@ pub use commit::{Change, Commit};
 pub use notification::{Kind, Notification, Status, is_unique};
 pub use record::Record;
 pub use sqlite::{BackupError, Checked, OpenError, Progress, SqliteStore, back_up, check};
+pub use visit::{Visit, Visits};
 
 /// What a store's operation comes to, some time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -215,6 +218,36 @@ pub enum Outcome {
     Expired,
 }
 
+/// How much was removed because its time was over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Records.
+    pub records: usize,
+    /// Notifications.
+    pub notifications: usize,
+    /// Entries of access logs.
+    pub visits: usize,
+    /// Rows of tenants that were removed.
+    pub removed: usize,
+}
+
+impl Expired {
+    /// Whether there was nothing.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl std::ops::AddAssign for Expired {
+    fn add_assign(&mut self, more: Self) {
+        self.records += more.records;
+        self.notifications += more.notifications;
+        self.visits += more.visits;
+        self.removed += more.removed;
+    }
+}
+
 /// What a tenant's notifications are, counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tally {
@@ -307,6 +340,8 @@ pub trait Store: Send + Sync {
     /// Queues a notification of the tenant `from`; to a tenant that is kept in the same place it is delivered
     /// at once.
     fn send(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken>;
+    /// Queues notifications of one tenant, all of them or none.
+    fn send_all(&self, notifications: Vec<Notification>, now: Timestamp) -> Answer<'_, ()>;
     /// Takes a notification for the tenant `to`, and keeps a copy of its value where its `ttr` says so.
     fn receive(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken>;
     /// The newest notification with this id.
@@ -335,8 +370,13 @@ pub trait Store: Send + Sync {
     /// Delivers a waiting notification to a tenant of this store; after a crash in between it may be delivered
     /// again, like one from another server.
     fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, ()>;
-    /// Removes some of what has expired; gives how many there were, to be called again until none.
-    fn expire(&self, now: Timestamp) -> Answer<'_, usize>;
+    /// Adds entries to the access logs of their tenants; each keeps its newest `most` entries, and those
+    /// for as long as `keep`. What is meant for nobody is dropped.
+    fn log_visits(&self, visits: Vec<Visit>, most: usize, keep: Duration) -> Answer<'_, ()>;
+    /// What the tenant's access log comes to, with the `top` visitors and keys.
+    fn visits(&self, tenant: &AtSign, top: usize) -> Answer<'_, Visits>;
+    /// Removes some of what has expired, to be called again until there was nothing.
+    fn expire(&self, now: Timestamp) -> Answer<'_, Expired>;
     /// A time that nothing in the store is later than, and at most a second later than the newest.
     fn newest(&self) -> Answer<'_, Timestamp>;
     /// Size of all that is kept, in bytes.

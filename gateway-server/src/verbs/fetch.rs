@@ -53,7 +53,11 @@ pub(super) async fn fetch(request: &Request<'_>, key: &AtKey) -> Result<Whole, A
 
 async fn fetch_text(request: &Request<'_>, key: &AtKey) -> Result<String, AskError> {
     let Some(owner) = key.owner().cloned() else { return Err(AskError::from(missing(key))) };
+    let proved = matches!(key, AtKey::Shared { .. });
     if request.node.is_hosted(&owner) {
+        if proved && request.node.is_blocked(&owner, request.tenant).await.map_err(Failure::from)? {
+            return Err(AskError::Handshake("Unable to connect".to_owned()));
+        }
         return match own(request, &owner, key, Shape::All).await? {
             Response::Data(text) => Ok(text),
             Response::SpacedData(_) | Response::Silence | Response::Error(_) | Response::State(..) => {
@@ -63,7 +67,6 @@ async fn fetch_text(request: &Request<'_>, key: &AtKey) -> Result<String, AskErr
     }
     let lookup =
         Lookup { name: key.name().clone(), owner: owner.clone(), shape: Shape::All, bypass_cache: false };
-    let proved = matches!(key, AtKey::Shared { .. });
     request.node.ask(request.tenant, &owner, &Verb::Lookup(lookup).to_string(), proved).await
 }
 

@@ -1,6 +1,8 @@
 //! What the verbs do: one file each. They see one tenant, through a [`Request`], and come to an
 //! [`Effect`], which the session turns into bytes.
 
+mod batch;
+mod config;
 mod copies;
 mod delete;
 mod enroll;
@@ -11,13 +13,16 @@ mod lookup;
 mod monitor;
 mod notifications;
 mod notify;
+mod notify_all;
 mod otp;
 mod plookup;
 mod read;
 mod scan;
 mod service;
 mod stats;
+mod stream;
 mod sync;
+mod to;
 mod update;
 
 use std::sync::Arc;
@@ -31,6 +36,7 @@ use crate::access::{Enrolled, Principal, may};
 use crate::monitors::{MAX_REGEX, Subscription};
 use crate::node::Node;
 use crate::store::{Refused, StoreError};
+use crate::streams::{Receiving, Sending};
 
 pub(crate) use copies::refresh;
 pub(crate) use login::{Evidence, verify};
@@ -65,6 +71,12 @@ pub(crate) enum Effect {
     Bind(Arc<Enrolled>, Response),
     /// An answer; as long after it, in which nothing is heard any more, the connection ends.
     Farewell(Response, Duration),
+    /// The connection has something to send, which somebody may take.
+    Offer(Box<Sending>),
+    /// From now on the connection is sent these bytes.
+    Receive(Receiving),
+    /// The connection ends without a word.
+    Leave,
 }
 
 type Answered = Result<Response, Failure>;
@@ -81,9 +93,17 @@ pub(crate) async fn perform(request: &Request<'_>, verb: Verb) -> Effect {
 }
 
 async fn dispatch(request: &Request<'_>, verb: Verb) -> Result<Effect, Failure> {
+    if let Principal::Peer(peer) = request.who
+        && request.node.is_blocked(request.tenant, peer).await?
+    {
+        // It was turned away after it had come in.
+        return Err(Failure::new(ErrorCode::Blocked, "Unable to connect"));
+    }
     may(request.who, request.tenant, &verb)?;
+    request.node.note_lookup(request.tenant, request.who, &verb, request.now);
     let response = match verb {
         Verb::Monitor(monitor) => return monitor::perform(request, monitor).await,
+        Verb::Stream(stream) => return stream::perform(request, stream).await,
         Verb::Enroll(enroll) => return Ok(enroll::perform(request, *enroll).await),
         Verb::Scan(scan) => scan::perform(request, scan).await,
         Verb::Update(update) => update::perform(request, *update).await,
@@ -92,6 +112,7 @@ async fn dispatch(request: &Request<'_>, verb: Verb) -> Result<Effect, Failure> 
         Verb::Lookup(lookup) => lookup::perform(request, lookup).await,
         Verb::PLookup(lookup) => plookup::perform(request, lookup).await,
         Verb::Notify(notify) => notify::perform(request, *notify).await,
+        Verb::NotifyAll(all) => notify_all::perform(request, *all).await,
         Verb::NotifyList(list) => notifications::list(request, list).await,
         Verb::NotifyStatus(status) => notifications::status(request, status).await,
         Verb::NotifyFetch(fetch) => notifications::fetch(request, fetch).await,
@@ -102,16 +123,11 @@ async fn dispatch(request: &Request<'_>, verb: Verb) -> Result<Effect, Failure> 
         Verb::Info(info) => service::info(request, info),
         Verb::Stats(stats) => stats::perform(request, stats).await,
         Verb::Sync(sync) => sync::perform(request, sync).await,
-        Verb::From(_)
-        | Verb::To(_)
-        | Verb::Cram(_)
-        | Verb::Pkam(_)
-        | Verb::Pol
-        | Verb::NotifyAll(_)
-        | Verb::Config(_)
-        | Verb::Batch(_)
-        | Verb::Stream(_) => {
-            // The session answers the first of these itself; the others are not performed yet.
+        Verb::To(_) => to::perform(request).await,
+        Verb::Config(config) => config::perform(request, config).await,
+        Verb::Batch(batch) => batch::perform(request, batch).await,
+        Verb::From(_) | Verb::Cram(_) | Verb::Pkam(_) | Verb::Pol => {
+            // The session answers these itself.
             Err(Failure::new(ErrorCode::InvalidSyntax, "invalid command"))
         }
     };

@@ -14,17 +14,15 @@ pub(super) async fn perform(request: &Request<'_>, notify: Notify) -> Answered {
     match request.who {
         Principal::Peer(peer) => {
             let received = notification(request, peer, notify)?;
-            let key = received.cached_key().map(|key| key.to_string().chars().count());
-            if let Some(length) = key.filter(|length| *length > MAX_CACHED_KEY) {
-                let message =
-                    format!("notification key length {length} is greater than {MAX_CACHED_KEY} chars");
-                return Err(Failure::new(ErrorCode::InvalidKey, message));
-            }
+            copy_fits(&received)?;
             request.node.store.receive(received, request.now).await?;
             Ok(Response::Data("success".to_owned()))
         }
         Principal::Anonymous | Principal::Activation | Principal::Owner | Principal::Enrolled(_) => {
             let sent = notification(request, request.tenant, notify)?;
+            if request.node.is_hosted(&sent.to) {
+                copy_fits(&sent)?;
+            }
             let id = sent.id.clone();
             request.node.store.send(sent, request.now).await?;
             Ok(Response::Data(id))
@@ -32,7 +30,22 @@ pub(super) async fn perform(request: &Request<'_>, notify: Notify) -> Answered {
     }
 }
 
-fn notification(request: &Request<'_>, from: &AtSign, notify: Notify) -> Result<Notification, Failure> {
+/// Whether the recipient can keep a copy of the record (§6.4).
+pub(super) fn copy_fits(sent: &Notification) -> Result<(), Failure> {
+    let length = sent.cached_key().map_or(0, |key| key.to_string().chars().count());
+    if length <= MAX_CACHED_KEY {
+        return Ok(());
+    }
+    let message = format!("notification key length {length} is greater than {MAX_CACHED_KEY} chars");
+    Err(Failure::new(ErrorCode::InvalidKey, message))
+}
+
+/// What a `notify` comes to, from `from`.
+pub(super) fn notification(
+    request: &Request<'_>,
+    from: &AtSign,
+    notify: Notify,
+) -> Result<Notification, Failure> {
     let strategy = notify.strategy.unwrap_or_default();
     if strategy == Strategy::Latest && notify.notifier.is_none() {
         let message = "For Strategy latest, notifier cannot be null";
@@ -48,7 +61,14 @@ fn notification(request: &Request<'_>, from: &AtSign, notify: Notify) -> Result<
         MessageType::Text => notify.metadata.is_encrypted.unwrap_or(false),
     };
     let default = request.node.config.notifications.ttln_ms();
-    let ttln = notify.ttln.filter(|ttln| *ttln > 0).unwrap_or(default);
+    let ttln = match notify.expires {
+        Some(expires) => {
+            let left = expires.as_millis().saturating_sub(request.now.as_millis());
+            // What is over already is sent to nobody, and asking for it says so.
+            u64::try_from(left).unwrap_or(0).max(1)
+        }
+        None => notify.ttln.filter(|ttln| *ttln > 0).unwrap_or(default),
+    };
     Ok(Notification {
         kind: Kind::Sent,
         id: notify.id.unwrap_or_else(crate::random::uuid),

@@ -2,7 +2,7 @@
 
 use at_protocol::response::{Failure, Response};
 use at_protocol::verb::Scan;
-use at_protocol::{AtKey, AtSign, Verb};
+use at_protocol::{AtKey, AtSign, ErrorCode, Verb};
 
 use super::{Answered, MAX_ANSWER, PAGE, Request, json, regex, too_long};
 use crate::access::Principal;
@@ -27,6 +27,9 @@ pub(super) async fn perform(request: &Request<'_>, scan: Scan) -> Answered {
 
 async fn of_another(request: &Request<'_>, scan: &Scan, of: &AtSign) -> Answered {
     if request.node.is_hosted(of) {
+        if request.node.is_blocked(of, request.tenant).await? {
+            return Err(Failure::new(ErrorCode::Handshake, "Unable to connect"));
+        }
         let listed = list(request, of, &format!("{}:", request.tenant), scan).await?;
         return Ok(Response::Data(json(&listed)));
     }

@@ -56,6 +56,9 @@ pub(super) fn announced(
     value: Option<String>,
     metadata: &Metadata,
 ) -> Option<Notification> {
+    if request.node.testing.as_ref().is_some_and(|testing| !testing.auto_notify()) {
+        return None;
+    }
     let AtKey::Shared { owner, with, .. } = key else { return None };
     if !request.node.config.records.auto_notify {
         return None;

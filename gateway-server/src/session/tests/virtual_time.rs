@@ -11,8 +11,8 @@ use crate::timers::{self, Job};
 const HOUR_MS: i64 = 3_600_000;
 
 /// A node with @alice and @bob whose time moves only when a test says so.
-struct Still {
-    node: Arc<Node>,
+pub(super) struct Still {
+    pub(super) node: Arc<Node>,
     hands: Hands,
     /// While a blocking task runs, the runtime does not move time by itself to where a timer is due: it
     /// would each time it waits for the store's thread.
@@ -20,7 +20,7 @@ struct Still {
 }
 
 impl Still {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let (held, hold) = std::sync::mpsc::channel();
         drop(tokio::task::spawn_blocking(move || hold.recv()));
         tokio::time::pause();
@@ -45,7 +45,7 @@ impl Still {
     }
 
     /// Lets this many seconds pass, while somebody sets the wall clock by so many hours.
-    async fn pass(&self, seconds: u64, hours: i64) {
+    pub(super) async fn pass(&self, seconds: u64, hours: i64) {
         self.hands.turn(hours * HOUR_MS);
         advance(Duration::from_secs(seconds)).await;
     }
@@ -137,7 +137,7 @@ async fn the_timers_sweep_and_tick() {
             match job {
                 Job::Sweep => node.sweep().await.unwrap(),
                 Job::Ticker => node.monitors().tick(node.now()),
-                Job::Adoption | Job::Clock | Job::Certificate | Job::Refresh => return,
+                Job::Adoption | Job::Clock | Job::Certificate | Job::Refresh | Job::AccessLog => return,
             }
             ran.send(job).unwrap();
         };

@@ -17,6 +17,8 @@ mod records;
 mod schema;
 mod sums;
 mod tenants;
+mod upkeep;
+mod visits;
 mod writer;
 
 use std::future::ready;
@@ -24,13 +26,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use at_protocol::{AtKey, AtSign, Timestamp};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    Answer, Commit, Edit, KeyPage, Notification, Outcome, Quota, Record, Refused, Rows, Store, StoreError,
-    TakeRow, Taken, Tally, Tenant, Usage, Watcher, Write,
+    Answer, Commit, Edit, Expired, KeyPage, Notification, Outcome, Quota, Record, Refused, Rows, Store,
+    StoreError, TakeRow, Taken, Tally, Tenant, Usage, Visit, Visits, Watcher, Write,
 };
 pub use care::{BackupError, Checked, Progress, back_up, check};
 use file::{Place, ShardFile, Unopened};
@@ -451,6 +454,19 @@ impl Store for SqliteStore {
         self.write(&from, bytes, move |group| notifications::send(group, notification, now))
     }
 
+    fn send_all(&self, all: Vec<Notification>, now: Timestamp) -> Answer<'_, ()> {
+        let Some(from) = all.first().map(|first| first.from.clone()) else {
+            return Box::pin(std::future::ready(Ok(())));
+        };
+        let bytes = all.iter().map(|one| value_bytes(&[], Some(one))).sum();
+        self.write(&from, bytes, move |group| {
+            for notification in all {
+                notifications::send(group, notification, now)?;
+            }
+            Ok(())
+        })
+    }
+
     fn receive(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken> {
         let bytes = value_bytes(&[], Some(&notification));
         let to = notification.to.clone();
@@ -534,24 +550,17 @@ impl Store for SqliteStore {
         })
     }
 
-    fn expire(&self, now: Timestamp) -> Answer<'_, usize> {
-        Box::pin(async move {
-            let mut expired = Ok(0);
-            for shard in self.sound() {
-                let removed = self.write_at(shard, None, 0, move |group| {
-                    let records = records::expire(group.sql, now, SWEEP)?;
-                    let notifications = notifications::expire(group.sql, now, SWEEP)?;
-                    Ok(records + notifications + tenants::sweep(group.sql)?)
-                });
-                match (removed.await, &mut expired) {
-                    (Ok(more), Ok(sum)) => *sum += more,
-                    (Ok(_), Err(_)) | (Err(StoreError::Damaged(_)), _) => {}
-                    // The others have their turn all the same.
-                    (Err(error), expired) => *expired = Err(error),
-                }
-            }
-            expired
-        })
+    fn log_visits(&self, visits: Vec<Visit>, most: usize, keep: Duration) -> Answer<'_, ()> {
+        Box::pin(self.log_by_shard(visits, most, keep))
+    }
+
+    fn visits(&self, tenant: &AtSign, top: usize) -> Answer<'_, Visits> {
+        let atsign = tenant.clone();
+        self.read_of(tenant, move |sql, tenant| visits::summary(sql, tenant, atsign.as_str(), top))
+    }
+
+    fn expire(&self, now: Timestamp) -> Answer<'_, Expired> {
+        Box::pin(self.expire_in_all(now))
     }
 
     fn newest(&self) -> Answer<'_, Timestamp> {

@@ -13,6 +13,7 @@ use super::records::{self, metadata_from, metadata_text};
 use super::sums;
 use super::tenants;
 use super::writer::Group;
+use crate::blocklist::Blocklist;
 
 /// How long what was sent can be asked for after its time is over, in milliseconds: an hour.
 const KEEP_SENT: i64 = 60 * 60 * 1000;
@@ -128,7 +129,12 @@ pub(super) fn send(group: &mut Group<'_>, mut sent: Notification, now: Timestamp
     if sent.strategy == Strategy::Latest {
         supersede(group.sql, tenant, &sent)?;
     }
-    let here = group.tenant(&sent.to)?.is_some() && !has_waiting(group.sql, tenant, &sent.to)?;
+    let here = match group.tenant(&sent.to)? {
+        Some(recipient) => {
+            !has_waiting(group.sql, tenant, &sent.to)? && !is_blocked(group.sql, recipient, &sent)?
+        }
+        None => false,
+    };
     sent.created = Timestamp::from_millis(group.next_moment(tenant, now.as_millis())?);
     sent.expires = sent.created.plus_millis(sent.ttln);
     sent.status = if here { Status::Delivered } else { Status::Queued };
@@ -194,6 +200,13 @@ fn is_repeated(sql: &Connection, tenant: i64, new: &Notification) -> rusqlite::R
     let mut query =
         sql.prepare_cached("SELECT 1 FROM notification WHERE tenant = ?1 AND sender = ?2 AND id = ?3")?;
     query.exists(params![tenant, new.from.as_str(), new.id])
+}
+
+/// Whether the recipient, a tenant of this store, turns the sender away. Then the notification waits, as
+/// it would for another server that does.
+fn is_blocked(sql: &Connection, recipient: i64, sent: &Notification) -> rusqlite::Result<bool> {
+    let record = records::get(sql, recipient, &Blocklist::key(&sent.to).to_string())?;
+    Ok(record.is_some_and(|record| Blocklist::read(&record.value).is_none_or(|list| list.has(&sent.from))))
 }
 
 fn has_waiting(sql: &Connection, tenant: i64, to: &AtSign) -> rusqlite::Result<bool> {

@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 7] = ["
+const STEPS: [&str; 8] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -128,6 +128,19 @@ const STEPS: [&str; 7] = ["
     -- By which damage to a row is known.
     ALTER TABLE record ADD COLUMN sum INTEGER;
     ALTER TABLE notification ADD COLUMN sum INTEGER;
+", "
+    -- Who called; numbered per tenant in the order in which they came.
+    CREATE TABLE visit (
+        tenant INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        expires INTEGER NOT NULL,
+        who TEXT,
+        verb TEXT NOT NULL,
+        key TEXT,
+        PRIMARY KEY (tenant, number)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX visit_expiry ON visit (expires);
 "];
 
 /// Brings the database to the newest version.

@@ -70,9 +70,13 @@ pub(super) fn sweep(sql: &Transaction<'_>) -> rusqlite::Result<usize> {
     let mut first = sql.prepare_cached("SELECT tenant FROM removed LIMIT 1")?;
     let Some(id): Option<i64> = first.query_row([], |row| row.get(0)).optional()? else { return Ok(0) };
     let mut swept = 0;
-    for (table, key) in
-        [("record", "rowid"), ("commit_log", "key"), ("forgotten_commit", "rowid"), ("notification", "rowid")]
-    {
+    for (table, key) in [
+        ("record", "rowid"),
+        ("commit_log", "key"),
+        ("forgotten_commit", "rowid"),
+        ("notification", "rowid"),
+        ("visit", "number"),
+    ] {
         let text = format!(
             "DELETE FROM {table} WHERE tenant = ?1 AND {key} IN (
                  SELECT {key} FROM {table} WHERE tenant = ?1 LIMIT {SWEEP})"

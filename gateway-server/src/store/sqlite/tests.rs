@@ -241,8 +241,8 @@ async fn keys_come_in_order_by_prefix_while_their_records_live() {
     let page = KeyPage { prefix: String::new(), after: Some("@bob:y@alice".into()), limit: 1, now: now(5) };
     assert_eq!(at.store.keys(&atsign("@alice"), page).await.unwrap(), ["@bobby:z@alice"]);
 
-    assert_eq!(at.store.expire(now(50)).await.unwrap(), 1);
-    assert_eq!(at.store.expire(now(50)).await.unwrap(), 0);
+    assert!(!at.store.expire(now(50)).await.unwrap().is_none());
+    assert!(at.store.expire(now(50)).await.unwrap().is_none());
     assert_eq!(at.store.record(&atsign("@alice"), &key("@bob:brief@alice")).await.unwrap(), None);
     let log = at.store.commits_before(&atsign("@alice"), i64::MAX, 1).await.unwrap();
     let last = (log[0].key.to_string(), log[0].operation);
@@ -451,7 +451,7 @@ async fn a_damaged_shard_takes_only_its_own_tenants_down_and_they_are_still_know
         assert!(matches!(write, Err(StoreError::Damaged(_))), "{wound}: {write:?}");
         assert_eq!(at.store.last_commit(&bob).await.unwrap(), -1, "{wound}: others go on");
         at.store.send(notification("n", "@bob", "@alice"), now(1)).await.unwrap();
-        assert_eq!(at.store.expire(now(2)).await.unwrap(), 0);
+        assert!(at.store.expire(now(2)).await.unwrap().is_none());
     }
 }
 
