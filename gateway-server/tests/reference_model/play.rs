@@ -202,7 +202,13 @@ fn understood(who: &Actor, op: &Op, heard: &str) -> Result<Value, String> {
         return Err(error.get(..6).unwrap_or(error).to_owned());
     }
     let Some(data) = text.strip_prefix("data:") else { return Err("no answer".to_owned()) };
-    if !op.is_json() || data == "null" && !matches!(op, Op::List { .. }) {
+    read(op, data)
+}
+
+/// What follows `data:`.
+fn read(op: &Op, data: &str) -> Result<Value, String> {
+    let may_be_null = matches!(op, Op::List { .. } | Op::Blocked);
+    if !op.is_json() || data == "null" && !may_be_null {
         return Ok(json!(data));
     }
     let mut value: Value = serde_json::from_str(data).map_err(|error| error.to_string())?;
@@ -214,6 +220,19 @@ fn understood(who: &Actor, op: &Op, heard: &str) -> Result<Value, String> {
         }
         (Op::Fetch { .. }, Value::Object(members)) => _ = members.remove("atMetadata"),
         (Op::List { .. }, Value::Array(notes)) => notes.iter_mut().for_each(plain),
+        (Op::NotifyAll { .. }, Value::Object(ids)) => ids.values_mut().for_each(|id| *id = json!("?")),
+        (Op::Blocked, Value::Array(names)) => names.sort_by_key(Value::to_string),
+        (Op::Batch(ops), Value::Array(answers)) => {
+            for (op, answer) in ops.iter().zip(answers) {
+                let Value::Object(response) = &mut answer["response"] else {
+                    return Err("no response".into());
+                };
+                response.remove("error_message");
+                if let Some(Value::String(data)) = response.get("data") {
+                    response["data"] = read(op, data)?;
+                }
+            }
+        }
         _ => {}
     }
     Ok(value)

@@ -83,6 +83,18 @@ pub(crate) enum Op {
         pattern: &'static str,
     },
     Notify(Note),
+    /// `notify:all`; the key of the note is `name@owner`.
+    NotifyAll {
+        to: Vec<&'static str>,
+        note: Note,
+    },
+    /// `config:block`: takes up, or lets go.
+    Block {
+        blocks: bool,
+        names: Vec<&'static str>,
+    },
+    Blocked,
+    Batch(Vec<Op>),
     List {
         pattern: &'static str,
     },
@@ -195,7 +207,7 @@ impl Random {
 
     fn op(&mut self, who: &Actor) -> Op {
         let me = who.tenant();
-        match self.below(32) {
+        match self.below(35) {
             0..6 => {
                 let value = if self.one_in(12) {
                     format!("atsign://{}", self.named())
@@ -226,8 +238,41 @@ impl Random {
             28 => Op::Status { id: self.id() },
             29 => Op::Fetch { id: self.id() },
             30 => Op::Remove { id: self.id() },
+            31 => Op::NotifyAll {
+                to: self.some(&["@alice", "@bob", "@carol", "@zoe"]),
+                note: self.plain_note(me),
+            },
+            32 if self.one_in(3) => Op::Blocked,
+            32 => Op::Block { blocks: self.one_in(2), names: self.some(&["@eve", "@mallory", "@zoe"]) },
+            33 => Op::Batch((0..1 + self.below(4)).map(|_| self.batched(who)).collect()),
             _ => Op::Noop,
         }
+    }
+
+    fn batched(&mut self, who: &Actor) -> Op {
+        loop {
+            match self.op(who) {
+                Op::Noop | Op::Batch(_) => {}
+                op => return op,
+            }
+        }
+    }
+
+    /// One or more of these, in their order.
+    fn some(&mut self, names: &[&'static str]) -> Vec<&'static str> {
+        let first = self.of(names);
+        names.iter().copied().filter(|name| *name == first || self.one_in(3)).collect()
+    }
+
+    fn plain_note(&mut self, me: &str) -> Note {
+        let owner = if self.one_in(20) { self.of(&TENANTS) } else { me };
+        let value = (!self.one_in(4)).then(|| format!("v{}", self.below(1_000_000)));
+        let mut note = Note::new("?", "", &format!("{}{owner}", self.of(&NAMES)), value);
+        note.deletes = self.one_in(3);
+        if self.one_in(2) {
+            note.set.insert("ttr".to_owned(), json!(self.of(&[-1, 5, 300])));
+        }
+        note
     }
 
     fn shape(&mut self) -> Shape {
@@ -370,6 +415,21 @@ impl Op {
             Self::LastCommit { pattern } => format!("stats:3{}", after(":", pattern)),
             Self::CommitLog { pattern } => format!("scan:cl{}", after(" ", pattern)),
             Self::Notify(note) => note.line(),
+            Self::NotifyAll { to, note } => {
+                let operation = if note.deletes { "delete" } else { "update" };
+                let value = note.value.as_ref().map_or(String::new(), |value| format!(":{value}"));
+                let (set, to, key) = (fragment(&note.set), to.join(","), &note.key);
+                format!("notify:all:{operation}:messageType:key{set}:{to}:{key}{value}")
+            }
+            Self::Block { blocks, names } => {
+                format!("config:block:{}:{}", if *blocks { "add" } else { "remove" }, names.join(" "))
+            }
+            Self::Blocked => "config:block:show".to_owned(),
+            Self::Batch(ops) => {
+                let commands = ops.iter().enumerate();
+                let commands = commands.map(|(id, op)| json!({ "id": id, "command": op.line() }));
+                format!("batch:{}", commands.collect::<Value>())
+            }
             Self::List { pattern } => format!("notify:list{}", after(":", pattern)),
             Self::Status { id } => format!("notify:status:{id}"),
             Self::Fetch { id } => format!("notify:fetch:{id}"),
@@ -388,6 +448,9 @@ impl Op {
             | Self::LastCommit { .. }
             | Self::CommitLog { .. }
             | Self::Fetch { .. }
+            | Self::NotifyAll { .. }
+            | Self::Blocked
+            | Self::Batch(_)
             | Self::List { .. } => true,
             _ => false,
         }

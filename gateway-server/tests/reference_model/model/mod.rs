@@ -147,6 +147,31 @@ impl Model {
                 self.send(note);
                 Ok(json!(id))
             }
+            Op::NotifyAll { to, note } => {
+                for to in to {
+                    let key = format!("{to}:{}", note.key);
+                    self.send(Note { from: me.clone(), to: (*to).to_owned(), key, ..note.clone() });
+                }
+                Ok(to.iter().map(|to| ((*to).to_owned(), json!("?"))).collect())
+            }
+            Op::Block { blocks, names } => {
+                let list = &mut self.tenant(&me).blocked;
+                list.retain(|name| !names.contains(name));
+                list.extend(names.iter().filter(|_| *blocks));
+                Ok(json!("success"))
+            }
+            Op::Blocked => {
+                let list = &self.tenant(&me).blocked;
+                Ok(if list.is_empty() { Value::Null } else { json!(list) })
+            }
+            Op::Batch(ops) => {
+                let answers = ops.iter().map(|op| self.perform(who, op)).enumerate();
+                let shown = answers.map(|(id, answer)| match answer {
+                    Ok(data) => json!({ "id": id, "response": { "data": data } }),
+                    Err(code) => json!({ "id": id, "response": { "error_code": code } }),
+                });
+                Ok(shown.collect())
+            }
             Op::List { pattern } => {
                 let notes = self.tenant(&me).notes.values();
                 let mut listed: Vec<_> = notes
@@ -193,6 +218,11 @@ impl Model {
             (Actor::Owner(me) | Actor::App { tenant: me, .. }, Op::Notify(note)) if !note.is_of(me) => {
                 return Err("AT0009");
             }
+            (Actor::Owner(me) | Actor::App { tenant: me, .. }, Op::NotifyAll { note, .. })
+                if !note.is_of(me) =>
+            {
+                return Err("AT0009");
+            }
             (Actor::App { tenant, writes }, op) => {
                 let allowed = match op {
                     Op::Update { key, .. } | Op::Describe { key, .. } | Op::Delete { key, .. } => {
@@ -205,6 +235,10 @@ impl Model {
                     Op::Notify(note) => {
                         *writes && !note.text && (is_in_wavi(&note.key) || is_reserved(&note.key))
                     }
+                    Op::NotifyAll { note, .. } => {
+                        *writes && (is_in_wavi(&note.key) || name(&note.key) == "shared_key")
+                    }
+                    Op::Block { .. } => false,
                     _ => true,
                 };
                 if !allowed {

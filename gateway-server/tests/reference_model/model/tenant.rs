@@ -1,7 +1,7 @@
 //! What the model keeps of one atSign: records, their commits, notifications (atProtocol wire reference §6.4,
 //! §7, §8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use at_protocol::Timestamp;
 use serde_json::{Map, Value, json};
@@ -24,6 +24,7 @@ pub(super) struct Tenant {
     /// By sender and id.
     pub(super) notes: BTreeMap<(String, String), Note>,
     pub(super) last_moment: i64,
+    pub(super) blocked: BTreeSet<&'static str>,
     pub(super) unnamed: u64,
 }
 
