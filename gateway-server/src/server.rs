@@ -310,6 +310,8 @@ impl House {
     /// `tenant remove` has removed.
     async fn adopt(&self) -> Result<(), StoreError> {
         let _turn = self.moving.lock().await;
+        // An atSign may have been removed and added again since the last look.
+        self.node.store.reconcile().await?;
         let tenants = self.node.store.tenants().await?;
         let there: HashSet<&AtSign> = tenants.iter().map(|tenant| &tenant.atsign).collect();
         for atsign in self.node.hosted().iter().filter(|atsign| !there.contains(atsign)) {

@@ -379,6 +379,8 @@ pub trait Store: Send + Sync {
     fn expire(&self, now: Timestamp) -> Answer<'_, Expired>;
     /// A time that nothing in the store is later than, and at most a second later than the newest.
     fn newest(&self) -> Answer<'_, Timestamp>;
+    /// Forgets what it remembers of records where another process has changed them.
+    fn reconcile(&self) -> Answer<'_, ()>;
     /// Size of all that is kept, in bytes.
     fn size(&self) -> Answer<'_, u64>;
 }

@@ -26,7 +26,7 @@ pub(super) async fn perform(request: &Request<'_>, config: Config) -> Answered {
             return Ok(Response::Data(shown));
         }
         Config::Set { .. } | Config::Reset { .. } | Config::Print { .. } => {
-            return settings(request, &config);
+            return settings(request, &config).await;
         }
     };
     changed.map(|()| Response::Data("success".to_owned())).map_err(|_| {
@@ -35,7 +35,7 @@ pub(super) async fn perform(request: &Request<'_>, config: Config) -> Answered {
     })
 }
 
-fn settings(request: &Request<'_>, config: &Config) -> Answered {
+async fn settings(request: &Request<'_>, config: &Config) -> Answered {
     let Some(testing) = &request.node.testing else {
         return Ok(Response::Data("testing mode disabled by default".to_owned()));
     };
@@ -45,6 +45,16 @@ fn settings(request: &Request<'_>, config: &Config) -> Answered {
         Config::Print { name } => testing.print(name),
         Config::Block(_) | Config::Unblock(_) | Config::ShowBlocked => None,
     };
+    if let Config::Set { name, value } = &config
+        && is_refresh(name, value)
+    {
+        request.node.refresh_copies().await?;
+    }
     told.map(Response::Data)
         .ok_or_else(|| Failure::new(ErrorCode::InvalidSyntax, "Invalid syntax. e.g config:print:autoNotify"))
+}
+
+/// Whether this asks for the nightly refresh of copies at once (wire reference §6.5).
+fn is_refresh(name: &str, value: &str) -> bool {
+    name.eq_ignore_ascii_case("doCacheRefreshNow") && value == "true"
 }

@@ -3,13 +3,12 @@ mod tenants;
 use std::path::Path;
 use std::sync::Mutex;
 
-use at_protocol::Metadata;
+use at_protocol::{AtKey, Metadata, Timestamp};
 use at_protocol::verb::{Operation, Priority, Strategy};
 use tempfile::TempDir;
 
 use super::super::notification::tests::notification;
-use super::super::{Change, Committed, How};
-use super::super::{Kind, Status};
+use super::super::*;
 use super::*;
 
 /// Remembers what was told, in words.

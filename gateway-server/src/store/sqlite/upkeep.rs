@@ -5,7 +5,10 @@ use std::time::Duration;
 use at_protocol::Timestamp;
 
 use super::super::{Expired, StoreError, Visit};
-use super::{SWEEP, SqliteStore, notifications, records, tenants, visits};
+use super::{SqliteStore, notifications, records, tenants, visits};
+
+/// How many rows one call of `expire` removes from each table.
+const SWEEP: i64 = 500;
 
 impl SqliteStore {
     /// Adds entries to the access logs, with one commit for each shard.
