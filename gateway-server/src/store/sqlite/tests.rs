@@ -3,8 +3,8 @@ mod tenants;
 use std::path::Path;
 use std::sync::Mutex;
 
-use at_protocol::{AtKey, Metadata, Timestamp};
 use at_protocol::verb::{Operation, Priority, Strategy};
+use at_protocol::{AtKey, Metadata, Timestamp};
 use tempfile::TempDir;
 
 use super::super::notification::tests::notification;
