@@ -51,6 +51,17 @@ pub enum Step {
     Closed,
 }
 
+impl Step {
+    /// What is said or answered.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Say(text) | Self::Expect(text) | Self::ExpectLoosely(text) => text,
+            Self::Closed => "",
+        }
+    }
+}
+
 /// A whole transcript.
 #[derive(Debug, Clone)]
 pub struct Transcript {
