@@ -480,6 +480,7 @@ mod tests {
             assert!(read(bad).is_err(), "{bad}");
         }
     }
+
     #[test]
     fn an_hour_is_one_of_the_day() {
         let read = |text: &str| toml::from_str::<RefreshConfig>(text).map(|config| config.hour);
@@ -488,5 +489,15 @@ mod tests {
         for bad in ["hour = 24", "hour = -1", "hour = \"3\""] {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_sample_says_what_the_defaults_are() {
+        let sample = include_str!("../../packaging/server.toml");
+        let told: ServerConfig = toml::from_str(&sample.replace("#: ", "")).unwrap();
+        assert_eq!(format!("{told:#?}"), format!("{:#?}", ServerConfig::default()));
+        assert!(toml::from_str::<ServerConfig>(sample).is_ok());
+        let table = |line: &&str| line.starts_with('[') || line.starts_with("# [");
+        assert_eq!(sample.lines().filter(table).count(), 14, "[testing] is in no sample");
     }
 }
