@@ -126,7 +126,7 @@ fn copy_pages(from: &Path, to: &Path, report: &mut impl FnMut(Progress<'_>)) -> 
 pub struct Checked {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong with it, the first [`FAULTS`] at most; nothing if it is good.
+    /// What is wrong with it, the first twenty at most; nothing if it is good.
     pub faults: Vec<String>,
 }
 
