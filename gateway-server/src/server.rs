@@ -254,6 +254,9 @@ impl Running {
         self.house.stop.cancelled().await;
         self.house.tasks.close();
         self.house.tasks.wait().await;
+        if let Err(error) = self.house.node.flush_visits().await {
+            tracing::warn!(%error, "the newest entries of the access log are lost");
+        }
     }
 }
 
