@@ -148,7 +148,7 @@ impl Metadata {
     /// # Errors
     /// The parameter is one of ours and its value is not.
     pub(crate) fn take(&mut self, name: &str, value: &str) -> Result<bool, InvalidParameter> {
-        let text = || Some(value.to_owned());
+        let text = |name| word(name, value).map(|word| Some(word.to_owned()));
         match name.to_ascii_lowercase().as_str() {
             "ttl" => self.ttl = Some(number("ttl", "greater than or equal to 0", value)?),
             "ttb" => self.ttb = Some(number("ttb", "greater than or equal to 0", value)?),
@@ -164,19 +164,19 @@ impl Metadata {
             "isbinary" => self.is_binary = Some(boolean("isBinary", value)?),
             "isencrypted" => self.is_encrypted = Some(boolean("isEncrypted", value)?),
             "immutable" => self.immutable = Some(boolean("immutable", value)?),
-            "datasignature" => self.data_signature = text(),
-            "sharedkeystatus" => self.shared_key_status = text(),
-            "sharedkeyenc" => self.shared_key_enc = text(),
-            "pubkeycs" => self.pub_key_cs = text(),
-            "pubkeyhash" | "hash" => self.public_key_hash().hash = value.to_owned(),
-            "hashingalgo" | "algo" => self.public_key_hash().algo = value.to_owned(),
-            "encoding" => self.encoding = text(),
-            "enckeyname" => self.enc_key_name = text(),
-            "encalgo" => self.enc_algo = text(),
-            "ivnonce" => self.iv_nonce = text(),
+            "datasignature" => self.data_signature = text("dataSignature")?,
+            "sharedkeystatus" => self.shared_key_status = text("sharedKeyStatus")?,
+            "sharedkeyenc" => self.shared_key_enc = text("sharedKeyEnc")?,
+            "pubkeycs" => self.pub_key_cs = text("pubKeyCS")?,
+            "pubkeyhash" | "hash" => self.public_key_hash().hash = word("pubKeyHash", value)?.to_owned(),
+            "hashingalgo" | "algo" => self.public_key_hash().algo = word("hashingAlgo", value)?.to_owned(),
+            "encoding" => self.encoding = text("encoding")?,
+            "enckeyname" => self.enc_key_name = text("encKeyName")?,
+            "encalgo" => self.enc_algo = text("encAlgo")?,
+            "ivnonce" => self.iv_nonce = text("ivNonce")?,
             "appmetadata" => self.app_metadata = Some(json_object("appMetadata", value)?),
-            "skeenckeyname" => self.ske_enc_key_name = text(),
-            "skeencalgo" => self.ske_enc_algo = text(),
+            "skeenckeyname" => self.ske_enc_key_name = text("skeEncKeyName")?,
+            "skeencalgo" => self.ske_enc_algo = text("skeEncAlgo")?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -186,7 +186,7 @@ impl Metadata {
     /// that are not the client's to set are ignored.
     ///
     /// # Errors
-    /// `None` if it is no object of this shape; else the lifetime that is out of its range.
+    /// `None` if it is no object of this shape; else the member that is out of its range.
     pub(crate) fn from_update(json: serde_json::Value) -> Result<Self, Option<InvalidParameter>> {
         for (name, least) in [("ttl", 0), ("ttb", 0), ("ttr", -1)] {
             if json.get(name).and_then(serde_json::Value::as_i64).is_some_and(|number| number < least) {
@@ -199,10 +199,34 @@ impl Metadata {
         if !matches!(metadata.app_metadata, None | Some(serde_json::Value::Object(_))) {
             return Err(None);
         }
+        // What JSON can hold and a line cannot would end the line that other servers are told.
+        for (name, text) in metadata.texts() {
+            word(name, text)?;
+        }
         metadata.ttl.get_or_insert(0);
         metadata.ttb.get_or_insert(0);
         metadata.ttr.get_or_insert(0);
         Ok(metadata)
+    }
+
+    /// The members that are words of the client's choice, and their names on the wire.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let hash = self.pub_key_hash.as_ref();
+        [
+            ("dataSignature", self.data_signature.as_deref()),
+            ("sharedKeyEnc", self.shared_key_enc.as_deref()),
+            ("pubKeyCS", self.pub_key_cs.as_deref()),
+            ("pubKeyHash", hash.map(|hash| hash.hash.as_str())),
+            ("hashingAlgo", hash.map(|hash| hash.algo.as_str())),
+            ("encoding", self.encoding.as_deref()),
+            ("encKeyName", self.enc_key_name.as_deref()),
+            ("encAlgo", self.enc_algo.as_deref()),
+            ("ivNonce", self.iv_nonce.as_deref()),
+            ("skeEncKeyName", self.ske_enc_key_name.as_deref()),
+            ("skeEncAlgo", self.ske_enc_algo.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(name, text)| Some((name, text?)))
     }
 
     fn public_key_hash(&mut self) -> &mut PublicKeyHash {
@@ -309,6 +333,15 @@ fn number<T: std::str::FromStr>(
     value.parse().map_err(|_| InvalidParameter { name, expected })
 }
 
+/// A parameter's text: no colon, no `@`, no white space (wire reference §4.0).
+fn word<'a>(name: &'static str, value: &'a str) -> Result<&'a str, InvalidParameter> {
+    let ends = |c: char| matches!(c, ':' | '@') || c.is_whitespace() || c.is_control();
+    if value.contains(ends) {
+        return Err(InvalidParameter { name, expected: "one word without : and @" });
+    }
+    Ok(value)
+}
+
 /// Python writes `True`.
 fn boolean(name: &'static str, value: &str) -> Result<bool, InvalidParameter> {
     match value.to_ascii_lowercase().as_str() {
@@ -387,6 +420,19 @@ mod tests {
         assert!(kept.pub_key_hash.is_some() && kept.app_metadata.is_some());
         let cleared = read(&[("pubKeyHash", "null"), ("appMetadata", "null")]).merged_over(&before);
         assert_eq!((cleared.pub_key_hash, cleared.app_metadata), (None, None));
+    }
+
+    #[test]
+    fn a_word_cannot_end_the_line_that_others_are_told() {
+        for bad in ["a:b", "a@bob", "a b", "a\nnotify:@carol:x@alice:y", "a\r", "a\u{85}"] {
+            assert!(Metadata::default().take("encAlgo", bad).is_err(), "{bad:?}");
+            for json in [
+                serde_json::json!({ "encAlgo": bad }),
+                serde_json::json!({ "pubKeyHash": { "hash": "ab", "hashingAlgo": bad } }),
+            ] {
+                assert!(matches!(Metadata::from_update(json), Err(Some(_))), "{bad:?}");
+            }
+        }
     }
 
     #[test]
