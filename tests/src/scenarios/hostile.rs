@@ -162,8 +162,9 @@ impl Crowd {
             noise.extend(b"noop:0\n");
             // It may be cut off while it talks.
             if wire.say(&noise).is_ok() {
-                while let Ok(Some(answer)) = wire.hear() {
-                    if answer.starts_with("data:ok") {
+                // Answers to lines that came together may come together.
+                while let Ok(Some(answers)) = wire.hear() {
+                    if answers.contains("data:ok\n") {
                         break;
                     }
                 }
