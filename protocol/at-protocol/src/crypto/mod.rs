@@ -13,6 +13,7 @@
 
 mod aes;
 mod cram;
+mod ed25519;
 mod encoding;
 mod pkam;
 mod rsa;
@@ -22,6 +23,7 @@ pub(crate) mod vectors;
 
 pub use aes::{AesKey, Iv};
 pub use cram::{cram_digest, cram_matches};
+pub use ed25519::{Ed25519Public, Ed25519Secret, Ed25519Signature, InvalidEd25519};
 pub use pkam::{EccPublicKey, PkamPublicKey};
 pub use rsa::{Hash, RsaPrivateKey, RsaPublicKey, UnknownHash};
 pub use seal::{PairKey, Plain, Sealed, open};

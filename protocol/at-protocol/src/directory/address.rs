@@ -1,4 +1,4 @@
-//! The directory's two messages (wire reference §1.1).
+//! The directory's two messages of old: an atSign, and where it is served (wire reference §1.1).
 
 use std::fmt;
 use std::str::FromStr;
@@ -37,6 +37,12 @@ impl Address {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The same host, at another port.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Self {
+        Self { host: self.host.clone(), port }
     }
 }
 
