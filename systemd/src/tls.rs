@@ -3,6 +3,7 @@
 
 mod authority;
 mod client;
+mod node;
 mod own;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 pub use authority::{AuthorityError, DevAuthority};
 pub use client::AnyClientCertificate;
+pub use node::{BothCertificates, NodeIdentity, NodeIdentityError, node_key};
 pub use own::OwnCertificate;
 
 /// The `[tls]` table of a daemon that listens.

@@ -16,6 +16,7 @@ mod monitor;
 mod notify;
 pub mod onboard;
 mod peers;
+pub mod pin;
 mod random;
 mod refusal;
 mod requests;

@@ -1,12 +1,17 @@
 //! Certificates of those who connect: asked for, not required, judged later.
 
+use std::sync::Arc;
+
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::NoClientAuth;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+use super::ClientCertificates;
 
 /// Takes any certificate, or none.
 ///
@@ -65,5 +70,15 @@ impl ClientCertVerifier for AnyClientCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// Whether those who connect are asked for a certificate.
+pub(super) fn verifier(clients: ClientCertificates) -> Arc<dyn ClientCertVerifier> {
+    match clients {
+        ClientCertificates::Ignored => Arc::new(NoClientAuth),
+        ClientCertificates::Recorded => {
+            Arc::new(AnyClientCertificate::new(&rustls::crypto::aws_lc_rs::default_provider()))
+        }
     }
 }

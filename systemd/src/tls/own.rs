@@ -10,12 +10,13 @@ use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{AnyClientCertificate, ClientCertificates, DevAuthority, TlsError, read_certificates};
+use super::client::verifier;
+use super::{ClientCertificates, DevAuthority, TlsError, read_certificates};
 
 /// How long before its end a certificate is called old: time for a person to act, and a fraction of the
 /// shortest lifetimes in use. The certificate of `dev` is made anew then.
@@ -111,17 +112,22 @@ impl OwnCertificate {
         clients: ClientCertificates,
         protocols: &[&[u8]],
     ) -> Result<Arc<ServerConfig>, TlsError> {
+        self.config_resolved_by(Arc::clone(self) as Arc<dyn ResolvesServerCert>, clients, protocols)
+    }
+
+    /// The same, where somebody else decides at each handshake what is shown.
+    pub(super) fn config_resolved_by(
+        &self,
+        resolver: Arc<dyn ResolvesServerCert>,
+        clients: ClientCertificates,
+        protocols: &[&[u8]],
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         // rustls has AEAD suites only, in both versions.
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier: Arc<dyn rustls::server::danger::ClientCertVerifier> = match clients {
-            ClientCertificates::Ignored => Arc::new(NoClientAuth),
-            ClientCertificates::Recorded => Arc::new(AnyClientCertificate::new(&provider)),
-        };
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(|source| self.unusable(source))?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
+            .with_client_cert_verifier(verifier(clients))
+            .with_cert_resolver(resolver);
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Ok(Arc::new(config))
     }
