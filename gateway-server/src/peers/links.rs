@@ -70,7 +70,7 @@ impl Links {
     pub(super) async fn address(&self, of: &AtSign) -> Result<Address, AskError> {
         let found = self.directory.find(of).await;
         let found = found.map_err(|error| AskError::Unreachable(error.to_string()))?;
-        found.ok_or_else(|| AskError::NoSuchAtSign(of.clone()))
+        found.map(|found| found.address).ok_or_else(|| AskError::NoSuchAtSign(of.clone()))
     }
 
     /// A new connection on which nobody has proved anything.

@@ -97,7 +97,7 @@ impl ConnectError {
 pub async fn open(atsign: &AtSign, directory: &Directory, tls: &ClientTls) -> Result<TlsWire, ConnectError> {
     let found = directory.find(atsign).await;
     let found = found.map_err(|source| ConnectError::Resolve { atsign: atsign.clone(), source })?;
-    let address = found.ok_or_else(|| ConnectError::UnknownAtSign {
+    let address = found.map(|found| found.address).ok_or_else(|| ConnectError::UnknownAtSign {
         atsign: atsign.clone(),
         directory: directory.address().clone(),
     })?;

@@ -174,6 +174,20 @@ impl ClientTls {
         };
         Ok(Self(Arc::new(config)))
     }
+
+    /// The same, offering one protocol by ALPN; servers that do not know it are spoken to all the same.
+    #[must_use]
+    pub fn speaking(&self, protocol: &[u8]) -> Self {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Self(Arc::new(config))
+    }
+}
+
+impl From<ClientConfig> for ClientTls {
+    fn from(config: ClientConfig) -> Self {
+        Self(Arc::new(config))
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -116,7 +116,10 @@ fn numbers_never_fall() {
 }
 
 #[test]
-fn registrars_govern_what_they_are_trusted_about() {
+fn registrars_govern_what_is_theirs() {
     let registrars = trusting(1, &["@plant7*"]);
     assert!(registrars.govern(&"@plant7gw".parse().unwrap()) && !registrars.govern(&alice()));
+    // Believed about everybody, but nobody has to have its grant.
+    let open = trusting(1, &[]);
+    assert!(open.verify(record(1), at(0)).is_ok() && !open.govern(&alice()));
 }

@@ -11,7 +11,8 @@ use crate::{AtSign, Timestamp};
 pub struct Registrar {
     /// Its key.
     pub key: Ed25519Public,
-    /// The atSigns about which it is believed.
+    /// The atSigns that are its own: about these it is believed, and about these nobody else is. None: it is
+    /// believed about all that it has granted, and what it has not is left to directories of old.
     pub atsigns: Vec<Pattern>,
 }
 
@@ -73,11 +74,11 @@ impl Registrars {
         self.0.is_empty()
     }
 
-    /// Whether any of them answers for an atSign: then its name is the fleet's own and nobody else's
-    /// business.
+    /// Whether an atSign is one of theirs: then its name is nobody else's business, and what has no signed
+    /// record is not believed.
     #[must_use]
     pub fn govern(&self, atsign: &AtSign) -> bool {
-        self.0.iter().any(|registrar| registrar.answers_for(atsign))
+        self.0.iter().any(|registrar| registrar.owns(atsign))
     }
 
     /// Checks the whole chain: registrar, grant, record, their ends, and what each may speak for.
@@ -90,7 +91,7 @@ impl Registrars {
         if trusted.peek().is_none() {
             return Err(Distrust::UnknownRegistrar(grant.registrar.clone()));
         }
-        if !trusted.any(|registrar| registrar.answers_for(atsign)) {
+        if !trusted.any(|registrar| registrar.atsigns.is_empty() || registrar.owns(atsign)) {
             return Err(Distrust::BeyondRegistrar(grant.registrar.clone(), atsign.clone()));
         }
         if !grant.is_signed() {
@@ -113,7 +114,7 @@ impl Registrars {
 }
 
 impl Registrar {
-    fn answers_for(&self, atsign: &AtSign) -> bool {
+    fn owns(&self, atsign: &AtSign) -> bool {
         self.atsigns.iter().any(|pattern| pattern.matches(atsign))
     }
 }
