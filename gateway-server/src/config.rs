@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use at_protocol::AtKey;
-use at_protocol::directory::Address;
+use at_protocol::crypto::Ed25519Public;
+use at_protocol::directory::{Address, Pattern, Registrar, Registrars};
 use atedge_service::tls::TlsSettings;
 use serde::Deserialize;
 
@@ -19,6 +20,8 @@ pub struct ServerConfig {
     pub schema: Schema,
     /// Where the server listens.
     pub listen: ListenConfig,
+    /// Who the server is among the nodes of its fleet.
+    pub server: NodeConfig,
     /// Its certificate.
     pub tls: TlsSettings,
     /// Where it keeps what it hosts.
@@ -78,6 +81,50 @@ pub struct ListenConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         Self { address: SocketAddr::from(([0, 0, 0, 0], 6464)), domain: None }
+    }
+}
+
+/// `[server]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// The host name or address under which others reach this node, as it stands in its certificate. The
+    /// records of its atSigns name it, unless `[listen] domain` gives each a name of its own.
+    pub host: Option<String>,
+    /// The registrars whose signed records are believed: `"ed25519:…"`, or `{ key = "ed25519:…", atsigns =
+    /// ["@plant7*"] }` for one whose atSigns are found by its records and in no other way. Without any, the
+    /// directory is believed, and other servers are spoken to as atServers of old.
+    pub registrars: Vec<RegistrarSetting>,
+    /// File with what the registrar granted this node: `atedge registrar grant` writes it. Without one, the
+    /// node signs no records.
+    pub node_grant: Option<PathBuf>,
+}
+
+/// A registrar, as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum RegistrarSetting {
+    /// Its key alone.
+    Key(Ed25519Public),
+    /// Its key, and the atSigns that are its own.
+    #[serde(rename_all = "lowercase")]
+    Owner {
+        /// Its key.
+        key: Ed25519Public,
+        /// Its atSigns.
+        atsigns: Vec<Pattern>,
+    },
+}
+
+impl NodeConfig {
+    /// Whom the node believes.
+    #[must_use]
+    pub fn trusted(&self) -> Registrars {
+        let registrar = |setting: &RegistrarSetting| match setting.clone() {
+            RegistrarSetting::Key(key) => Registrar { key, atsigns: Vec::new() },
+            RegistrarSetting::Owner { key, atsigns } => Registrar { key, atsigns },
+        };
+        Registrars::new(self.registrars.iter().map(registrar).collect())
     }
 }
 
