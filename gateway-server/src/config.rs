@@ -76,11 +76,14 @@ pub struct ListenConfig {
     /// The domain below which each tenant has a host name of its own, `<label>.<domain>`: clients that
     /// send it in the TLS handshake need not say `from:` first.
     pub domain: Option<String>,
+    /// Whether QUIC is spoken on the UDP port of the same number: many sessions on one connection, which
+    /// outlives a change of address.
+    pub quic: bool,
 }
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([0, 0, 0, 0], 6464)), domain: None }
+        Self { address: SocketAddr::from(([0, 0, 0, 0], 6464)), domain: None, quic: true }
     }
 }
 

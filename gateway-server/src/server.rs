@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use at_client::Directory;
 use at_client::tls::{ClientTls, Trust};
 use at_protocol::AtSign;
-use atedge_service::tls::{ClientCertificates, OwnCertificate};
-use tokio::net::TcpListener;
+use atedge_service::tls::OwnCertificate;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
 use crate::descriptors;
-use crate::listen::{Door, Protocol};
+use crate::listen::{Bound, Door, Shown};
 use crate::node::Node;
 use crate::peers::{CertificateCheck, Links, deliver};
 use crate::store::{StoreError, Tenant};
@@ -26,7 +25,7 @@ use crate::timers::{self, Job};
 /// The certificates of a server, at both ends of its connections.
 pub struct ServerTls {
     /// For those who connect.
-    pub listener: Arc<rustls::ServerConfig>,
+    shown: Shown,
     /// What is shown at both ends.
     certificate: Arc<OwnCertificate>,
     /// For connecting to other servers; none where no directory is configured.
@@ -89,20 +88,26 @@ pub enum AddTenantError {
 }
 
 impl ServerTls {
+    /// The configuration of a listener over TCP.
+    #[must_use]
+    pub fn listener(&self) -> Arc<rustls::ServerConfig> {
+        Arc::clone(&self.shown.tls)
+    }
+
     /// Reads (or with `dev`, makes) the certificates that the configuration names.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn load(config: &ServerConfig, state: &Path) -> Result<Self, StartError> {
         let certificate = config.tls.certificate(state)?;
-        let listener = certificate.server_config(ClientCertificates::Recorded, &Protocol::OFFERED)?;
+        let shown = Shown::of(&certificate)?;
         let Some(directory) = &config.directory else {
-            return Ok(Self { listener, certificate, peers: None });
+            return Ok(Self { shown, certificate, peers: None });
         };
         let ca = directory.ca.clone().or_else(|| config.tls.dev.then(|| state.join("ca.pem")));
         let check = CertificateCheck::new(ca.as_deref())?;
         let client = ClientTls::new(&Trust::System { and: ca }, Some(certificate.clone()))?;
-        Ok(Self { listener, certificate, peers: Some((client, check)) })
+        Ok(Self { shown, certificate, peers: Some((client, check)) })
     }
 }
 
@@ -119,7 +124,7 @@ pub struct Running {
 struct House {
     node: Arc<Node>,
     dedicated: Mutex<BTreeMap<AtSign, Dedicated>>,
-    tls: Arc<rustls::ServerConfig>,
+    shown: Shown,
     certificate: Arc<OwnCertificate>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -152,19 +157,19 @@ impl Server {
         });
         let address = config.listen.address;
         let node = Arc::new(Node::open(config, state, links).await?);
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|source| StartError::Listen { address, source })?;
-        let shared = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+        let failed = |source| StartError::Listen { address, source };
+        let bound = Bound::to(address, node.config.listen.quic).await.map_err(failed)?;
+        let shared = bound.address().map_err(failed)?;
         let house = Arc::new(House {
             node,
             dedicated: Mutex::default(),
-            tls: tls.listener,
+            shown: tls.shown,
             certificate: tls.certificate,
             tasks: TaskTracker::new(),
             stop,
             moving: tokio::sync::Mutex::default(),
         });
-        house.listen(listener, None, house.stop.clone());
+        house.listen(bound, None, house.stop.clone());
         for Tenant { atsign, listen } in house.node.store.tenants().await? {
             house
                 .move_in(&atsign, listen)
@@ -231,19 +236,19 @@ impl Running {
         let bound = match listen {
             Some(address) => {
                 let failed = |source| AddTenantError::Listen { address, source };
-                let listener = TcpListener::bind(address).await.map_err(failed)?;
-                let bound = listener.local_addr().map_err(failed)?;
-                Some((listener, bound))
+                let bound = Bound::to(address, house.node.config.listen.quic).await.map_err(failed)?;
+                let address = bound.address().map_err(failed)?;
+                Some((bound, address))
             }
             None => None,
         };
-        let tenant = Tenant { atsign: atsign.clone(), listen: bound.as_ref().map(|(_, bound)| *bound) };
+        let tenant = Tenant { atsign: atsign.clone(), listen: bound.as_ref().map(|(_, address)| *address) };
         if !house.node.add_tenant(tenant, secret).await? {
             return Err(AddTenantError::Exists(atsign));
         }
-        if let Some((listener, bound)) = bound {
-            let stop = house.dedicate(&atsign, bound);
-            house.listen(listener, Some(atsign.clone()), stop);
+        if let Some((bound, address)) = bound {
+            let stop = house.dedicate(&atsign, address);
+            house.listen(bound, Some(atsign.clone()), stop);
         }
         house.make_signing_key(atsign.clone());
         Ok(self.address_of(&atsign))
@@ -269,9 +274,9 @@ impl House {
     ) -> Result<(), (SocketAddr, io::Error)> {
         if let Some(address) = listen {
             let failed = |source| (address, source);
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
-            let stop = self.dedicate(atsign, listener.local_addr().map_err(failed)?);
-            self.listen(listener, Some(atsign.clone()), stop);
+            let bound = Bound::to(address, self.node.config.listen.quic).await.map_err(failed)?;
+            let stop = self.dedicate(atsign, bound.address().map_err(failed)?);
+            self.listen(bound, Some(atsign.clone()), stop);
         }
         self.node.host(atsign);
         Ok(())
@@ -362,15 +367,15 @@ impl House {
         stop
     }
 
-    fn listen(&self, listener: TcpListener, tenant: Option<AtSign>, stop: CancellationToken) {
+    fn listen(&self, bound: Bound, tenant: Option<AtSign>, stop: CancellationToken) {
         let door = Door {
             node: Arc::clone(&self.node),
-            tls: Arc::clone(&self.tls),
+            shown: self.shown.clone(),
             tenant,
             tasks: self.tasks.clone(),
             stop,
         };
-        self.tasks.spawn(door.accept(listener));
+        door.open(bound);
     }
 
     fn make_signing_key(&self, atsign: AtSign) {

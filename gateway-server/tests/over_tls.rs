@@ -330,7 +330,7 @@ async fn directory(state: &Path, entries: Arc<Mutex<HashMap<String, SocketAddr>>
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let config: ServerConfig = toml::from_str("[tls]\ndev = true").expect("a configuration");
-    let acceptor = TlsAcceptor::from(ServerTls::load(&config, state).expect("certificates").listener);
+    let acceptor = TlsAcceptor::from(ServerTls::load(&config, state).expect("certificates").listener());
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let (acceptor, entries) = (acceptor.clone(), Arc::clone(&entries));

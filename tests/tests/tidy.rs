@@ -47,7 +47,18 @@ const PLACES: &[(&str, &[&str], &str)] = &[
         ],
         "SQLite stands behind the outbox, the store and the registry",
     ),
-    (r"\bquinn\b", &[], "there is no QUIC yet"),
+    (
+        r"\bquinn\b",
+        &[
+            "protocol/at-client/src/quic.rs",
+            "gateway-server/src/listen/quic.rs",
+            "gateway-server/src/peers/",
+            "gateway-server/tests/over_quic.rs",
+            "directory/src/quic.rs",
+            "tests/",
+        ],
+        "QUIC stands in files of its own",
+    ),
     (
         r"\brumqttc\b",
         &["adapters/src/mqtt", "adapters/src/sim", "adapters/tests"],

@@ -1,11 +1,10 @@
-//! From a listening socket to a session: a place, TLS, which protocol, and whose atServer is meant.
+//! TLS over TCP: one connection, one session.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use at_protocol::AtSign;
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
@@ -13,9 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::{Door, FULL};
 use crate::admission::Source;
 use crate::node::Node;
 use crate::peers::Certificate;
@@ -25,8 +23,6 @@ use crate::web;
 /// The pause after an `accept` that failed, for want of file descriptors most likely: long enough not to
 /// turn in circles, and what is open goes on meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// What is said, without a greeting, to who finds no place (atProtocol wire reference §2.4).
-pub(crate) const FULL: &str = "error:AT0012-Inbound connection limit exceeded\n";
 
 /// What is spoken behind TLS, by ALPN (atProtocol wire reference §2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,21 +43,9 @@ impl Protocol {
     }
 }
 
-/// One listener and what its connections need.
-#[derive(Clone)]
-pub(crate) struct Door {
-    pub(crate) node: Arc<Node>,
-    pub(crate) tls: Arc<ServerConfig>,
-    /// Whose door it is, if it is one tenant's alone.
-    pub(crate) tenant: Option<AtSign>,
-    /// Where connections are counted, so that a stop can wait for them.
-    pub(crate) tasks: TaskTracker,
-    pub(crate) stop: CancellationToken,
-}
-
 impl Door {
-    /// Takes connections until the stop.
-    pub(crate) async fn accept(self, listener: TcpListener) {
+    /// Takes connections over TCP until the stop.
+    pub(super) async fn accept(self, listener: TcpListener) {
         let mut is_failing = false;
         loop {
             let accepted = tokio::select! {
@@ -85,11 +69,12 @@ impl Door {
     }
 
     async fn welcome(self, tcp: TcpStream, address: SocketAddr) {
-        let Self { node, tls, tenant, stop, .. } = self;
+        let Self { node, shown, tenant, stop, .. } = self;
         let source = Source::from(address.ip());
         let Some(place) = node.admission.place(source) else { return };
         // On the heap, so that the connection does not carry its handshake along.
-        let handshake = Box::pin(timeout(node.config.limits.node.handshake, shake(&node, tls, tcp, source)));
+        let handshake =
+            Box::pin(timeout(node.config.limits.node.handshake, shake(&node, shown.tls, tcp, source)));
         let mut stream = tokio::select! {
             shaken = handshake => match shaken {
                 Ok(Ok(stream)) => stream,
