@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use at_protocol::directory::Address;
+use at_protocol::crypto::Ed25519Public;
+use at_protocol::directory::{Address, Pattern};
 use at_protocol::{AtSign, KeyName};
 use clap::{Args, Parser, Subcommand};
 
@@ -55,6 +56,9 @@ pub enum Command {
 Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 expired or not delivered."
     )]
     Cmd(Cmd),
+    /// Be a fleet's registrar: say which node may serve which atSigns. Offline; its key belongs on no server.
+    #[command(subcommand, after_help = "Example: atedge registrar init --key registrar.key")]
+    Registrar(Registrar),
     /// Run a private atPlatform in a folder, for development.
     #[command(after_help = "Example: atedge town --atsigns @alice,@bob --dir town
 
@@ -224,6 +228,72 @@ pub struct Cmd {
     pub access: Access,
 }
 
+/// `atedge registrar`.
+#[derive(Debug, Subcommand)]
+pub enum Registrar {
+    /// Make a registrar's key and print the public half, which servers, directories and agents trust.
+    #[command(after_help = "Example: atedge registrar init --key registrar.key
+
+The public key is for `[server] registrars` of server.toml and `[[registrar]] key` of directory.toml.")]
+    Init(RegistrarInit),
+    /// Let a node serve certain atSigns until a certain time.
+    #[command(after_help = "Examples:
+  atedge registrar grant --key registrar.key --node ed25519:11qY… --atsigns '@plant7*,@ops' --for 365d
+  atedge registrar grant --key registrar.key --node ed25519:11qY… --atsigns '*' --for 30d --out node1.grant
+
+`atedge-server node` prints the node's key; the grant's place is `[server] node_grant` of its server.toml.")]
+    Grant(RegistrarGrant),
+    /// Explain a key, a grant or a signed record: who, which atSigns, until when, whether it holds.
+    #[command(after_help = "Example: atedge registrar show node1.grant
+
+Exit codes: 0 it holds, 1 it does not, or is nothing of the kind.")]
+    Show(RegistrarShow),
+}
+
+/// `atedge registrar init`.
+#[derive(Debug, Args)]
+pub struct RegistrarInit {
+    /// The file for the key, which must not be there yet.
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `atedge registrar grant`.
+#[derive(Debug, Args)]
+pub struct RegistrarGrant {
+    /// The registrar's key.
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The node's public key.
+    #[arg(long, value_name = "KEY")]
+    pub node: Ed25519Public,
+    /// Whom it may serve, separated by commas: `@alice`, all that begin alike `@plant7*`, or everybody `*`.
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',', required = true)]
+    pub atsigns: Vec<Pattern>,
+    /// For how long from now.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub period: Duration,
+    /// The file for the grant; standard output where not said.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Print JSON, which a grant is in any case.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `atedge registrar show`.
+#[derive(Debug, Args)]
+pub struct RegistrarShow {
+    /// The file; `-` is standard input.
+    pub file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `atedge town`.
 #[derive(Debug, Args)]
 pub struct Town {
@@ -275,8 +345,11 @@ mod tests {
             "atedge cmd @gw boiler.setpoint value=62 --as @ops --namespace plant7 --wait 1m",
             "atedge town --atsigns @alice,@bob --port 6400",
             "atedge demo --for 20s --json",
+            "atedge registrar init --key registrar.key",
+            "atedge registrar grant --key k --node ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo \
+             --atsigns @plant7*,@ops --for 365d",
         ] {
-            Cli::try_parse_from(line.split(' ')).unwrap();
+            Cli::try_parse_from(line.split_whitespace()).unwrap();
         }
         assert!(Cli::try_parse_from(["atedge", "demo", "--for", "20"]).is_err());
     }

@@ -12,6 +12,7 @@ pub mod onboard;
 pub mod output;
 pub mod reader;
 pub mod record;
+pub mod registrar;
 pub mod town;
 pub mod watch;
 
@@ -34,6 +35,7 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Onboard(args) => onboard::run(args).await,
         Command::Watch(args) => watch::run(args).await,
         Command::Cmd(args) => cmd::run(args).await,
+        Command::Registrar(args) => registrar::run(args),
         Command::Town(args) => town::run(args).await,
         Command::Demo(args) => demo::run(args).await,
     }

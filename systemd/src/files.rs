@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 /// Replaces `path` with `bytes`, readable by its owner only (mode 0600).
 ///
 /// # Errors
@@ -23,17 +25,36 @@ pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, 0o644)
 }
 
+/// Writes `bytes` to `path`, where there must be nothing yet, readable by its owner only (mode 0600).
+///
+/// # Errors
+/// As [`write_private`], and [`io::ErrorKind::AlreadyExists`].
+pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = folder_of(path);
+    written(folder, bytes, 0o600)?.persist_noclobber(path)?;
+    File::open(folder)?.sync_all()
+}
+
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = match path.parent() {
+    let folder = folder_of(path);
+    written(folder, bytes, mode)?.persist(path)?;
+    // The rename itself is durable only once the folder is.
+    File::open(folder)?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// The bytes on disk, under a name that nobody looks for.
+fn written(folder: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
     let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    // The rename itself is durable only once the folder is.
-    File::open(folder)?.sync_all()
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -51,6 +72,18 @@ mod tests {
         write_public(&path, b"first, and longer").unwrap();
         write_private(&path, b"second").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn what_is_there_is_not_created_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        create_private(&path, b"first").unwrap();
+        let refused = create_private(&path, b"second").unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
     }
