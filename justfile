@@ -24,6 +24,10 @@ road *ARGS:
 server *ARGS:
     tests/run server {{ARGS}}
 
+# Servers and directory across network namespaces, under loss, partitions and the like.
+federation *ARGS:
+    tests/run federation {{ARGS}}
+
 # Both Debian packages, the arm64 one under qemu.
 package:
     tests/run package

@@ -6,6 +6,8 @@ pub mod crowd;
 pub mod fuzz;
 pub mod gateway;
 pub mod ledger;
+pub mod link;
+pub mod net;
 pub mod peer;
 pub mod powercut;
 pub mod process;

@@ -27,7 +27,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
         folder.pop();
     }
     let path = folder.join(name);
-    let package = if name == "scenarios" { "atedge-tests" } else { name };
+    let package = if ["scenarios", "link"].contains(&name) { "atedge-tests" } else { name };
     let release = if folder.ends_with("release") { " --release" } else { "" };
     ensure!(path.exists(), "{} is missing; build it with: cargo build{release} -p {package}", path.display());
     Ok(path)
@@ -117,6 +117,15 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Errors
+    /// It reads no more.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("a piped standard input")?;
+        writeln!(input, "{line}").with_context(|| format!("{} reads no more", self.name))
     }
 
     /// The next line of its standard output; `None` when it has closed it.

@@ -11,6 +11,7 @@ mod disk_damage;
 mod disk_full;
 mod handshake_flood;
 mod hostile;
+mod link;
 mod memory;
 mod memory_ceiling;
 mod noisy_tenant;
@@ -27,6 +28,7 @@ use crate::scenario::Scenario;
 
 const ROAD: &str = "road";
 const SERVER: &str = "server";
+const FEDERATION: &str = "federation";
 const PACKAGE: &str = "package";
 
 /// All there are, in the order in which they run.
@@ -55,5 +57,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "disk-full", run: disk_full::run },
     Scenario { group: SERVER, name: "server-crash", run: server_crash::run },
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
+    Scenario { group: FEDERATION, name: "link", run: link::run },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];
