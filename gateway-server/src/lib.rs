@@ -15,6 +15,7 @@ mod clock;
 pub mod config;
 mod descriptors;
 pub mod enrollment;
+mod identity;
 mod listen;
 mod login_keys;
 mod monitors;
@@ -36,6 +37,7 @@ mod visits;
 pub mod web;
 
 pub use config::ServerConfig;
+pub use identity::{Concern, Identity, IdentityError};
 pub use node::Node;
 pub use offline::Offline;
 pub use peers::Certificate;

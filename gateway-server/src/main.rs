@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use at_protocol::AtSign;
 use atedge_server::store::{self, Checked, Progress, Tenant};
-use atedge_server::{Offline, Server, ServerConfig, ServerTls};
+use atedge_server::{Concern, Identity, Offline, Server, ServerConfig, ServerTls};
 use atedge_service::{Exit, Notifier, OneLine, config, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 
@@ -64,6 +65,12 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
     },
+    /// Print the key by which other nodes know this one, which is made if there is none, and what a registrar
+    /// has granted to it
+    #[command(after_help = "Example: atedge-server node --json
+
+The registrar grants with it: atedge registrar grant --node <key> --atsigns '@plant7*' --for 365d …")]
+    Node,
     /// Add, move, remove and list the atSigns that are hosted here
     #[command(subcommand, after_help = "Example: atedge-server tenant add @alice")]
     Tenant(TenantCommand),
@@ -136,8 +143,9 @@ fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Run => run(settings, &cli.place.state).await,
-            Command::Check { store } => check(&settings, &cli.place, store),
+            Command::Check { store } => check(settings, &cli.place, store).await,
             Command::Backup { to } => back_up(&settings, &cli.place, &to),
+            Command::Node => show_node(settings, &cli.place).await,
             Command::Tenant(command) => tenant(settings, &cli.place, command).await,
         }
     });
@@ -174,17 +182,72 @@ async fn run(settings: ServerConfig, state: &Path) -> anyhow::Result<()> {
     watchdog.await.context("the watchdog's task failed")
 }
 
-fn check(settings: &ServerConfig, place: &Place, store: bool) -> anyhow::Result<()> {
+async fn check(settings: ServerConfig, place: &Place, store: bool) -> anyhow::Result<()> {
     // With `dev` the files are made at the first start.
     if !settings.tls.dev {
-        ServerTls::load(settings, &place.state)?;
+        ServerTls::load(&settings, &place.state)?;
     }
+    let concerns = concerns(&settings, &place.state).await?;
     if place.json {
-        say(&serde_json::json!({ "config": place.config, "ok": true }).to_string());
+        let warnings: Vec<_> = concerns.iter().map(Concern::to_string).collect();
+        let json = serde_json::json!({ "config": place.config, "ok": true, "warnings": warnings });
+        say(&json.to_string());
     } else {
+        concerns.iter().for_each(|concern| say(&format!("warning: {concern}")));
         say(&format!("{} is good", place.config.display()));
     }
-    if store { check_store(settings, place) } else { Ok(()) }
+    if store { check_store(&settings, place) } else { Ok(()) }
+}
+
+/// What somebody should see to about the node's grant.
+async fn concerns(settings: &ServerConfig, state: &Path) -> anyhow::Result<Vec<Concern>> {
+    let Some(identity) = Identity::existing(&settings.server, state)? else {
+        // Nobody has asked for its key yet, so whatever was granted was granted to another.
+        anyhow::ensure!(
+            settings.server.node_grant.is_none(),
+            "there is a [server] node_grant, but this node has no key; `atedge-server node` makes it"
+        );
+        return Ok(Vec::new());
+    };
+    let hosted = hosted(settings, state).await?;
+    Ok(identity.concerns(&hosted, &settings.server.trusted(), SystemTime::now().into()))
+}
+
+/// Who is hosted here, if there is a store already.
+async fn hosted(settings: &ServerConfig, state: &Path) -> anyhow::Result<Vec<AtSign>> {
+    let Some(store) = Offline::existing(settings.clone(), state).await? else { return Ok(Vec::new()) };
+    Ok(store.tenants().await?.into_iter().map(|tenant| tenant.atsign).collect())
+}
+
+async fn show_node(settings: ServerConfig, place: &Place) -> anyhow::Result<()> {
+    prepare(&place.state)?;
+    let identity = Identity::open(&settings.server, &place.state)?;
+    let hosted = hosted(&settings, &place.state).await?;
+    let concerns = identity.concerns(&hosted, &settings.server.trusted(), SystemTime::now().into());
+    let warnings: Vec<_> = concerns.iter().map(Concern::to_string).collect();
+    let node = identity.public();
+    let (covered, uncovered): (Vec<_>, Vec<_>) =
+        hosted.iter().partition(|atsign| identity.grant().is_some_and(|grant| grant.covers(atsign)));
+    if place.json {
+        let json = serde_json::json!({
+            "node": node, "grant": identity.grant(), "covered": covered, "uncovered": uncovered,
+            "warnings": warnings,
+        });
+        say(&json.to_string());
+        return Ok(());
+    }
+    say(&node.to_string());
+    match identity.grant() {
+        None => say("no grant: [server] node_grant names none, so this node signs no records"),
+        Some(grant) => {
+            let patterns: Vec<_> = grant.atsigns.iter().map(ToString::to_string).collect();
+            let (patterns, registrar, until) = (patterns.join(", "), &grant.registrar, grant.not_after);
+            say(&format!("granted {patterns} by {registrar} until {until}"));
+            say(&format!("{} of {} atSigns that are hosted here are covered", covered.len(), hosted.len()));
+        }
+    }
+    warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    Ok(())
 }
 
 fn check_store(settings: &ServerConfig, place: &Place) -> anyhow::Result<()> {

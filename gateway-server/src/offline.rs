@@ -10,7 +10,7 @@ use crate::config::ServerConfig;
 use crate::moving::{self, MoveError};
 use crate::node::Node;
 use crate::server::{AddTenantError, StartError};
-use crate::store::{StoreError, Tenant, Usage};
+use crate::store::{self, StoreError, Tenant, Usage};
 use crate::tenant::ensure_signing_key;
 
 /// The store of a server that may or may not be running.
@@ -27,6 +27,19 @@ impl Offline {
         // That is for those who stay.
         config.store.check = false;
         Ok(Self { node: Node::open(config, state, None).await? })
+    }
+
+    /// The same, if there is a store already; nothing is made.
+    ///
+    /// # Errors
+    /// As [`Offline::open`].
+    pub async fn existing(config: ServerConfig, state: &Path) -> Result<Option<Self>, StartError> {
+        let path = state.join(&config.store.path);
+        match store::exists(&path) {
+            Ok(true) => Self::open(config, state).await.map(Some),
+            Ok(false) => Ok(None),
+            Err(source) => Err(StartError::Store { path, source }),
+        }
     }
 
     /// Adds a tenant with its signing key, and gives the secret by which its owner activates it.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use commit::{Change, Commit};
 pub use notification::{Kind, Notification, Status, is_unique};
 pub use record::Record;
-pub use sqlite::{BackupError, Checked, OpenError, Progress, SqliteStore, back_up, check};
+pub use sqlite::{BackupError, Checked, OpenError, Progress, SqliteStore, back_up, check, exists};
 pub use visit::{Visit, Visits};
 
 /// What a store's operation comes to, some time.

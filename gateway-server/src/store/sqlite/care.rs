@@ -60,6 +60,14 @@ pub struct Progress<'a> {
     pub pages: u32,
 }
 
+/// Whether there is a store at `path`; nothing is made.
+///
+/// # Errors
+/// The files that are there make no store.
+pub fn exists(path: &Path) -> Result<bool, OpenError> {
+    Ok(layout::existing(path)?.is_some())
+}
+
 /// Copies each file of the store at `path` into the folder `to`, as it is at one moment of its own, while a
 /// server goes on with it. Copies appear under their names when they are whole and on disk.
 ///

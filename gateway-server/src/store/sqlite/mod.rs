@@ -32,7 +32,7 @@ use at_protocol::AtSign;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{Answer, Quota, StoreError, Tenant, Watcher};
-pub use care::{BackupError, Checked, Progress, back_up, check};
+pub use care::{BackupError, Checked, Progress, back_up, check, exists};
 use file::{Place, ShardFile, Unopened};
 use hot::Hot;
 use readers::Readers;

@@ -74,6 +74,12 @@ impl Registrars {
         self.0.is_empty()
     }
 
+    /// Whether a registrar is among them.
+    #[must_use]
+    pub fn know(&self, key: &Ed25519Public) -> bool {
+        self.0.iter().any(|registrar| registrar.key == *key)
+    }
+
     /// Whether an atSign is one of theirs: then its name is nobody else's business, and what has no signed
     /// record is not believed.
     #[must_use]
