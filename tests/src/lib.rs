@@ -3,6 +3,8 @@
 pub mod accounts;
 pub mod broker;
 pub mod crowd;
+pub mod federation;
+pub mod flood;
 pub mod fuzz;
 pub mod gateway;
 pub mod ledger;

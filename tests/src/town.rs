@@ -1,5 +1,6 @@
 //! A private atPlatform of real processes: a directory and servers, on loopback, in one folder.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use atedge_service::tls::DevAuthority;
 use rustls::ClientConfig;
 use serde_json::Value;
 
+use crate::net::{Host, Net};
 use crate::process::{PATIENCE, Process, program, run};
 use crate::wire::{Wire, client_config};
 
@@ -52,18 +54,56 @@ pub struct Tenant {
     pub secret: String,
 }
 
+/// Where a part of a town runs: on this machine itself, or on a host of its own.
+#[derive(Debug, Clone)]
+struct Place {
+    ip: Ipv4Addr,
+    /// The program and first arguments that start others there.
+    under: Vec<String>,
+}
+
+impl Place {
+    fn of(net: Option<&Net>, name: &str) -> Result<Self> {
+        let Some(net) = net else { return Ok(Self { ip: Ipv4Addr::LOCALHOST, under: Vec::new() }) };
+        let host = net.host(name)?;
+        Ok(Self { ip: host.address(), under: host.under().map(str::to_owned).to_vec() })
+    }
+
+    /// An address here where nobody listens.
+    fn free_address(&self) -> Result<SocketAddr> {
+        Ok(SocketAddr::from((self.ip, free_address()?.port())))
+    }
+
+    /// A command that runs here.
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        match self.under.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        }
+    }
+}
+
+/// An address as it stands in configurations and in the directory.
+fn named(address: SocketAddr) -> String {
+    if address.ip().is_loopback() { format!("localhost:{}", address.port()) } else { address.to_string() }
+}
+
 /// One server and those it hosts. Killed and started again, it finds everything as it was.
 pub struct Node {
     name: String,
     folder: PathBuf,
     /// Another program than the server as built.
     instead: Option<String>,
-    under: Vec<String>,
+    place: Place,
     process: Option<Process>,
 }
 
 /// What is out of the ordinary in a town.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Setup<'a> {
     /// Who is in the directory and served elsewhere.
     pub guests: &'a [(&'a str, SocketAddr)],
@@ -71,6 +111,8 @@ pub struct Setup<'a> {
     pub tables: &'a str,
     /// A program and its first arguments that start the servers in its place, such as `prlimit`.
     pub under: &'a [&'a str],
+    /// Hosts for all parts: `directory`, `server1` and so on, and `clients`, where the town is used from.
+    pub net: Option<&'a Net>,
 }
 
 impl Node {
@@ -80,7 +122,7 @@ impl Node {
     /// It does not start.
     pub fn start(&mut self) -> Result<()> {
         let mut command = self.command()?;
-        command.arg("run").args(self.place());
+        command.arg("run").args(self.arguments());
         self.process = Some(Process::start_ready(&self.name, &mut command, &self.folder)?);
         Ok(())
     }
@@ -159,7 +201,7 @@ impl Node {
     /// # Errors
     /// Something is wrong with it.
     pub fn check_store_by(&self, command: &mut Command) -> Result<()> {
-        command.args(["check", "--store"]).args(self.place());
+        command.args(["check", "--store"]).args(self.arguments());
         let checked = run("check", command, &self.folder)?;
         let said = String::from_utf8_lossy(&checked.stdout);
         ensure!(checked.status.success(), "the store is damaged: {}", said.trim());
@@ -181,26 +223,19 @@ impl Node {
             Some(program) => program.into(),
             None => program("atedge-server")?,
         };
-        Ok(match self.under.split_first() {
-            None => Command::new(server),
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(server);
-                command
-            }
-        })
+        Ok(self.place.command(server))
     }
 
-    fn place(&self) -> [PathBuf; 4] {
+    fn arguments(&self) -> [PathBuf; 4] {
         ["--config".into(), self.config(), "--state".into(), self.state()]
     }
 
     fn add_tenant(&self, atsign: &str) -> Result<Tenant> {
-        let address = free_address()?;
+        let address = self.place.free_address()?;
         let mut command = self.command()?;
         command
             .args(["tenant", "add", atsign, "--json", "--listen", &address.to_string()])
-            .args(self.place());
+            .args(self.arguments());
         let added = run("tenant-add", &mut command, &self.folder)?;
         ensure!(added.status.success(), "{atsign} was not added: {}", String::from_utf8_lossy(&added.stderr));
         let json: Value = serde_json::from_slice(&added.stdout)?;
@@ -221,7 +256,10 @@ pub struct Town {
     pub tenants: Vec<Tenant>,
     /// The servers, in the order asked for; none in the tool's own town, which is one process.
     pub nodes: Vec<Node>,
-    process: Process,
+    directory_place: Place,
+    /// Where the town is used from, if not from everywhere.
+    clients: Option<Host>,
+    process: Option<Process>,
 }
 
 impl Town {
@@ -246,24 +284,31 @@ impl Town {
     /// # Errors
     /// As [`Self::start`].
     pub fn with(folder: &Path, hosted: &[&[&str]], setup: &Setup<'_>) -> Result<Self> {
-        let authority = DevAuthority::open_or_create(&folder.join("ca"), &[])?;
+        let server_name = |number: usize| format!("server{}", number + 1);
+        let directory_place = Place::of(setup.net, "directory")?;
+        let places = (0..hosted.len()).map(|number| Place::of(setup.net, &server_name(number)));
+        let places = places.collect::<Result<Vec<_>>>()?;
+        let everywhere = [&directory_place].into_iter().chain(&places);
+        let names: Vec<String> = everywhere.map(|place| place.ip.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let authority = DevAuthority::open_or_create(&folder.join("ca"), &names)?;
         let tls = format!("[tls]\ncert = {:?}\nkey = {:?}\n", authority.cert(), authority.key());
-        let directory = free_address()?;
+        let directory = directory_place.free_address()?;
         let registry = folder.join("directory");
         let (mut nodes, mut tenants) = (Vec::new(), Vec::new());
-        for (number, atsigns) in hosted.iter().enumerate() {
-            let name = format!("server{}", number + 1);
+        for (number, (atsigns, mut place)) in hosted.iter().zip(places).enumerate() {
+            let name = server_name(number);
             let text = format!(
                 "schema = 1\n[listen]\naddress = \"{}\"\n{tls}[store]\nkind = \"sqlite\"\n[directory]\naddress = \
-                 \"localhost:{}\"\nca = {:?}\n{}",
-                free_address()?,
-                directory.port(),
+                 {:?}\nca = {:?}\n{}",
+                place.free_address()?,
+                named(directory),
                 authority.ca(),
                 setup.tables,
             );
             std::fs::write(folder.join(format!("{name}.toml")), text)?;
-            let under = setup.under.iter().map(ToString::to_string).collect();
-            let node = Node { name, folder: folder.to_owned(), instead: None, under, process: None };
+            place.under.extend(setup.under.iter().map(ToString::to_string));
+            let node = Node { name, folder: folder.to_owned(), instead: None, place, process: None };
             for atsign in *atsigns {
                 tenants.push(node.add_tenant(atsign)?);
             }
@@ -271,20 +316,28 @@ impl Town {
         }
         let served = tenants.iter().map(|tenant: &Tenant| (tenant.atsign.as_str(), tenant.address));
         for (atsign, address) in served.chain(setup.guests.iter().copied()) {
-            let address = format!("localhost:{}", address.port());
             let mut command = Command::new(program("atedge-directory")?);
-            command.args(["add", atsign, &address, "--state"]).arg(&registry);
+            command.args(["add", atsign, &named(address), "--state"]).arg(&registry);
             ensure!(run("directory-add", &mut command, folder)?.status.success(), "the directory refused");
         }
         let config = folder.join("directory.toml");
         std::fs::write(&config, format!("schema = 1\n[listen]\naddress = \"{directory}\"\n{tls}"))?;
-        let mut command = Command::new(program("atedge-directory")?);
-        command.args(["run", "--config"]).arg(&config).arg("--state").arg(&registry);
-        let process = Process::start_ready("directory", &mut command, folder)?;
-        for node in &mut nodes {
+        let clients = setup.net.map(|net| net.host("clients")).transpose()?.cloned();
+        let mut town = Self {
+            folder: folder.to_owned(),
+            ca: authority.ca(),
+            directory,
+            tenants,
+            nodes,
+            directory_place,
+            clients,
+            process: None,
+        };
+        town.start_directory()?;
+        for node in &mut town.nodes {
             node.start()?;
         }
-        Ok(Self { folder: folder.to_owned(), ca: authority.ca(), directory, tenants, nodes, process })
+        Ok(town)
     }
 
     /// The town that the tool makes for developers: `atedge town`.
@@ -307,13 +360,44 @@ impl Town {
         }
         let directory = loopback(&text(&json["directory"])?)?;
         let ca = text(&json["ca"])?.into();
-        Ok(Self { folder: folder.to_owned(), ca, directory, tenants, nodes: Vec::new(), process })
+        Ok(Self {
+            folder: folder.to_owned(),
+            ca,
+            directory,
+            tenants,
+            nodes: Vec::new(),
+            directory_place: Place::of(None, "directory")?,
+            clients: None,
+            process: Some(process),
+        })
     }
 
     /// The process of the directory.
-    #[must_use]
-    pub fn directory_process(&self) -> &Process {
-        &self.process
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn directory_process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the directory does not run")
+    }
+
+    /// Starts the directory, which does not run, and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_directory(&mut self) -> Result<()> {
+        let mut command = self.directory_place.command(program("atedge-directory")?);
+        command.args(["run", "--config"]).arg(self.folder.join("directory.toml"));
+        command.arg("--state").arg(self.folder.join("directory"));
+        self.process = Some(Process::start_ready("directory", &mut command, &self.folder)?);
+        Ok(())
+    }
+
+    /// Kills the directory as a power cut would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_directory(&mut self) -> Result<()> {
+        self.process.take().context("the directory does not run")?.kill()
     }
 
     /// Somebody who is hosted in this town.
@@ -344,7 +428,11 @@ impl Town {
     /// # Errors
     /// It is not served.
     pub fn dial(&self, atsign: &str) -> Result<Wire> {
-        Wire::greeted(self.tenant(atsign)?.address, &self.trust()?)
+        let (address, trust) = (self.tenant(atsign)?.address, self.trust()?);
+        match &self.clients {
+            Some(host) => host.inside(|| Wire::greeted(address, &trust)),
+            None => Wire::greeted(address, &trust),
+        }
     }
 
     /// The tool, set up for this town, with a home of its own.
@@ -352,12 +440,15 @@ impl Town {
     /// # Errors
     /// It has not been built.
     pub fn tool(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(program("atedge")?);
+        let mut command = match &self.clients {
+            Some(host) => host.command(&program("atedge")?),
+            None => Command::new(program("atedge")?),
+        };
         command
             .args(arguments)
             .env_remove("ATEDGE_KEYS")
             .env("HOME", self.home())
-            .env("ATEDGE_DIRECTORY", format!("localhost:{}", self.directory.port()))
+            .env("ATEDGE_DIRECTORY", named(self.directory))
             .env("ATEDGE_CA", &self.ca);
         Ok(command)
     }

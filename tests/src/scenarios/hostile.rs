@@ -84,7 +84,7 @@ impl Crowd {
         self.random_names().context("random lines at the directory")?;
         drop(halves);
         self.still_served()?;
-        Ok([town.nodes[0].process()?.resident_kib()?, town.directory_process().resident_kib()?])
+        Ok([town.nodes[0].process()?.resident_kib()?, town.directory_process()?.resident_kib()?])
     }
 
     /// An honest client of each daemon gets its answer.

@@ -30,7 +30,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         let daemons = [
             ("agent", gateway.process()?.resident_kib()?),
             ("server", town.nodes[0].process()?.resident_kib()?),
-            ("directory", town.directory_process().resident_kib()?),
+            ("directory", town.directory_process()?.resident_kib()?),
         ];
         for (daemon, kib) in daemons {
             run.note(&format!("{daemon}_{when}_kib"), kib);

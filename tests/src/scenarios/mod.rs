@@ -12,6 +12,7 @@ mod disk_full;
 mod handshake_flood;
 mod hostile;
 mod link;
+mod lossy_peers;
 mod memory;
 mod memory_ceiling;
 mod noisy_tenant;
@@ -58,5 +59,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "server-crash", run: server_crash::run },
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
     Scenario { group: FEDERATION, name: "link", run: link::run },
+    Scenario { group: FEDERATION, name: "lossy-peers", run: lossy_peers::run },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];
