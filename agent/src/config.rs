@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use at_client::Transport;
 use at_protocol::AtSign;
-use at_protocol::directory::Address;
+use at_protocol::crypto::Ed25519Public;
+use at_protocol::directory::{Address, Registrar, Registrars};
 use atedge_adapters::units::{Bytes, Duration};
 use atedge_adapters::{AdapterConfig, SecretSource, StreamName};
 use atedge_service::config::{ConfigError, Sources};
@@ -59,8 +61,24 @@ pub struct GatewayConfig {
     pub directory: Address,
     /// Trust the authorities in this PEM file too.
     pub ca: Option<PathBuf>,
+    /// Which way to the atServer: `"auto"`, `"quic"` or `"tls"`. By itself it takes QUIC, on which all is one
+    /// connection that a change of address does not break, and TLS where UDP does not pass.
+    #[serde(default)]
+    pub transport: Transport,
+    /// The key of the fleet's registrar, `"ed25519:…"`: where it has granted a node, only that node is spoken
+    /// to, whatever the directory says.
+    pub registrar: Option<Ed25519Public>,
     /// The last part of all key names: up to 32 of `a-z`, `0-9` and `_`.
     pub namespace: Namespace,
+}
+
+impl GatewayConfig {
+    /// Whom to believe about where atServers are; nobody in particular without a registrar.
+    #[must_use]
+    pub fn registrars(&self) -> Registrars {
+        let registrar = |key: &Ed25519Public| Registrar { key: key.clone(), atsigns: Vec::new() };
+        Registrars::new(self.registrar.iter().map(registrar).collect())
+    }
 }
 
 /// A namespace of the fleet: 1 to 32 of `a-z`, `0-9` and `_`.

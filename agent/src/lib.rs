@@ -15,5 +15,6 @@ pub mod link;
 pub mod normalise;
 pub mod outbox;
 pub mod payload;
+pub mod records;
 pub mod run;
 pub mod uplink;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use at_client::{Client, ClientConfig, ClientTls, ConnectError, Directory, Trust};
+use at_client::{Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Trust};
 use atedge_adapters::{AdapterError, Captured, Command};
 use atedge_service::{Notifier, OneLine};
 use tokio::sync::mpsc;
@@ -22,6 +22,7 @@ use crate::intake::Intake;
 use crate::keys;
 use crate::link::{ClientRoad, Ear};
 use crate::outbox::{Opened, Outbox};
+use crate::records::RecordFile;
 use crate::uplink::Uplink;
 
 /// Captures between the adapters and the intake; when there are this many, adapters stop reading.
@@ -32,6 +33,10 @@ const COMMANDS: usize = 16;
 const HEARD: usize = 64;
 /// How long what waits may take to be stored, sent and answered once the agent is to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long the farewell to the atServer may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// In the state folder: the directory's records that were believed.
+const RECORDS: &str = "records.jsonl";
 /// How often the outbox is cleared of what is too old.
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -61,7 +66,9 @@ impl Agent {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
         }
         info!(boot = %outbox.boot(), gateway = %self.config.gateway.atsign, "the outbox is open");
+        let dialer = client.config().dialer.clone();
         let result = self.run_with(outbox, client, clock, stop).await;
+        dialer.close(FAREWELL).await;
         tokio::task::spawn_blocking(move || thread.join()).await.context("close the outbox")?;
         result
     }
@@ -71,8 +78,19 @@ impl Agent {
         let trust = Trust::System { and: gateway.ca.clone() };
         let tls = ClientTls::new(&trust, None)?;
         let keys = Arc::new(keys::load(&gateway.keys)?);
-        let directory = Arc::new(Directory::new(gateway.directory.clone(), tls.clone()));
-        Ok(Client::new(ClientConfig { atsign: gateway.atsign.clone(), keys, directory, tls }))
+        let mut directory = Directory::new(gateway.directory.clone(), tls.clone());
+        let registrars = gateway.registrars();
+        if !registrars.is_empty() {
+            let file = RecordFile::open(self.state.join(RECORDS));
+            directory = directory.trusting(registrars, file.records(), Arc::new(file));
+        }
+        let dialer = Dialer::new(tls, gateway.transport);
+        Ok(Client::new(ClientConfig {
+            atsign: gateway.atsign.clone(),
+            keys,
+            directory: Arc::new(directory),
+            dialer,
+        }))
     }
 
     /// All tasks. The first that fails stops the others and is the error returned.

@@ -38,7 +38,7 @@ impl Access {
             atsign: atsign.clone(),
             keys: Arc::new(keys),
             directory: Arc::new(Directory::new(self.directory.clone(), tls.clone())),
-            tls,
+            dialer: tls.into(),
         }))
     }
 }

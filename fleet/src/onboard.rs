@@ -29,7 +29,7 @@ pub async fn run(args: Onboard) -> Result<Exit> {
         secret: secret.trim(),
         keys: &keys,
         directory: &directory,
-        tls: &tls,
+        dialer: &tls.clone().into(),
     };
     let output = Output::new(args.access.json);
     onboarding.run(|progress| drop(output.remark(|| step(progress).to_owned()))).await?;

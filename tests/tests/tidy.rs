@@ -51,6 +51,7 @@ const PLACES: &[(&str, &[&str], &str)] = &[
         r"\bquinn\b",
         &[
             "protocol/at-client/src/quic.rs",
+            "protocol/at-client/src/stub/quic.rs",
             "gateway-server/src/listen/quic.rs",
             "gateway-server/src/peers/",
             "gateway-server/tests/over_quic.rs",

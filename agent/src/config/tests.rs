@@ -54,6 +54,8 @@ fn what_is_written_reaches_its_part() {
     let folder = tempfile::tempdir().unwrap();
     let Loaded { config, rules } = load(&[written(folder.path(), |text| text)]).unwrap();
     assert_eq!(config.gateway.atsign.to_string(), "@plant7gw1");
+    assert_eq!(config.gateway.transport, Transport::Auto);
+    assert!(config.gateway.registrars().is_empty());
     let options = config.outbox_options("state".into());
     assert_eq!(options.max_bytes, 64 << 20);
     let day = std::time::Duration::from_secs(24 * 3600);
@@ -112,4 +114,34 @@ fn words_that_mean_something_in_keys_name_no_stream() {
     });
     let error = load(&[path]).err().unwrap().to_string();
     assert!(error.contains("no stream can be called receipt"), "{error}");
+}
+
+#[test]
+fn the_way_to_the_server_is_chosen_by_word() {
+    let folder = tempfile::tempdir().unwrap();
+    for (word, transport) in [("quic", Some(Transport::Quic)), ("tls", Some(Transport::Tls)), ("udp", None)] {
+        let way = format!("namespace = \"plant7\"\ntransport = \"{word}\"");
+        let loaded = load(&[written(folder.path(), |text| text.replace("namespace = \"plant7\"", &way))]);
+        assert_eq!(loaded.ok().map(|loaded| loaded.config.gateway.transport), transport);
+    }
+}
+
+#[test]
+fn the_sample_is_understood_with_all_that_it_proposes() {
+    let sample = include_str!("../../../packaging/agent.toml");
+    let as_it_is: AgentConfig = toml::from_str(sample).unwrap();
+    assert_eq!(as_it_is.gateway.transport, Transport::Auto);
+    let is_proposed = |line: &str| line.starts_with("# [") || line.contains(" = ");
+    let proposed: String = sample
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(proposal) if is_proposed(line) && !line.contains("`") => format!("{proposal}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let key = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let whole: AgentConfig =
+        toml::from_str(&proposed.replace("ed25519:…", &format!("ed25519:{key}"))).unwrap();
+    assert!(whole.gateway.registrar.is_some() && whole.gateway.ca.is_some());
+    assert_eq!((whole.adapter.len(), whole.command.len()), (2, 1));
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use at_client::{
-    CallState, Client, ClientConfig, ClientTls, Directory, MonitorConfig, Onboarding, Payload, Trust,
+    CallState, Client, ClientConfig, ClientTls, Dialer, Directory, MonitorConfig, Onboarding, Payload, Trust,
 };
 use at_protocol::verb::{Notify, NotifyList, Verb};
 use at_protocol::{AtSign, Metadata};
@@ -177,12 +177,13 @@ async fn activate(town: &Town, atsign: &AtSign, folder: &Path, output: Output) -
         town.residents().find(|(name, _)| *name == atsign).context("everybody lives in the town")?;
     let tls = ClientTls::new(&Trust::Only(town.ca().to_owned()), None)?;
     let directory = Arc::new(Directory::new(town.directory(), tls.clone()));
+    let dialer = Dialer::from(tls);
     let path = key_file(folder, atsign);
     let onboarding =
-        Onboarding { atsign, secret: &resident.cram, keys: &path, directory: &directory, tls: &tls };
+        Onboarding { atsign, secret: &resident.cram, keys: &path, directory: &directory, dialer: &dialer };
     let keys = Arc::new(onboarding.run(|_| ()).await?);
     output.remark(|| format!("{atsign} is activated"))?;
-    Ok(Client::new(ClientConfig { atsign: atsign.clone(), keys, directory, tls }))
+    Ok(Client::new(ClientConfig { atsign: atsign.clone(), keys, directory, dialer }))
 }
 
 fn key_file(folder: &Path, atsign: &AtSign) -> PathBuf {

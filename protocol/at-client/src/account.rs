@@ -1,7 +1,6 @@
 //! An atSign with its keys, and the way to its atServer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use at_protocol::AtSign;
 use at_protocol::directory::Address;
@@ -9,16 +8,14 @@ use at_protocol::keys::AtKeys;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::dial::{AtWire, Dialer, Unreached};
 use crate::login::{LoginError, authenticate};
 use crate::resolve::{Directory, ResolveError};
-use crate::tls::{ClientTls, DialError, dial};
+use crate::tls::DialError;
 use crate::wire::{Wire, WireError};
 
-/// A connection to an atServer over TLS.
+/// A connection over TLS to an atServer, or to what speaks like one.
 pub type TlsWire = Wire<TlsStream<TcpStream>>;
-
-/// How long connecting and the TLS handshake may take. Small ARM boards need seconds for a handshake.
-pub(crate) const DIAL: Duration = Duration::from_secs(15);
 
 /// What a client needs to act for an atSign.
 #[derive(Clone)]
@@ -29,8 +26,8 @@ pub struct ClientConfig {
     pub keys: Arc<AtKeys>,
     /// Who knows where its atServer is.
     pub directory: Arc<Directory>,
-    /// Whom to trust.
-    pub tls: ClientTls,
+    /// How it is reached, and whom to trust. Share it: clients of one process need one connection to a node.
+    pub dialer: Dialer,
 }
 
 /// Why there is no authenticated connection to the atServer.
@@ -94,22 +91,23 @@ impl ConnectError {
 ///
 /// # Errors
 /// See [`ConnectError`].
-pub async fn open(atsign: &AtSign, directory: &Directory, tls: &ClientTls) -> Result<TlsWire, ConnectError> {
+pub async fn open(atsign: &AtSign, directory: &Directory, dialer: &Dialer) -> Result<AtWire, ConnectError> {
     let found = directory.find(atsign).await;
     let found = found.map_err(|source| ConnectError::Resolve { atsign: atsign.clone(), source })?;
-    let address = found.map(|found| found.address).ok_or_else(|| ConnectError::UnknownAtSign {
+    let found = found.ok_or_else(|| ConnectError::UnknownAtSign {
         atsign: atsign.clone(),
         directory: directory.address().clone(),
     })?;
-    let stream = dial(&address, tls, DIAL).await.map_err(|source| {
-        // It may have moved.
-        directory.suspect(atsign);
-        ConnectError::Dial { atsign: atsign.clone(), source }
-    })?;
-    Wire::open(stream).await.map_err(|source| ConnectError::Greeting {
-        atsign: atsign.clone(),
-        address,
-        source,
+    dialer.reach(&found).await.map_err(|unreached| {
+        let atsign = atsign.clone();
+        match unreached {
+            Unreached::Dial(source) => {
+                // It may have moved.
+                directory.suspect(&atsign);
+                ConnectError::Dial { atsign, source }
+            }
+            Unreached::Greeting(source) => ConnectError::Greeting { atsign, address: found.address, source },
+        }
     })
 }
 
@@ -118,8 +116,8 @@ impl ClientConfig {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub async fn connect(&self) -> Result<TlsWire, ConnectError> {
-        let mut wire = open(&self.atsign, &self.directory, &self.tls).await?;
+    pub async fn connect(&self) -> Result<AtWire, ConnectError> {
+        let mut wire = open(&self.atsign, &self.directory, &self.dialer).await?;
         let login = authenticate(&mut wire, &self.atsign, &self.keys).await;
         if let Err(LoginError::WrongServer { .. }) = &login {
             self.directory.suspect(&self.atsign);

@@ -2,14 +2,16 @@
 //!
 //! From the outside in: [`Client`] speaks for one atSign — records, notifications, a [`Monitor`] — and
 //! keeps its connections alive; [`onboard`] makes an atSign's first keys; [`login`] proves who one is;
-//! [`Wire`] moves lines over any stream; [`Directory`] finds servers and [`tls`] reaches them.
+//! [`Wire`] moves lines over any stream; [`Directory`] finds servers and a [`Dialer`] reaches them.
 //!
 //! Nothing here spawns a task (but for the making of RSA keys, which [`onboard`] leaves to a thread and waits
-//! for): every future does its work where it is awaited, also on a runtime of one thread.
+//! for, and for QUIC connections, which live by themselves until the [`Dialer`] is gone): every future does its
+//! work where it is awaited, also on a runtime of one thread.
 
 mod account;
 mod backoff;
 mod client;
+mod dial;
 pub mod keyfile;
 pub mod login;
 mod monitor;
@@ -17,6 +19,7 @@ mod notify;
 pub mod onboard;
 mod peers;
 pub mod pin;
+mod quic;
 mod random;
 mod refusal;
 mod requests;
@@ -27,6 +30,7 @@ pub mod wire;
 
 pub use account::{ClientConfig, ConnectError, TlsWire, open};
 pub use client::{Client, Record, RecordError};
+pub use dial::{AtWire, Dialer, Transport, Way};
 pub use monitor::{Incoming, Monitor, MonitorConfig, MonitorError, MonitorState, Payload};
 pub use notify::{NotifyRequest, SendError, Status};
 pub use onboard::{OnboardError, Onboarding};

@@ -11,12 +11,13 @@ use at_protocol::response::RemoteError;
 use at_protocol::verb::{self, MessageType, Operation, Verb};
 use at_protocol::{AtSign, KeyName, Timestamp};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::account::{ConnectError, TlsWire};
+use crate::account::ConnectError;
 use crate::backoff::Backoff;
 use crate::client::Client;
+use crate::dial::AtWire;
 use crate::peers::Label;
 use crate::requests::AskError;
 use crate::wire::{Said, WireError};
@@ -137,12 +138,12 @@ struct Unopened {
 
 enum Link {
     Down { until: Instant },
-    Connecting(Boxed<Result<TlsWire, ConnectError>>),
+    Connecting(Boxed<Result<AtWire, ConnectError>>),
     Up(Box<Up>),
 }
 
 struct Up {
-    wire: TlsWire,
+    wire: AtWire,
     heartbeat: Duration,
     beat_at: Instant,
     due: Option<Due>,
@@ -205,7 +206,7 @@ impl Monitor {
             }
             match &mut self.link {
                 Link::Down { until } => {
-                    sleep_until(*until).await;
+                    self.client.config().dialer.pause(*until).await;
                     let config = self.client.config().clone();
                     self.link = Link::Connecting(Box::pin(async move { config.connect().await }));
                     self.state.send_replace(MonitorState::Connecting);
@@ -251,7 +252,7 @@ impl Monitor {
         }
     }
 
-    fn listen(&mut self, mut wire: TlsWire) {
+    fn listen(&mut self, mut wire: AtWire) {
         let monitor = verb::Monitor {
             self_notifications: self.config.self_notifications,
             since: self.cursor.since,

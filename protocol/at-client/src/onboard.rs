@@ -13,12 +13,12 @@ use at_protocol::verb::{Delete, Enroll, EnrollRequest, LLookup, Lookup, Scan, Sh
 use at_protocol::{AtKey, AtSign, Metadata};
 use serde::Deserialize;
 
-use crate::account::{ConnectError, TlsWire, open};
+use crate::account::{ConnectError, open};
+use crate::dial::{AtWire, Dialer};
 use crate::keyfile::{self, KeysError};
 use crate::login::{LoginError, authenticate, cram};
 use crate::random;
 use crate::resolve::Directory;
-use crate::tls::ClientTls;
 use crate::wire::RequestError;
 
 /// Names of the first enrollment, as all SDKs give them (client conventions §2).
@@ -35,8 +35,8 @@ pub struct Onboarding<'a> {
     pub keys: &'a Path,
     /// Who knows where the atServer is.
     pub directory: &'a Directory,
-    /// Whom to trust.
-    pub tls: &'a ClientTls,
+    /// How its atServer is reached, and whom to trust.
+    pub dialer: &'a Dialer,
 }
 
 /// What has been done, or is being done and takes a while.
@@ -173,7 +173,7 @@ impl Onboarding<'_> {
         partial: &Path,
         progress: &mut impl FnMut(Progress),
     ) -> Result<AtKeys, OnboardError> {
-        let mut wire = open(self.atsign, self.directory, self.tls).await?;
+        let mut wire = open(self.atsign, self.directory, self.dialer).await?;
         if self.is_activated(&mut wire).await? {
             return Err(OnboardError::AlreadyActivated { atsign: self.atsign.clone() });
         }
@@ -209,7 +209,7 @@ impl Onboarding<'_> {
         partial: &Path,
         progress: &mut impl FnMut(Progress),
     ) -> Result<(), OnboardError> {
-        let mut wire = open(self.atsign, self.directory, self.tls).await?;
+        let mut wire = open(self.atsign, self.directory, self.dialer).await?;
         authenticate(&mut wire, self.atsign, keys).await.map_err(|source| {
             if source.is_transient() {
                 OnboardError::Connect(source.into())
@@ -232,7 +232,7 @@ impl Onboarding<'_> {
     }
 
     /// Whether somebody's public key is there already, asked as nobody in particular.
-    async fn is_activated(&self, wire: &mut TlsWire) -> Result<bool, OnboardError> {
+    async fn is_activated(&self, wire: &mut AtWire) -> Result<bool, OnboardError> {
         let name = "publickey".parse().expect("letters are a name");
         let lookup = Lookup { name, owner: self.atsign.clone(), shape: Shape::Value, bypass_cache: false };
         match wire.request(&Verb::Lookup(lookup)).await {
@@ -245,7 +245,7 @@ impl Onboarding<'_> {
     /// The enrollment that the server has made of these keys, if it has.
     async fn find_enrollment(
         &self,
-        wire: &mut TlsWire,
+        wire: &mut AtWire,
         keys: &AtKeys,
     ) -> Result<Option<String>, OnboardError> {
         let scan = Scan { regex: Some(r"\.new\.enrollments\.__manage".to_owned()), ..Scan::default() };
@@ -270,7 +270,7 @@ impl Onboarding<'_> {
         Ok(None)
     }
 
-    async fn request_enrollment(&self, wire: &mut TlsWire, keys: &AtKeys) -> Result<String, OnboardError> {
+    async fn request_enrollment(&self, wire: &mut AtWire, keys: &AtKeys) -> Result<String, OnboardError> {
         let (private_iv, self_iv) = (random::iv(), random::iv());
         // Keys from elsewhere may lack it; nobody but this enrollment reads what it seals.
         let fresh;
@@ -310,12 +310,7 @@ impl Onboarding<'_> {
         }
     }
 
-    async fn step(
-        &self,
-        wire: &mut TlsWire,
-        step: &'static str,
-        verb: &Verb,
-    ) -> Result<String, OnboardError> {
+    async fn step(&self, wire: &mut AtWire, step: &'static str, verb: &Verb) -> Result<String, OnboardError> {
         wire.request(verb).await.map_err(|source| self.failed(step, source))
     }
 
@@ -372,9 +367,9 @@ mod tests {
         }
 
         async fn run(&self, secret: &str, progress: impl FnMut(Progress)) -> Result<AtKeys, OnboardError> {
-            let tls = self.town.authority.client_tls();
+            let dialer = Dialer::from(self.town.authority.client_tls());
             let directory = &self.town.directory;
-            Onboarding { atsign: &self.atsign, secret, keys: &self.path, directory, tls: &tls }
+            Onboarding { atsign: &self.atsign, secret, keys: &self.path, directory, dialer: &dialer }
                 .run(progress)
                 .await
         }

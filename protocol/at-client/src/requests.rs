@@ -5,10 +5,11 @@ use std::fmt::Display;
 use at_protocol::AtSign;
 use at_protocol::response::{ErrorCode, RemoteError};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use crate::account::{ClientConfig, ConnectError, TlsWire};
+use crate::account::{ClientConfig, ConnectError};
 use crate::backoff::Backoff;
+use crate::dial::AtWire;
 use crate::wire::{RequestError, WireError};
 
 /// Why the atServer did not do what it was asked.
@@ -62,7 +63,7 @@ pub(crate) struct Requests(Mutex<Line>);
 
 #[derive(Default)]
 struct Line {
-    wire: Option<TlsWire>,
+    wire: Option<AtWire>,
     backoff: Backoff,
     not_before: Option<Instant>,
 }
@@ -106,10 +107,10 @@ impl Requests {
 }
 
 impl Line {
-    async fn up(&mut self, config: &ClientConfig) -> Result<&mut TlsWire, ConnectError> {
-        if self.wire.as_ref().is_none_or(TlsWire::is_broken) {
+    async fn up(&mut self, config: &ClientConfig) -> Result<&mut AtWire, ConnectError> {
+        if self.wire.as_ref().is_none_or(AtWire::is_broken) {
             if let Some(not_before) = self.not_before {
-                sleep_until(not_before).await;
+                config.dialer.pause(not_before).await;
             }
             self.wire = match config.connect().await {
                 Ok(wire) => Some(wire),

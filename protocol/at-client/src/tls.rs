@@ -115,6 +115,28 @@ pub enum DialError {
         /// Where to.
         address: Address,
     },
+    /// The certificate is refused for a reason that has no variant of its own.
+    #[error("the certificate of {address} is refused: {what}")]
+    Certificate {
+        /// Where to.
+        address: Address,
+        /// What rustls says.
+        what: String,
+    },
+    /// Somebody else answers than the node that the record names.
+    #[error("the node at {address} is not the one that the signed record names; nothing is said to it")]
+    WrongNode {
+        /// Where to.
+        address: Address,
+    },
+    /// QUIC fails in another way.
+    #[error("no QUIC with {address}: {source}")]
+    Quic {
+        /// Where to.
+        address: Address,
+        /// What happened.
+        source: io::Error,
+    },
     /// The handshake failed in another way.
     #[error("no TLS with {address}: {source}")]
     Tls {
@@ -130,8 +152,12 @@ impl DialError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NoSuchHost { .. } | Self::Connect { .. } | Self::Timeout { .. } | Self::Tls { .. } => true,
+            Self::NoSuchHost { .. } | Self::Connect { .. } | Self::Timeout { .. } => true,
+            Self::Tls { .. } | Self::Quic { .. } => true,
+            // It may have moved, and its new record be on the way.
+            Self::WrongNode { .. } => true,
             Self::WrongName { .. }
+            | Self::Certificate { .. }
             | Self::UnknownIssuer { .. }
             | Self::Expired { .. }
             | Self::NotYetValid { .. } => false,
@@ -182,6 +208,11 @@ impl ClientTls {
         config.alpn_protocols = vec![protocol.to_vec()];
         Self(Arc::new(config))
     }
+
+    /// What rustls is told.
+    pub(crate) fn rustls(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
 }
 
 impl From<ClientConfig> for ClientTls {
@@ -214,12 +245,17 @@ pub async fn dial(
         address: address.clone(),
         source: io::Error::new(io::ErrorKind::InvalidInput, error),
     })?;
-    let resolved = timeout_at(deadline, tokio::net::lookup_host((address.host(), address.port())));
-    let resolved = resolved.await.map_err(late)?;
-    let resolved = resolved.map_err(|source| DialError::NoSuchHost { address: address.clone(), source })?;
-    let tcp = connect_any(address, &resolved.collect::<Vec<_>>(), deadline).await?;
+    let resolved = timeout_at(deadline, resolve(address)).await.map_err(late)??;
+    let tcp = connect_any(address, &resolved, deadline).await?;
     let handshake = TlsConnector::from(Arc::clone(&tls.0)).connect(name, tcp);
     timeout_at(deadline, handshake).await.map_err(late)?.map_err(|error| refusal(address, error))
+}
+
+/// The addresses of a host.
+pub(crate) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, DialError> {
+    let resolved = tokio::net::lookup_host((address.host(), address.port())).await;
+    let resolved = resolved.map_err(|source| DialError::NoSuchHost { address: address.clone(), source })?;
+    Ok(resolved.collect())
 }
 
 /// Each address gets an equal share of the time that is left, so that a silent one (a broken IPv6 way,
@@ -256,6 +292,9 @@ fn refusal(address: &Address, error: io::Error) -> DialError {
         // rustls shows them as `DnsName("host.example")`.
         let names: Vec<_> = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name)).collect();
         return DialError::WrongName { address, presented: names.join(", ") };
+    }
+    if matches!(certificate, CertificateError::ApplicationVerificationFailure) {
+        return DialError::WrongNode { address };
     }
     if matches!(certificate, CertificateError::UnknownIssuer | CertificateError::BadSignature) {
         return DialError::UnknownIssuer { address };

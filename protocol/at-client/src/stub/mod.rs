@@ -4,6 +4,7 @@
 //! at a chosen line, and the server can be given the habits of others.
 
 mod connection;
+mod quic;
 mod script;
 mod world;
 
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub(crate) use quic::node;
 pub(crate) use script::with_server;
 pub(crate) use world::When;
 use world::World;
@@ -163,7 +165,7 @@ impl Town {
             atsign: name.parse().unwrap(),
             keys: Arc::new(keys),
             directory: Arc::clone(&self.directory),
-            tls: self.authority.client_tls(),
+            dialer: self.authority.client_tls().into(),
         }
     }
 
