@@ -20,6 +20,20 @@ pub(crate) fn secret() -> Zeroizing<String> {
     Zeroizing::new(hex::encode(*bytes))
 }
 
+/// A fresh key.
+pub(crate) fn key() -> Zeroizing<[u8; 32]> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    fill(bytes.as_mut());
+    bytes
+}
+
+/// A fresh connection's number.
+pub(crate) fn number<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    fill(&mut bytes);
+    bytes
+}
+
 /// A fresh passcode of at least two characters: capital letters without O, digits without 0, and at least
 /// one of each (atProtocol wire reference §4.24).
 pub(crate) fn code(length: usize) -> Zeroizing<String> {

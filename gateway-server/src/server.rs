@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
 use crate::descriptors;
-use crate::listen::{Bound, Door, Shown};
+use crate::listen::{Bound, Door, ResetKey, Shown};
 use crate::node::Node;
 use crate::peers::{CertificateCheck, Links, deliver};
 use crate::store::{StoreError, Tenant};
@@ -51,6 +51,14 @@ pub enum StartError {
     Listen {
         /// Which.
         address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file of the state folder.
+    #[error("cannot write to {}: {source}", path.display())]
+    State {
+        /// The folder.
+        path: PathBuf,
         /// What the system says.
         source: io::Error,
     },
@@ -125,6 +133,7 @@ struct House {
     node: Arc<Node>,
     dedicated: Mutex<BTreeMap<AtSign, Dedicated>>,
     shown: Shown,
+    resets: ResetKey,
     certificate: Arc<OwnCertificate>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -157,6 +166,8 @@ impl Server {
         });
         let address = config.listen.address;
         let node = Arc::new(Node::open(config, state, links).await?);
+        let unwritable = |source| StartError::State { path: state.to_owned(), source };
+        let resets = ResetKey::open_or_create(state).map_err(unwritable)?;
         let failed = |source| StartError::Listen { address, source };
         let bound = Bound::to(address, node.config.listen.quic).await.map_err(failed)?;
         let shared = bound.address().map_err(failed)?;
@@ -164,6 +175,7 @@ impl Server {
             node,
             dedicated: Mutex::default(),
             shown: tls.shown,
+            resets,
             certificate: tls.certificate,
             tasks: TaskTracker::new(),
             stop,
@@ -371,6 +383,7 @@ impl House {
         let door = Door {
             node: Arc::clone(&self.node),
             shown: self.shown.clone(),
+            resets: self.resets.clone(),
             tenant,
             tasks: self.tasks.clone(),
             stop,

@@ -251,6 +251,47 @@ async fn a_host_name_decides_for_all_sessions_of_its_connection() {
     town.end().await;
 }
 
+/// A server that ends without a word when it is dropped, as one that is killed.
+struct Mortal {
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Mortal {
+    async fn start(state: &Path, port: u16) -> (Self, SocketAddr) {
+        let toml = format!("listen.address = \"127.0.0.1:{port}\"\ntls.dev = true\n");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let state = state.to_owned();
+        let started = runtime.spawn(async move {
+            let config: ServerConfig = toml::from_str(&toml).expect("a configuration");
+            let tls = ServerTls::load(&config, &state).expect("certificates");
+            Server::start(config, tls, &state, CancellationToken::new()).await.expect("a server").address()
+        });
+        let address = started.await.expect("no panic");
+        (Self { runtime: Some(runtime) }, address)
+    }
+
+    /// Nothing of it is left when this returns.
+    async fn kill(mut self) {
+        let runtime = self.runtime.take().expect("it is killed once");
+        let killed = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE));
+        killed.await.expect("no panic");
+    }
+}
+
+#[tokio::test]
+async fn who_was_connected_to_a_server_that_was_killed_is_told_by_the_next() {
+    let state = tempfile::tempdir().expect("a folder");
+    let (first, address) = Mortal::start(state.path(), 0).await;
+    let link = dial(state.path(), address, "localhost", &[b"atp-client/1"]).await.expect("a connection");
+    let mut session = link.session().await;
+    first.kill().await;
+    let (next, _) = Mortal::start(state.path(), address.port()).await;
+    session.write("noop:0").await;
+    assert!(matches!(link.closed().await, ConnectionError::Reset));
+    next.kill().await;
+}
+
 #[tokio::test]
 async fn it_can_be_turned_off() {
     let town = Town::start("listen.quic = false").await;

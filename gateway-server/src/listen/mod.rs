@@ -3,6 +3,7 @@
 //! An address has two doors: TCP with TLS, and QUIC on the UDP port of the same number.
 
 mod quic;
+mod resets;
 mod tls;
 
 use std::io;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::node::Node;
 
+pub(crate) use resets::ResetKey;
 pub(crate) use tls::Protocol;
 
 /// What is said, without a greeting, to who finds no place (atProtocol wire reference §2.4).
@@ -78,6 +80,7 @@ impl Bound {
 pub(crate) struct Door {
     pub(crate) node: Arc<Node>,
     pub(crate) shown: Shown,
+    pub(crate) resets: ResetKey,
     /// Whose door it is, if it is one tenant's alone.
     pub(crate) tenant: Option<AtSign>,
     /// Where connections are counted, so that a stop can wait for them.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::AtSign;
+use aws_lc_rs::hmac::{HMAC_SHA256, Key};
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
-    Connection, Endpoint, EndpointConfig, Incoming, MtuDiscoveryConfig, RecvStream, SendStream, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt,
+    Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming, MtuDiscoveryConfig,
+    RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use tokio::io::{AsyncWriteExt, Join, join};
@@ -27,6 +28,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::{Door, FULL};
 use crate::admission::{Place, Source};
 use crate::node::Node;
+use crate::random;
 use crate::session::{Caller, serve};
 
 /// The names that are offered by ALPN.
@@ -54,6 +56,8 @@ const WINDOWS: usize = 64;
 const FIRST_STREAMS: usize = 16;
 /// Streams that a connection may have open in the end; what each may take of the node is counted as for TCP.
 const MOST_STREAMS: usize = 2048;
+/// Bytes of a connection's number, of which packets carry one.
+const NUMBER: usize = 8;
 /// How long a session's last words may take to arrive, and how long those of a stopped server do.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a stop waits for sessions that are busy.
@@ -160,7 +164,9 @@ impl Door {
             .max_incoming(INCOMING)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES_ALL);
-        Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
+        let mut config = EndpointConfig::new(Arc::new(Key::new(HMAC_SHA256, self.resets.bytes())));
+        config.cid_generator(|| Box::new(Numbers));
+        Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
     }
 
     /// Makes the handshake and serves the connection, which holds its place as long.
@@ -196,6 +202,23 @@ impl Door {
             // TLS agrees on none but those that are offered.
             None => Reason::Unused.close(&connection),
         }
+    }
+}
+
+/// Connections have random numbers, and any could have been one of a former life.
+struct Numbers;
+
+impl ConnectionIdGenerator for Numbers {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&random::number::<NUMBER>())
+    }
+
+    fn cid_len(&self) -> usize {
+        NUMBER
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
     }
 }
 
