@@ -16,7 +16,7 @@ use crate::config::ServerConfig;
 use crate::enrollment::Enrolling;
 use crate::login_keys::LoginKeys;
 use crate::monitors::Monitors;
-use crate::peers::{AskError, Cookies, Links, Waiting};
+use crate::peers::{AskError, Cookies, Fences, Links, Reach, Waiting};
 use crate::server::StartError;
 use crate::sessions::Sessions;
 use crate::store::{Committed, Expired, OpenError, SqliteStore, Store, StoreError, Tenant, Watcher};
@@ -30,6 +30,8 @@ pub struct Node {
     pub(crate) config: ServerConfig,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cookies: Cookies,
+    /// Which streams of other nodes are under way.
+    pub(crate) fences: Arc<Fences>,
     pub(crate) login_keys: LoginKeys,
     pub(crate) blocklists: Blocklists,
     pub(crate) streams: Arc<Streams>,
@@ -90,14 +92,14 @@ impl Watcher for Watchers {
 }
 
 impl Node {
-    /// A node whose store is the configured file below `state`.
+    /// A node whose store is the configured file below `state`, and which reaches others by `reach`.
     ///
     /// # Errors
     /// The store cannot be opened.
     pub(crate) async fn open(
         config: ServerConfig,
         state: &std::path::Path,
-        links: Option<Links>,
+        reach: Option<Reach>,
     ) -> Result<Self, StartError> {
         let path = state.join(&config.store.path);
         let watchers = Arc::new(Watchers::default());
@@ -116,7 +118,14 @@ impl Node {
         };
         let store = opened.map_err(|_| StartError::Interrupted)?;
         let store = store.map_err(|source| StartError::Store { path, source })?;
-        Self::with(config, Arc::new(store), watchers, links, system_wall()).await
+        let store: Arc<dyn Store> = Arc::new(store);
+        let links = match (&config.directory, reach) {
+            (Some(directory), Some(reach)) => {
+                Some(Links::new(&directory.address, config.server.trusted(), reach, &store).await?)
+            }
+            _ => None,
+        };
+        Self::with(config, store, watchers, links, system_wall()).await
     }
 
     /// A node that forgets everything when it is dropped and reaches no other server: for tests.
@@ -153,6 +162,7 @@ impl Node {
             config,
             store,
             cookies: Cookies::default(),
+            fences: Arc::default(),
             login_keys: LoginKeys::default(),
             watchers,
             links,

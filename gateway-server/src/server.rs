@@ -6,18 +6,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use at_client::Directory;
 use at_client::tls::{ClientTls, Trust};
 use at_protocol::AtSign;
-use atedge_service::tls::OwnCertificate;
+use atedge_service::tls::{BothCertificates, NodeIdentity, NodeIdentityError, OwnCertificate};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
 use crate::descriptors;
+use crate::identity::KEY_FILE;
 use crate::listen::{Bound, Door, ResetKey, Shown};
 use crate::node::Node;
-use crate::peers::{CertificateCheck, Links, deliver};
+use crate::peers::{CertificateCheck, Reach, deliver, serve_made};
 use crate::store::{StoreError, Tenant};
 use crate::tenant::ensure_signing_key;
 use crate::timers::{self, Job};
@@ -28,8 +28,9 @@ pub struct ServerTls {
     shown: Shown,
     /// What is shown at both ends.
     certificate: Arc<OwnCertificate>,
+    identity: Arc<NodeIdentity>,
     /// For connecting to other servers; none where no directory is configured.
-    peers: Option<(ClientTls, CertificateCheck)>,
+    peers: Option<Reach>,
 }
 
 /// Why a server does not start.
@@ -62,6 +63,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The node's own key.
+    #[error(transparent)]
+    Identity(#[from] NodeIdentityError),
     /// The server's own certificate.
     #[error(transparent)]
     Tls(#[from] atedge_service::tls::TlsError),
@@ -108,14 +112,36 @@ impl ServerTls {
     /// See [`StartError`].
     pub fn load(config: &ServerConfig, state: &Path) -> Result<Self, StartError> {
         let certificate = config.tls.certificate(state)?;
-        let shown = Shown::of(&certificate)?;
-        let Some(directory) = &config.directory else {
-            return Ok(Self { shown, certificate, peers: None });
+        let identity = Arc::new(NodeIdentity::open_or_create(&state.join(KEY_FILE))?);
+        let shown = Shown::of(&BothCertificates::new(Arc::clone(&certificate), Arc::clone(&identity)))?;
+        let peers = match &config.directory {
+            None => None,
+            Some(directory) => {
+                let ca = directory.ca.clone().or_else(|| config.tls.dev.then(|| state.join("ca.pem")));
+                let certificates = CertificateCheck::new(ca.as_deref())?;
+                let tls = ClientTls::new(&Trust::System { and: ca }, Some(certificate.clone()))?;
+                Some(Reach { tls, certificates, identity: Arc::clone(&identity) })
+            }
         };
-        let ca = directory.ca.clone().or_else(|| config.tls.dev.then(|| state.join("ca.pem")));
-        let check = CertificateCheck::new(ca.as_deref())?;
-        let client = ClientTls::new(&Trust::System { and: ca }, Some(certificate.clone()))?;
-        Ok(Self { shown, certificate, peers: Some((client, check)) })
+        Ok(Self { shown, certificate, identity, peers })
+    }
+
+    /// Whether the certificates that the configuration names would do; nothing is made.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn check(config: &ServerConfig, state: &Path) -> Result<(), StartError> {
+        config.tls.certificate(state)?;
+        if let Some(directory) = &config.directory {
+            CertificateCheck::new(directory.ca.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// The node's key, by which other nodes know it.
+    #[must_use]
+    pub fn identity(&self) -> &Arc<NodeIdentity> {
+        &self.identity
     }
 }
 
@@ -161,11 +187,8 @@ impl Server {
     ) -> Result<Running, StartError> {
         let most = &mut config.limits.node.connections;
         *most = descriptors::fitting(*most);
-        let links = config.directory.as_ref().zip(tls.peers).map(|(directory, (client, check))| {
-            Links::new(Directory::new(directory.address.clone(), client.clone()), client, check)
-        });
         let address = config.listen.address;
-        let node = Arc::new(Node::open(config, state, links).await?);
+        let node = Arc::new(Node::open(config, state, tls.peers).await?);
         let unwritable = |source| StartError::State { path: state.to_owned(), source };
         let resets = ResetKey::open_or_create(state).map_err(unwritable)?;
         let failed = |source| StartError::Listen { address, source };
@@ -190,6 +213,7 @@ impl Server {
         }
         let tasks = &house.tasks;
         tasks.spawn(Arc::clone(&house).keep_up());
+        tasks.spawn(serve_made(Arc::clone(&house.node), house.stop.clone()));
         let (node, stop) = (Arc::clone(&house.node), house.stop.clone());
         tasks.spawn(async move {
             if let Err(error) = deliver(node, stop).await {

@@ -16,20 +16,19 @@ use at_protocol::response::{ErrorCode, Failure, Response};
 use at_protocol::session::server::{Action, Challenge, Identity, OwnerAuth, Proof, ServerSession};
 use at_protocol::{AtSign, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::access::Principal;
 use crate::admission::{Held, SMALL, Seat, Source, Verdict};
 use crate::listen::FULL;
-use crate::monitors::{Line as Pushed, Subscription};
+use crate::monitors::Line as Pushed;
 use crate::node::Node;
 use crate::peers::Certificate;
 use crate::sessions::Guard;
-use crate::store::StoreError;
 use crate::verbs::{Effect, Evidence, Request, perform, verify};
 use crate::visits::Visited;
+use watching::Watching;
 
 /// Bytes that are read at once.
 const READ: usize = 8 * 1024;
@@ -37,8 +36,6 @@ const READ: usize = 8 * 1024;
 const RECORD: usize = 16 * 1024;
 /// How long an answer waits at most for those to the lines that came with its own.
 const HOLD: Duration = Duration::from_millis(20);
-/// Stored notifications that a monitor reads at once.
-const REPLAY: usize = 64;
 /// How often a waiting connection asks how crowded it has become: the shortest time that an authenticated
 /// one may be idle (atProtocol wire reference §2.5).
 const RECHECK: Duration = Duration::from_secs(60);
@@ -56,12 +53,23 @@ pub struct Caller {
     pub address: Option<SocketAddr>,
 }
 
+/// Who has been let in before the session begins, in a stream between nodes.
+pub(crate) struct Entered {
+    /// Whose atServer is spoken to.
+    pub(crate) tenant: AtSign,
+    /// Who speaks, proved by its node; nobody in particular else.
+    pub(crate) peer: Option<AtSign>,
+    /// What has arrived behind the stream's first line.
+    pub(crate) lines: LineSplitter,
+    /// Where the node is.
+    pub(crate) address: Option<SocketAddr>,
+}
+
 /// Serves one connection until either side ends it, or `stop`.
 pub async fn serve<S>(mut stream: S, node: Arc<Node>, caller: Caller, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let now = now();
     let seat = caller.tenant.as_ref().map(|tenant| node.admission.seat(tenant));
     let Some(seat) = seat.map_or(Some(None), |seat| seat.map(Some)) else {
         // Without a greeting (atProtocol wire reference §2.4); who does not read it has left.
@@ -73,32 +81,46 @@ where
     if let Some(tenant) = &caller.tenant {
         open.is(tenant, &Principal::Anonymous);
     }
-    let session = ServerSession::new(id, caller.tenant, now);
-    let mut connection = Connection {
-        stream,
-        lines: LineSplitter::new(session.line_limit()),
-        unsent: String::new(),
-        line_since: None,
-        room: None,
-        seat,
-        source: caller.address.map(|address| Source::from(address.ip())),
-        stay: Duration::ZERO,
-        granted_until: None,
-        silent_until: Some(now + node.config.limits.node.login),
-        session,
-        node,
-        principal: Principal::Anonymous,
-        watching: None,
-        streaming: None,
-        certificate: caller.certificate,
-        open: &open,
+    let session = ServerSession::new(id, caller.tenant, now());
+    let lines = LineSplitter::new(session.line_limit());
+    let begun = Begun { seat, address: caller.address, certificate: caller.certificate, session, lines };
+    let mut connection = Connection::new(stream, node, Principal::Anonymous, begun, &open);
+    connection.serve(ServerSession::greeting(), &stop).await;
+}
+
+/// Serves a session of who was let in already, as [`serve`] does.
+pub(crate) async fn serve_entered<S>(
+    mut stream: S,
+    node: Arc<Node>,
+    entered: Entered,
+    stop: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let Entered { tenant, peer, mut lines, address } = entered;
+    let seat = node.admission.seat(&tenant).filter(|seat| !seat.is_on_trial());
+    let Some(seat) = seat else {
+        drop(timeout(Duration::from_secs(1), stream.write_all(FULL.as_bytes())).await);
+        return;
     };
-    // However it ends, nothing is left to be said; what is cut ends in the middle of whatever it does.
-    tokio::select! {
-        biased;
-        () = open.cut() => {}
-        ControlFlow::Break(()) = connection.run(&stop) => {}
-    }
+    let id = format!("_{}", crate::random::uuid());
+    let open = node.sessions().open(&id, address, node.now());
+    let principal = peer.map_or(Principal::Anonymous, Principal::Peer);
+    open.is(&tenant, &principal);
+    let session = ServerSession::entered(id, tenant, identity(&principal), now());
+    lines.set_limit(session.line_limit());
+    let Action::Send(welcome) = session.answer(&Response::Data("success".to_owned())) else { return };
+    let begun = Begun { seat: Some(seat), address, certificate: None, session, lines };
+    Connection::new(stream, node, principal, begun, &open).serve(&welcome, &stop).await;
+}
+
+/// What a connection begins with.
+struct Begun {
+    seat: Option<Seat>,
+    address: Option<SocketAddr>,
+    certificate: Option<Certificate>,
+    session: ServerSession,
+    lines: LineSplitter,
 }
 
 struct Connection<'a, S> {
@@ -128,22 +150,52 @@ struct Connection<'a, S> {
     open: &'a Guard,
 }
 
-/// What a monitor still has to be told.
-struct Watching {
-    subscription: Subscription,
-    /// Whether the store has more that was not sent yet.
-    behind: bool,
-}
-
 /// The server stops.
 type Stop<'a> = WaitForCancellationFuture<'a>;
 
 /// What ends a connection, by `?`.
 type Flow = ControlFlow<()>;
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
-    async fn run(&mut self, stop: &CancellationToken) -> ControlFlow<(), std::convert::Infallible> {
-        if self.say(ServerSession::greeting()).await.is_break() {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'a, S> {
+    fn new(stream: S, node: Arc<Node>, principal: Principal, begun: Begun, open: &'a Guard) -> Self {
+        let Begun { seat, address, certificate, session, lines } = begun;
+        Self {
+            stream,
+            lines,
+            unsent: String::new(),
+            line_since: None,
+            room: None,
+            seat,
+            source: address.map(|address| Source::from(address.ip())),
+            stay: Duration::ZERO,
+            granted_until: None,
+            silent_until: Some(now() + node.config.limits.node.login),
+            session,
+            node,
+            principal,
+            watching: None,
+            streaming: None,
+            certificate,
+            open,
+        }
+    }
+
+    /// However it ends, nothing is left to be said; what is cut ends in the middle of whatever it does.
+    async fn serve(&mut self, greeting: &str, stop: &CancellationToken) {
+        let open = self.open;
+        tokio::select! {
+            biased;
+            () = open.cut() => {}
+            ControlFlow::Break(()) = self.run(greeting, stop) => {}
+        }
+    }
+
+    async fn run(
+        &mut self,
+        greeting: &str,
+        stop: &CancellationToken,
+    ) -> ControlFlow<(), std::convert::Infallible> {
+        if self.say(greeting).await.is_break() {
             return ControlFlow::Break(());
         }
         // Made once: all connections share the list of those who wait for it.
@@ -359,7 +411,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         verdict
     }
 
-    fn request<'a>(&'a self, node: &'a Node, tenant: &'a AtSign) -> Request<'a> {
+    fn request<'r>(&'r self, node: &'r Node, tenant: &'r AtSign) -> Request<'r> {
         Request { node, session: self.session.id(), tenant, who: &self.principal, now: node.now() }
     }
 
@@ -509,45 +561,7 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S, lines: &mut LineSplitter) ->
     .await
 }
 
-impl Watching {
-    /// The next lines that are to be sent: what the store has, then what is new. Cancel-safe.
-    async fn next(&mut self, node: &Node, tenant: &AtSign) -> Result<Vec<Arc<Pushed>>, StoreError> {
-        loop {
-            if self.behind {
-                let page = node.store.received_after(tenant, self.subscription.seen, REPLAY, node.now());
-                let page = page.await?;
-                self.behind = !page.is_empty();
-                let lines = page.iter().map(|notification| Arc::new(Pushed::of(notification)));
-                let wanted: Vec<_> = lines.filter(|line| self.subscription.wants(line)).collect();
-                if !wanted.is_empty() {
-                    return Ok(wanted);
-                }
-                continue;
-            }
-            match self.subscription.lines.recv().await {
-                Ok(line) => {
-                    let mut lines = vec![line];
-                    // What came with it goes with it.
-                    while lines.len() < REPLAY && !self.behind {
-                        match self.subscription.lines.try_recv() {
-                            Ok(line) => lines.push(line),
-                            Err(TryRecvError::Lagged(_)) => self.behind = true,
-                            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-                        }
-                    }
-                    lines.retain(|line| self.subscription.wants(line));
-                    if !lines.is_empty() {
-                        return Ok(lines);
-                    }
-                }
-                // The ring has moved on without us, or is gone: the store has it all.
-                Err(RecvError::Lagged(_)) => self.behind = true,
-                Err(RecvError::Closed) => return Err(StoreError::Closed),
-            }
-        }
-    }
-}
-
 mod stream;
 #[cfg(test)]
 mod tests;
+mod watching;

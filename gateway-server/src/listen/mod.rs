@@ -11,7 +11,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use at_protocol::AtSign;
-use atedge_service::tls::{ClientCertificates, OwnCertificate, TlsError};
+use atedge_service::tls::{BothCertificates, ClientCertificates, TlsError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,11 +34,11 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// With this certificate; and peers may show theirs.
-    pub(crate) fn of(certificate: &Arc<OwnCertificate>) -> Result<Self, TlsError> {
+    /// With these certificates; and others may show theirs.
+    pub(crate) fn of(certificates: &Arc<BothCertificates>) -> Result<Self, TlsError> {
         Ok(Self {
-            tls: certificate.server_config(ClientCertificates::Recorded, &Protocol::OFFERED)?,
-            quic: certificate.server_config(ClientCertificates::Recorded, &quic::OFFERED)?,
+            tls: certificates.server_config(ClientCertificates::Recorded, &Protocol::OFFERED)?,
+            quic: certificates.server_config(ClientCertificates::Recorded, &quic::OFFERED)?,
         })
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::AtSign;
+use at_protocol::peer::ALPN;
 use aws_lc_rs::hmac::{HMAC_SHA256, Key};
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
@@ -28,11 +29,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::{Door, FULL};
 use crate::admission::{Place, Source};
 use crate::node::Node;
+use crate::peers::serve_node;
 use crate::random;
 use crate::session::{Caller, serve};
 
 /// The names that are offered by ALPN.
-pub(super) const OFFERED: [&[u8]; 1] = [Spoken::CLIENT];
+pub(super) const OFFERED: [&[u8]; 2] = [Spoken::CLIENT, ALPN];
 
 /// Bytes of a UDP socket's buffers, as far as the system allows: what comes in 30 ms at a gigabit per second,
 /// while the process waits for its turn.
@@ -94,13 +96,19 @@ impl Reason {
 enum Spoken {
     /// Sessions of clients.
     Client,
+    /// What another node has to say.
+    Peer,
 }
 
 impl Spoken {
     const CLIENT: &[u8] = b"atp-client/1";
 
     fn of(chosen: Option<&[u8]>) -> Option<Self> {
-        (chosen? == Self::CLIENT).then_some(Self::Client)
+        match chosen? {
+            Self::CLIENT => Some(Self::Client),
+            ALPN => Some(Self::Peer),
+            _ => None,
+        }
     }
 }
 
@@ -199,6 +207,7 @@ impl Door {
                 let tenant = self.tenant.clone().or_else(by_name);
                 Clients { node: self.node, tenant, source, stop: self.stop }.serve(&connection).await;
             }
+            Some(Spoken::Peer) => serve_node(self.node, connection, self.stop).await,
             // TLS agrees on none but those that are offered.
             None => Reason::Unused.close(&connection),
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use at_protocol::peer::ALPN;
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
@@ -16,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use super::{Door, FULL};
 use crate::admission::Source;
 use crate::node::Node;
-use crate::peers::Certificate;
+use crate::peers::{Certificate, Visitor};
 use crate::session::{Caller, serve};
 use crate::web;
 
@@ -31,15 +32,21 @@ pub(crate) enum Protocol {
     At,
     /// HTTP and WebSocket.
     Http,
+    /// What another node has to say, to whom UDP does not pass: one stream.
+    Peer,
 }
 
 impl Protocol {
     /// The names that are offered, the preferred one first.
-    pub(crate) const OFFERED: [&[u8]; 2] = [b"atProtocol/1.0", Self::HTTP];
+    pub(crate) const OFFERED: [&[u8]; 3] = [b"atProtocol/1.0", Self::HTTP, ALPN];
     const HTTP: &[u8] = b"http/1.1";
 
     fn of(chosen: Option<&[u8]>) -> Self {
-        if chosen == Some(Self::HTTP) { Self::Http } else { Self::At }
+        match chosen {
+            Some(Self::HTTP) => Self::Http,
+            Some(ALPN) => Self::Peer,
+            Some(_) | None => Self::At,
+        }
     }
 }
 
@@ -106,6 +113,11 @@ impl Door {
         match protocol {
             Protocol::At => serve(stream, node, caller, stop).await,
             Protocol::Http => Box::pin(web::serve(stream, node, caller, stop)).await,
+            Protocol::Peer => {
+                if let Some(visitor) = Visitor::of(node, &caller) {
+                    Box::pin(visitor.serve(stream, stop)).await;
+                }
+            }
         }
     }
 }
@@ -126,7 +138,7 @@ async fn shake(
 impl Protocol {
     fn full(self) -> &'static str {
         match self {
-            Self::At => FULL,
+            Self::At | Self::Peer => FULL,
             Self::Http => {
                 "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             }

@@ -1,22 +1,25 @@
 //! Connections to other atServers, kept while they are of use.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use at_client::TlsWire;
-use at_client::resolve::Directory;
+use at_client::resolve::{Directory, Found, RecordKeeper};
 use at_client::tls::{ClientTls, dial};
-use at_client::wire::{RequestError, WireError};
-use at_protocol::crypto::{Hash, RsaPrivateKey};
-use at_protocol::directory::Address;
+use at_client::wire::{RequestError, Said, WireError};
+use at_client::{TlsWire, Wire};
+use at_protocol::crypto::{Ed25519Public, Hash, RsaPrivateKey};
+use at_protocol::directory::{Address, Registrars, SignedRecord, VerifiedRecord};
+use at_protocol::peer::Opening;
 use at_protocol::{AtSign, KeyName};
+use atedge_service::tls::NodeIdentity;
 use tokio::time::{Instant, timeout};
 
-use super::{AskError, CertificateCheck};
+use super::{AskError, CertificateCheck, Nodes};
 use crate::node::Node;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::tenant::{ensure_signing_key, signing_private_key};
 
 /// How long connecting and the handshake may take.
@@ -25,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept; below what other servers allow (wire reference §2.5).
 const IDLE: Duration = Duration::from_secs(60);
+/// Connections to the directory that are kept for further questions.
+const DIRECTORY: usize = 8;
 /// Most connections that are kept unused.
 const MOST_IDLE: usize = 200;
 
@@ -33,8 +38,33 @@ pub(crate) struct Links {
     directory: Directory,
     tls: ClientTls,
     pub(super) certificates: CertificateCheck,
+    nodes: Nodes,
     idle: Mutex<HashMap<Ends, Vec<(Link, Instant)>>>,
     open: Arc<AtomicUsize>,
+}
+
+/// What is shown to others and how they are judged.
+pub(crate) struct Reach {
+    /// For servers of old.
+    pub(crate) tls: ClientTls,
+    /// By which servers of old are judged that connect.
+    pub(crate) certificates: CertificateCheck,
+    /// For nodes.
+    pub(crate) identity: Arc<NodeIdentity>,
+}
+
+/// The store, as it keeps the records that were believed.
+struct Kept(Arc<dyn Store>);
+
+impl RecordKeeper for Kept {
+    fn keep<'a>(&'a self, record: &'a Arc<VerifiedRecord>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            let kept = self.0.keep_signed_record(SignedRecord::clone(record)).await;
+            if let Err(error) = kept {
+                tracing::warn!(atsign = %record.atsign, %error, "a signed record is not kept over a restart");
+            }
+        })
+    }
 }
 
 /// Who is connected with whom. Connections that proved nobody belong to all tenants.
@@ -57,20 +87,66 @@ impl Drop for Link {
 }
 
 impl Links {
-    pub(crate) fn new(directory: Directory, tls: ClientTls, certificates: CertificateCheck) -> Self {
-        Self { directory, tls, certificates, idle: Mutex::default(), open: Arc::default() }
+    /// The way to the servers that a directory names, as far as it is believed.
+    ///
+    /// # Errors
+    /// The store does not say which signed records were believed before.
+    pub(crate) async fn new(
+        directory: &Address,
+        registrars: Registrars,
+        reach: Reach,
+        store: &Arc<dyn Store>,
+    ) -> Result<Self, StoreError> {
+        let Reach { tls, certificates, identity } = reach;
+        let mut directory = Directory::new(directory.clone(), tls.clone()).keeping(DIRECTORY);
+        if !registrars.is_empty() {
+            let kept = store.signed_records().await?;
+            directory = directory.trusting(registrars, kept, Arc::new(Kept(Arc::clone(store))));
+        }
+        let nodes = Nodes::new(identity);
+        Ok(Self { directory, tls, certificates, nodes, idle: Mutex::default(), open: Arc::default() })
     }
 
     /// How many connections are open.
     pub(crate) fn count(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::Relaxed) + self.nodes.count()
     }
 
-    /// Where the directory says that an atSign's server is.
-    pub(super) async fn address(&self, of: &AtSign) -> Result<Address, AskError> {
+    /// The nodes that prove themselves by their keys.
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// The directory, as far as it is believed.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Where an atSign is served, and by which node, if that is known.
+    pub(crate) async fn find(&self, of: &AtSign) -> Result<Found, AskError> {
         let found = self.directory.find(of).await;
         let found = found.map_err(|error| AskError::Unreachable(error.to_string()))?;
-        found.map(|found| found.address).ok_or_else(|| AskError::NoSuchAtSign(of.clone()))
+        found.ok_or_else(|| AskError::NoSuchAtSign(of.clone()))
+    }
+
+    /// An atSign was not found where it should be.
+    pub(crate) fn suspect(&self, atsign: &AtSign) {
+        self.directory.suspect(atsign);
+    }
+
+    /// The key of the node that serves an atSign, as far as that is known.
+    pub(super) fn bound_to(&self, atsign: &AtSign) -> Option<Ed25519Public> {
+        self.directory.record(atsign).map(|record| record.node().clone())
+    }
+
+    /// Where the directory says that an atSign's server of old is. Who is found by signed records is spoken to
+    /// in no other way.
+    pub(super) async fn address(&self, of: &AtSign) -> Result<Address, AskError> {
+        let found = self.find(of).await?;
+        match found.record {
+            None => Ok(found.address),
+            Some(_) => Err(AskError::Handshake(format!("{of} is spoken to by its node's key alone"))),
+        }
     }
 
     /// A new connection on which nobody has proved anything.
@@ -94,6 +170,38 @@ impl Links {
         answer.map_err(AskError::from)
     }
 
+    /// One question, in a stream of its own to the node that serves the atSign of the record.
+    async fn ask_node(
+        &self,
+        record: &VerifiedRecord,
+        from: Option<&AtSign>,
+        line: &str,
+    ) -> Result<String, AskError> {
+        let to = &record.atsign;
+        let stream = self.nodes.open(record).await.map_err(|error| {
+            self.suspect(to);
+            AskError::Unreachable(error.to_string())
+        })?;
+        let mut wire = Wire::begin(stream);
+        wire.say(&Opening::Ask { from: from.cloned(), to: to.clone() });
+        wire.say(&line);
+        let mut answer = async || loop {
+            match wire.next().await {
+                Ok(Said::Answer(answer)) => return answer.map_err(AskError::from),
+                Ok(Said::Notification(_)) => {}
+                Err(error) => return Err(RequestError::from(error).into()),
+            }
+        };
+        let both = async {
+            if let Err(refused) = answer().await {
+                self.suspect(to);
+                return Err(refused);
+            }
+            answer().await
+        };
+        timeout(ANSWER, both).await.map_err(|_| AskError::Timeout)?
+    }
+
     fn take(&self, ends: &Ends) -> Option<Link> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let links = idle.get_mut(ends)?;
@@ -114,6 +222,7 @@ impl Links {
 
     /// Closes what has not been used for a while.
     pub(crate) fn sweep(&self) {
+        self.nodes.sweep();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|_, links| {
             links.retain(|(_, since)| since.elapsed() < IDLE);
@@ -132,6 +241,9 @@ impl Node {
         proved: bool,
     ) -> Result<String, AskError> {
         let links = self.links()?;
+        if let Some(record) = links.find(to).await?.record {
+            return links.ask_node(&record, proved.then_some(from), line).await;
+        }
         let ends = Ends { proved: proved.then(|| from.clone()), to: to.clone() };
         // A kept connection may have been closed at the other end: then a new one is tried.
         if let Some(mut link) = links.take(&ends) {

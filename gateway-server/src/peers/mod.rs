@@ -1,21 +1,35 @@
 //! Other atServers: asking them, proving ourselves to them, having them prove themselves, and bringing
 //! them notifications (atProtocol wire reference §3.6, §8.2).
+//!
+//! There are two ways. A server of old is known by its host, which the directory names: TLS, `from`, `pol`, a
+//! call back, one line at a time ([`Links`]). A node of ours is known by its key, which a signed record names:
+//! one connection for all that the two host, over QUIC or, where UDP does not pass, the same over TCP
+//! ([`Nodes`], [`Visitor`]). Who has a record is spoken to in that way only.
 
+mod arrival;
 mod certificate;
 mod cookies;
 mod delivery;
+mod fences;
 mod links;
+mod nodes;
 mod proof;
+mod quic;
+mod window;
 
 use at_protocol::response::{Failure, RemoteError};
 use at_protocol::{AtSign, ErrorCode};
 
+pub(crate) use arrival::Visitor;
 pub use certificate::Certificate;
 pub(crate) use certificate::CertificateCheck;
 pub(crate) use cookies::Cookies;
 pub(crate) use delivery::{Waiting, deliver};
-pub(crate) use links::Links;
+pub(crate) use fences::Fences;
+pub(crate) use links::{Links, Reach};
+pub(crate) use nodes::Nodes;
 pub(crate) use proof::ProofError;
+pub(crate) use quic::{serve as serve_node, serve_made};
 
 /// Why another atServer gave no answer.
 #[derive(Debug, thiserror::Error)]

@@ -23,6 +23,9 @@ pub(crate) enum ProofError {
     /// It could not be called back.
     #[error("{0} could not be called back: {1}")]
     CallBack(AtSign, AskError),
+    /// It is known by its node's key, and by nothing that is worth less.
+    #[error("{0} proves itself by the key of its node, and in no other way")]
+    Bound(AtSign),
     /// Its signature is wrong.
     #[error("pol authentication failed")]
     Signature,
@@ -31,9 +34,10 @@ pub(crate) enum ProofError {
 impl From<ProofError> for Failure {
     fn from(error: ProofError) -> Self {
         let code = match &error {
-            ProofError::NoCertificate | ProofError::Certificate(_) | ProofError::Signature => {
-                ErrorCode::NotAuthenticated
-            }
+            ProofError::NoCertificate
+            | ProofError::Certificate(_)
+            | ProofError::Bound(_)
+            | ProofError::Signature => ErrorCode::NotAuthenticated,
             ProofError::CallBack(..) => ErrorCode::Handshake,
         };
         Self::new(code, error.to_string())
@@ -54,6 +58,9 @@ impl Node {
         certificate: Option<&Certificate>,
     ) -> Result<(), ProofError> {
         let peer = &challenge.claim;
+        if self.links().is_ok_and(|links| links.directory().is_bound(peer)) && !self.is_hosted(peer) {
+            return Err(ProofError::Bound(peer.clone()));
+        }
         let shown = if self.is_hosted(peer) {
             self.shown_here(challenge).await
         } else {

@@ -15,12 +15,15 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
+use at_protocol::directory::SignedRecord;
 use at_protocol::verb::Operation;
 use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
 
 use serde::{Deserialize, Serialize};
 
 pub use commit::{Change, Commit};
+#[cfg(test)]
+pub(crate) use notification::tests;
 pub use notification::{Kind, Notification, Status, is_unique};
 pub use record::Record;
 pub use sqlite::{BackupError, Checked, OpenError, Progress, SqliteStore, back_up, check, exists};
@@ -218,6 +221,34 @@ pub enum Outcome {
     Expired,
 }
 
+/// How far a queue was read, each priority for itself: what comes later is found behind, whatever it goes before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached([i64; 3]);
+
+impl Reached {
+    /// This one was read, and all of its priority before it.
+    pub fn note(&mut self, read: &Notification) {
+        self.0[read.priority as usize] = read.created.as_millis();
+    }
+
+    /// The moment of the last one of each priority, the lowest first, in milliseconds since the epoch.
+    #[must_use]
+    pub fn moments(self) -> [i64; 3] {
+        self.0
+    }
+}
+
+/// How the delivery of exactly one notification went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// Its id.
+    pub id: String,
+    /// When it was sent: another may have taken its place since.
+    pub created: Timestamp,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
 /// How much was removed because its time was over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Expired {
@@ -344,6 +375,9 @@ pub trait Store: Send + Sync {
     fn send_all(&self, notifications: Vec<Notification>, now: Timestamp) -> Answer<'_, ()>;
     /// Takes a notification for the tenant `to`, and keeps a copy of its value where its `ttr` says so.
     fn receive(&self, notification: Notification, now: Timestamp) -> Answer<'_, Taken>;
+    /// Takes what came for one tenant, in its order: all of it or nothing. `false` where there is no such
+    /// tenant.
+    fn receive_all(&self, to: &AtSign, received: Vec<Notification>, now: Timestamp) -> Answer<'_, bool>;
     /// The newest notification with this id.
     fn notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, Option<Notification>>;
     /// Forgets a notification.
@@ -363,10 +397,17 @@ pub trait Store: Send + Sync {
     fn tallies(&self, tenant: &AtSign) -> Answer<'_, Vec<Tally>>;
     /// The pairs (from, to) between which something waits.
     fn waiting_pairs(&self) -> Answer<'_, Vec<(AtSign, AtSign)>>;
-    /// What goes next from one atSign to another: by priority, then by age.
-    fn next_waiting(&self, from: &AtSign, to: &AtSign) -> Answer<'_, Option<Notification>>;
-    /// Notes how the delivery of exactly this notification went; one that has replaced it stays as it is.
-    fn settle(&self, notification: &Notification, outcome: Outcome) -> Answer<'_, ()>;
+    /// What goes next from one atSign to another, by priority, then by age, behind what was reached: at least
+    /// one if there is one, at most `limit`.
+    fn waiting(
+        &self,
+        from: &AtSign,
+        to: &AtSign,
+        reached: Reached,
+        limit: usize,
+    ) -> Answer<'_, Vec<Notification>>;
+    /// Notes how deliveries of one sender's notifications went; what has replaced one of them stays as it is.
+    fn settle(&self, from: &AtSign, settled: Vec<Settled>) -> Answer<'_, ()>;
     /// Delivers a waiting notification to a tenant of this store; after a crash in between it may be delivered
     /// again, like one from another server.
     fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, ()>;
@@ -377,6 +418,10 @@ pub trait Store: Send + Sync {
     fn visits(&self, tenant: &AtSign, top: usize) -> Answer<'_, Visits>;
     /// Removes some of what has expired, to be called again until there was nothing.
     fn expire(&self, now: Timestamp) -> Answer<'_, Expired>;
+    /// The signed records that were kept, of anybody.
+    fn signed_records(&self) -> Answer<'_, Vec<SignedRecord>>;
+    /// Keeps a signed record, unless one of the same atSign with a higher number is kept already.
+    fn keep_signed_record(&self, record: SignedRecord) -> Answer<'_, ()>;
     /// A time that nothing in the store is later than, and at most a second later than the newest.
     fn newest(&self) -> Answer<'_, Timestamp>;
     /// Forgets what it remembers of records where another process has changed them.

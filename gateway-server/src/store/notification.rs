@@ -4,6 +4,8 @@ use at_protocol::notification::{Frame, FrameMetadata};
 use at_protocol::verb::{MessageType, Notify, Operation, Priority, Strategy};
 use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
 
+use super::{Outcome, Settled};
+
 /// How ids begin whose sender promises never to use them for anything else.
 const UNIQUE_PREFIX: &str = "ae1-";
 
@@ -83,6 +85,12 @@ pub fn is_unique(id: &str) -> bool {
 }
 
 impl Notification {
+    /// How its delivery went.
+    #[must_use]
+    pub fn settled(&self, outcome: Outcome) -> Settled {
+        Settled { id: self.id.clone(), created: self.created, outcome }
+    }
+
     /// The record that the key names.
     #[must_use]
     pub fn record(&self) -> Option<AtKey> {

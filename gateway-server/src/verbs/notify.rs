@@ -31,7 +31,7 @@ pub(super) async fn perform(request: &Request<'_>, notify: Notify) -> Answered {
 }
 
 /// Whether the recipient can keep a copy of the record (§6.4).
-pub(super) fn copy_fits(sent: &Notification) -> Result<(), Failure> {
+pub(crate) fn copy_fits(sent: &Notification) -> Result<(), Failure> {
     let length = sent.cached_key().map_or(0, |key| key.to_string().chars().count());
     if length <= MAX_CACHED_KEY {
         return Ok(());
@@ -41,7 +41,7 @@ pub(super) fn copy_fits(sent: &Notification) -> Result<(), Failure> {
 }
 
 /// What a `notify` comes to, from `from`.
-pub(super) fn notification(
+pub(crate) fn notification(
     request: &Request<'_>,
     from: &AtSign,
     notify: Notify,

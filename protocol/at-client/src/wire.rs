@@ -114,16 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// # Errors
     /// None came, or the server has no room for another connection.
     pub async fn open(stream: S) -> Result<Self, WireError> {
-        let mut wire = Self {
-            stream,
-            session: ClientSession::default(),
-            read: vec![0; READ].into_boxed_slice(),
-            outgoing: Outgoing::default(),
-            owed: 0,
-            notifications: VecDeque::new(),
-            silence: SILENCE,
-            broken: false,
-        };
+        let mut wire = Self::with(stream, ClientSession::default());
         let deadline = Instant::now() + wire.silence;
         loop {
             match wire.session.next_event()? {
@@ -134,6 +125,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 }
                 None => timeout_at(deadline, wire.step()).await.map_err(|_| WireError::Silent(SILENCE))??,
             }
+        }
+    }
+
+    /// A stream between nodes, where nobody greets and the first line is an
+    /// [`Opening`](at_protocol::peer::Opening).
+    pub fn begin(stream: S) -> Self {
+        Self::with(stream, ClientSession::begun())
+    }
+
+    fn with(stream: S, session: ClientSession) -> Self {
+        Self {
+            stream,
+            session,
+            read: vec![0; READ].into_boxed_slice(),
+            outgoing: Outgoing::default(),
+            owed: 0,
+            notifications: VecDeque::new(),
+            silence: SILENCE,
+            broken: false,
         }
     }
 

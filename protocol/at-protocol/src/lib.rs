@@ -16,6 +16,7 @@ pub mod keys;
 pub mod line;
 pub mod metadata;
 pub mod notification;
+pub mod peer;
 pub mod response;
 pub mod rpc;
 pub mod session;

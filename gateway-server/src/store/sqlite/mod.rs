@@ -16,6 +16,7 @@ mod queue;
 mod readers;
 mod records;
 mod schema;
+mod signed;
 mod sums;
 mod tenants;
 mod upkeep;

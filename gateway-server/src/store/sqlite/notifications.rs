@@ -7,7 +7,9 @@ use at_protocol::{AtSign, Timestamp};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 
-use super::super::{Committed, Edit, Kind, Notification, Outcome, Status, Taken, Tally, is_unique};
+use super::super::{
+    Committed, Edit, Kind, Notification, Outcome, Reached, Settled, Status, Taken, Tally, is_unique,
+};
 use super::edits;
 use super::records::{self, metadata_from, metadata_text};
 use super::sums;
@@ -334,26 +336,39 @@ pub(super) fn waiting_pairs(sql: &Connection) -> rusqlite::Result<Vec<(AtSign, A
 }
 
 /// What goes next: by priority, then by age.
-pub(super) fn next_waiting(
+pub(super) fn waiting(
     sql: &Connection,
     tenant: i64,
     to: &AtSign,
-) -> rusqlite::Result<Option<Notification>> {
+    reached: Reached,
+    limit: usize,
+) -> rusqlite::Result<Vec<Notification>> {
     let text = format!(
-        "SELECT {COLUMNS} FROM notification WHERE tenant = ?1 AND recipient = ?2 AND waiting = 1
-         ORDER BY priority DESC, created LIMIT 1"
+        "SELECT {COLUMNS} FROM notification
+         WHERE tenant = ?1 AND recipient = ?2 AND waiting = 1 AND priority = ?3 AND created > ?4
+         ORDER BY created LIMIT ?5"
     );
-    sql.prepare_cached(&text)?.query_row(params![tenant, to.as_str()], notification).optional()
+    let mut query = sql.prepare_cached(&text)?;
+    let mut found: Vec<Notification> = Vec::new();
+    for (priority, after) in reached.moments().into_iter().enumerate().rev() {
+        if found.len() >= limit {
+            break;
+        }
+        let (priority, left) = (i64::try_from(priority), i64::try_from(limit - found.len()));
+        let (priority, left) = (priority.unwrap_or(0), left.unwrap_or(i64::MAX));
+        let more = query.query_map(params![tenant, to.as_str(), priority, after, left], notification)?;
+        found.extend(records::bounded(more, |one| one.value.as_ref().map_or(0, String::len))?);
+    }
+    Ok(found)
 }
 
 /// Notes how a delivery went, unless another notification has taken this one's place.
 pub(super) fn settle(
     sql: &Connection,
-    tenant: i64,
-    sent: &Notification,
-    outcome: Outcome,
+    (tenant, from): (i64, &AtSign),
+    settled: &Settled,
 ) -> rusqlite::Result<()> {
-    let (status, failed) = match outcome {
+    let (status, failed) = match settled.outcome {
         Outcome::Delivered => (Status::Delivered, 0),
         Outcome::Retrying => (Status::Retrying, 1),
         Outcome::Errored => (Status::Errored, 1),
@@ -365,12 +380,12 @@ pub(super) fn settle(
     )?;
     update.execute(params![
         tenant,
-        sent.from.as_str(),
-        sent.id,
+        from.as_str(),
+        settled.id,
         status_number(status),
         failed,
-        outcome == Outcome::Retrying,
-        sent.created.as_millis(),
+        settled.outcome == Outcome::Retrying,
+        settled.created.as_millis(),
     ])?;
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use std::future::ready;
 
+use at_protocol::directory::SignedRecord;
 use at_protocol::{AtKey, AtSign, Timestamp};
 
 use super::super::{
-    Answer, Commit, Edit, Expired, KeyPage, Notification, Outcome, Record, Refused, Rows, Store, StoreError,
-    TakeRow, Taken, Tally, Tenant, Usage, Visit, Visits, Write,
+    Answer, Commit, Edit, Expired, KeyPage, Notification, Outcome, Reached, Record, Refused, Rows, Settled,
+    Store, StoreError, TakeRow, Taken, Tally, Tenant, Usage, Visit, Visits, Write,
 };
 use super::hot::Name;
 use super::*;
@@ -175,6 +176,18 @@ impl Store for SqliteStore {
         self.write(&to, bytes, move |group| notifications::receive(group, notification, now))
     }
 
+    fn receive_all(&self, to: &AtSign, received: Vec<Notification>, now: Timestamp) -> Answer<'_, bool> {
+        let bytes = received.iter().map(|one| value_bytes(&[], Some(one))).sum();
+        let tenant = to.clone();
+        self.write(to, bytes, move |group| {
+            let is_hosted = group.tenant(&tenant)?.is_some();
+            for one in received.into_iter().filter(|_| is_hosted) {
+                notifications::receive(group, one, now)?;
+            }
+            Ok(is_hosted)
+        })
+    }
+
     fn notification(&self, tenant: &AtSign, id: &str) -> Answer<'_, Option<Notification>> {
         let id = id.to_owned();
         self.read_of(tenant, move |sql, tenant| notifications::get(sql, tenant, &id))
@@ -220,16 +233,22 @@ impl Store for SqliteStore {
         })
     }
 
-    fn next_waiting(&self, from: &AtSign, to: &AtSign) -> Answer<'_, Option<Notification>> {
+    fn waiting(
+        &self,
+        from: &AtSign,
+        to: &AtSign,
+        reached: Reached,
+        limit: usize,
+    ) -> Answer<'_, Vec<Notification>> {
         let to = to.clone();
-        self.read_of(from, move |sql, tenant| notifications::next_waiting(sql, tenant, &to))
+        self.read_of(from, move |sql, tenant| notifications::waiting(sql, tenant, &to, reached, limit))
     }
 
-    fn settle(&self, notification: &Notification, outcome: Outcome) -> Answer<'_, ()> {
-        let (from, notification) = (notification.from.clone(), notification.clone());
-        self.write(&from, 0, move |group| match group.tenant(&notification.from)? {
-            Some(tenant) => notifications::settle(group.sql, tenant, &notification, outcome),
-            None => Ok(()),
+    fn settle(&self, from: &AtSign, settled: Vec<Settled>) -> Answer<'_, ()> {
+        let sender = from.clone();
+        self.write(from, 0, move |group| {
+            let Some(tenant) = group.tenant(&sender)? else { return Ok(()) };
+            settled.iter().try_for_each(|one| notifications::settle(group.sql, (tenant, &sender), one))
         })
     }
 
@@ -237,18 +256,19 @@ impl Store for SqliteStore {
         let notification = notification.clone();
         let bytes = value_bytes(&[], Some(&notification));
         let (from, to) = (notification.from.clone(), notification.to.clone());
+        let settled = notification.settled(Outcome::Delivered);
         if self.shard_of(&from) == self.shard_of(&to) {
             return self.write(&from, bytes, move |group| {
                 let Some(tenant) = group.tenant(&notification.from)? else { return Ok(()) };
-                notifications::settle(group.sql, tenant, &notification, Outcome::Delivered)?;
+                notifications::settle(group.sql, (tenant, &notification.from), &settled)?;
                 notifications::receive(group, notification, now)?;
                 Ok(())
             });
         }
         Box::pin(async move {
             // A crash in between repeats it, as one between two servers does.
-            self.receive(notification.clone(), now).await?;
-            self.settle(&notification, Outcome::Delivered).await
+            self.receive(notification, now).await?;
+            self.settle(&from, vec![settled]).await
         })
     }
 
@@ -277,6 +297,25 @@ impl Store for SqliteStore {
             }
             Ok(newest)
         })
+    }
+
+    fn signed_records(&self) -> Answer<'_, Vec<SignedRecord>> {
+        Box::pin(async move {
+            let mut all = Vec::new();
+            for shard in self.sound() {
+                match self.read_at(shard, signed::all).await {
+                    Ok(records) => all.extend(records),
+                    Err(StoreError::Damaged(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn keep_signed_record(&self, record: SignedRecord) -> Answer<'_, ()> {
+        let shard = self.shard_of(&record.atsign);
+        self.write_at(shard, None, 0, move |group| signed::keep(group.sql, &record))
     }
 
     fn reconcile(&self) -> Answer<'_, ()> {

@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 8] = ["
+const STEPS: [&str; 9] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -141,6 +141,9 @@ const STEPS: [&str; 8] = ["
         PRIMARY KEY (tenant, number)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX visit_expiry ON visit (expires);
+", "
+    -- The newest signed record that was believed, or made, of each atSign, as JSON.
+    CREATE TABLE signed_record (atsign TEXT PRIMARY KEY, seq INTEGER NOT NULL, record TEXT NOT NULL) STRICT;
 "];
 
 /// Brings the database to the newest version.

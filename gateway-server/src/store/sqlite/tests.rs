@@ -85,7 +85,12 @@ impl At {
     }
 
     async fn next(&self) -> Option<String> {
-        let next = self.store.next_waiting(&atsign("@alice"), &atsign("@carol")).await.unwrap();
+        let next = self
+            .store
+            .waiting(&atsign("@alice"), &atsign("@carol"), Reached::default(), 1)
+            .await
+            .unwrap()
+            .pop();
         next.map(|notification| notification.id)
     }
 
@@ -316,21 +321,23 @@ async fn a_queue_keeps_order_and_priority_over_a_restart() {
     for (id, outcome) in [("b", Outcome::Retrying), ("b", Outcome::Delivered), ("a", Outcome::Errored)] {
         assert_eq!(at.next().await.as_deref(), Some(id));
         let head = at.store.notification(&atsign("@alice"), id).await.unwrap().unwrap();
-        at.store.settle(&head, outcome).await.unwrap();
+        at.store.settle(&atsign("@alice"), vec![head.settled(outcome)]).await.unwrap();
     }
     let settled = at.store.notification(&atsign("@alice"), "b").await.unwrap().unwrap();
     assert_eq!((settled.status, settled.attempts), (Status::Delivered, 1));
     // What replaced a notification on its way is not settled by the answer to the old one.
     let old = at.store.notification(&atsign("@alice"), "c").await.unwrap().unwrap();
     at.store.send(notification("c", "@alice", "@carol"), now(2)).await.unwrap();
-    at.store.settle(&old, Outcome::Delivered).await.unwrap();
+    at.store.settle(&atsign("@alice"), vec![old.settled(Outcome::Delivered)]).await.unwrap();
     assert_eq!(at.next().await.as_deref(), Some("c"));
     // A recipient who has moved here gets what waits before anything newer.
     let carol = Tenant { atsign: atsign("@carol"), listen: None };
     at.store.add_tenant(carol, Vec::new(), now(3)).await.unwrap();
     at.store.send(notification("d", "@alice", "@carol"), now(3)).await.unwrap();
     assert_eq!(at.received("@carol").await, []);
-    while let Some(next) = at.store.next_waiting(&atsign("@alice"), &atsign("@carol")).await.unwrap() {
+    while let Some(next) =
+        at.store.waiting(&atsign("@alice"), &atsign("@carol"), Reached::default(), 1).await.unwrap().pop()
+    {
         at.store.hand_over(&next, now(4)).await.unwrap();
     }
     let ids: Vec<_> = at.received("@carol").await.into_iter().map(|(id, _)| id).collect();
@@ -356,7 +363,7 @@ async fn the_latest_of_a_notifier_supersedes_what_waits() {
     for id in ["b", "c", "d"] {
         assert_eq!(at.next().await.as_deref(), Some(id));
         let head = at.store.notification(&atsign("@alice"), id).await.unwrap().unwrap();
-        at.store.settle(&head, Outcome::Delivered).await.unwrap();
+        at.store.settle(&atsign("@alice"), vec![head.settled(Outcome::Delivered)]).await.unwrap();
     }
     assert_eq!(at.next().await, None);
 }
@@ -406,7 +413,9 @@ async fn what_goes_to_another_shard_is_queued_and_handed_over() {
     assert_eq!(at.received("@bob").await, []);
     assert_eq!(at.store.waiting_pairs().await.unwrap(), [(atsign("@alice"), atsign("@bob"))]);
     let mut ids = Vec::new();
-    while let Some(next) = at.store.next_waiting(&atsign("@alice"), &atsign("@bob")).await.unwrap() {
+    while let Some(next) =
+        at.store.waiting(&atsign("@alice"), &atsign("@bob"), Reached::default(), 1).await.unwrap().pop()
+    {
         // A crash between the two halves repeats the first.
         at.store.receive(next.clone(), now(2)).await.unwrap();
         at.store.hand_over(&next, now(3)).await.unwrap();

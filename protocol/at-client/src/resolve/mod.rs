@@ -253,6 +253,12 @@ impl Directory {
         }
     }
 
+    /// The record of an atSign that is believed now, without asking anybody.
+    #[must_use]
+    pub fn record(&self, atsign: &AtSign) -> Option<Arc<VerifiedRecord>> {
+        self.remembered(atsign, |_| true)?.record
+    }
+
     /// Whether an atSign is found by signed records only: one was believed before, or a registrar calls it its
     /// own.
     #[must_use]

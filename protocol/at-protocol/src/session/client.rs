@@ -51,6 +51,12 @@ impl Default for ClientSession {
 }
 
 impl ClientSession {
+    /// A session in a stream between nodes, where nobody greets.
+    #[must_use]
+    pub fn begun() -> Self {
+        Self { waiting: Waiting::Lines, ..Self::default() }
+    }
+
     /// The request at hand is a `pol` by `me`, whose success is a prompt and no line.
     pub fn expect_pol(&mut self, me: &crate::AtSign) {
         // The prompt of the answer before may still lie there.

@@ -144,6 +144,12 @@ impl ServerSession {
         }
     }
 
+    /// A session of who was let in before it began, in a stream between nodes.
+    #[must_use]
+    pub fn entered(id: String, tenant: AtSign, who: Identity, now: Instant) -> Self {
+        Self { who, ..Self::new(id, Some(tenant), now) }
+    }
+
     /// What is sent on accept, alone in its record.
     #[must_use]
     pub fn greeting() -> &'static str {

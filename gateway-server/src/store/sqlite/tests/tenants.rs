@@ -41,7 +41,7 @@ async fn a_tenant_that_is_removed_leaves_nothing_to_the_next() {
     assert_eq!(at.write(vec![plain("a@alice", "v")], 1).await, Ok(Vec::new()), "nobody is there");
     assert!(at.store.add_tenant(alice.clone(), Vec::new(), now(2)).await.unwrap());
     assert_eq!(at.keys("", 2).await, Vec::<String>::new());
-    assert_eq!(at.store.next_waiting(&alice.atsign, &atsign("@carol")).await.unwrap(), None);
+    assert_eq!(at.store.waiting(&alice.atsign, &atsign("@carol"), Reached::default(), 1).await.unwrap(), []);
     assert_eq!(at.update("b@alice", "v", Metadata::default(), 2).await, 0);
     while !at.store.expire(now(2)).await.unwrap().is_none() {}
     assert_eq!(at.keys("", 2).await, ["b@alice"]);

@@ -1,0 +1,220 @@
+//! Nodes that know each other by their keys: over QUIC, over TCP where UDP does not pass, and not at all where
+//! the keys are wrong.
+
+mod fleet;
+
+use std::sync::Arc;
+
+use at_client::pin::pinned;
+use at_client::tls::{ClientTls, dial};
+use at_client::wire::{Said, WireError};
+use at_client::{TlsWire, Wire};
+use at_protocol::crypto::Ed25519Public;
+use at_protocol::peer::{ALPN, Opening};
+use atedge_service::tls::NodeIdentity;
+use fleet::{Fleet, Node, PATIENCE, atsign, key, record};
+use tokio::time::timeout;
+
+fn values(numbers: std::ops::Range<u32>) -> Vec<String> {
+    numbers.map(|number| format!("v{number}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_and_look_ups_cross_on_one_connection() {
+    let fleet = Fleet::start().await;
+    let first = fleet.node("first", &["@alice", "@carol"], "").await;
+    let second = fleet.node("second", &["@bob", "@dave"], "").await;
+    let mut alice = fleet.owner(&first, "@alice").await;
+    let mut carol = fleet.owner(&first, "@carol").await;
+    let mut bob = fleet.owner(&second, "@bob").await;
+    let mut dave = fleet.owner(&second, "@dave").await;
+    bob.monitors();
+    dave.monitors();
+    alice.notifies("@bob", 0..300).await;
+    assert_eq!(bob.hears_values(300).await, values(0..300));
+    carol.notifies("@dave", 0..3).await;
+    assert_eq!(dave.hears_values(3).await, values(0..3));
+    alice.until_status("ae1-alice-299-1", "delivered").await;
+    // Both ways, shared and public.
+    let mut bob = fleet.owner(&second, "@bob").await;
+    alice.says("update:@bob:phone.test@alice 555").await;
+    alice.says("update:public:location.test@alice hall 3").await;
+    assert_eq!(bob.says("lookup:phone.test@alice").await, "555");
+    assert_eq!(bob.says("plookup:location.test@alice").await, "hall 3");
+    bob.notifies("@alice", 0..1).await;
+    bob.until_status("ae1-bob-0-1", "delivered").await;
+    // What the first node has made, the second uses.
+    for owner in [&mut alice, &mut bob] {
+        let stats = owner.says("stats:2").await;
+        assert!(stats.contains(r#""value":"1""#), "{stats}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_doubled_while_the_other_node_comes_and_goes() {
+    let fleet = Fleet::start().await;
+    let first = fleet.node("first", &["@alice"], "").await;
+    let mut second = fleet.node("second", &["@bob"], "").await;
+    let mut alice = fleet.owner(&first, "@alice").await;
+    for round in 0..5 {
+        alice.notifies("@bob", round * 50..round * 50 + 25).await;
+        second.stop().await;
+        alice.notifies("@bob", round * 50 + 25..round * 50 + 50).await;
+        second.start().await;
+    }
+    alice.until_status("ae1-alice-249-1", "delivered").await;
+    let mut bob = fleet.owner(&second, "@bob").await;
+    bob.wire.tell(&"monitor:1 test");
+    assert_eq!(bob.hears_values(250).await, values(0..250));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_udp_does_not_pass_tcp_does_with_the_same_keys() {
+    let fleet = Fleet::start().await;
+    let first = fleet.node("first", &["@alice"], "").await;
+    let second = fleet.node("second", &["@bob"], "listen.quic = false").await;
+    let (mut alice, mut bob) = (fleet.owner(&first, "@alice").await, fleet.owner(&second, "@bob").await);
+    bob.monitors();
+    alice.notifies("@bob", 0..20).await;
+    assert_eq!(bob.hears_values(20).await, values(0..20));
+    // A node of another key at the same place is not spoken to, over either way.
+    fleet.say(&record(&key(9), "@dave", second.address.port(), 1));
+    alice.notifies("@dave", 20..21).await;
+    let refused = alice.wire.request(&"plookup:location.test@dave").await.unwrap_err();
+    assert!(refused.to_string().contains("not the one that the signed record names"), "{refused}");
+    alice.until_status("ae1-alice-20-1", "errored").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_with_the_wrong_key_holds_what_waits_until_it_is_right() {
+    let mut fleet = Fleet::start().await;
+    let first = fleet.node("first", &["@alice"], "").await;
+    let second = fleet.node("second", &["@bob"], "").await;
+    // Signed by the node that it names, with a grant, but another node is there.
+    fleet.say(&record(&key(9), "@bob", second.address.port(), 1));
+    let (mut alice, mut bob) = (fleet.owner(&first, "@alice").await, fleet.owner(&second, "@bob").await);
+    bob.monitors();
+    alice.notifies("@bob", 0..3).await;
+    alice.until_status("ae1-alice-0-1", "errored").await;
+    fleet.say(&second.record("@bob", 2));
+    assert_eq!(bob.hears_values(3).await, values(0..3));
+    // What was believed serves on without the directory.
+    fleet.close_directory().await;
+    alice.notifies("@bob", 3..6).await;
+    assert_eq!(bob.hears_values(3).await, values(3..6));
+}
+
+/// A node of its own making, which speaks to another over TCP.
+struct Stranger(Arc<NodeIdentity>);
+
+impl Stranger {
+    fn new(fleet: &Fleet) -> Self {
+        let file = fleet.authority.ca().with_file_name("stranger.key");
+        Self(Arc::new(NodeIdentity::open_or_create(&file).expect("a key")))
+    }
+
+    fn public(&self) -> Ed25519Public {
+        Ed25519Public::from_bytes(*self.0.public()).expect("a key")
+    }
+
+    async fn says(&self, to: &Node, lines: &[&str]) -> TlsWire {
+        let tls = ClientTls::from(pinned(&to.public(), Some(self.0.clone()), ALPN));
+        let address = format!("localhost:{}", to.address.port()).parse().expect("an address");
+        let mut wire = Wire::begin(dial(&address, &tls, PATIENCE).await.expect("a connection"));
+        lines.iter().for_each(|line| wire.say(line));
+        wire
+    }
+}
+
+async fn heard(wire: &mut TlsWire) -> Result<String, String> {
+    match timeout(PATIENCE, wire.next()).await.expect("an answer") {
+        Ok(Said::Answer(answer)) => answer.map_err(|error| error.to_string()),
+        Ok(Said::Notification(_)) => Err("a notification".to_owned()),
+        Err(WireError::Closed) => Err("closed".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+const ALICE_TO_BOB: &str = "from:@alice to:@bob";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_speaks_for_those_only_whose_record_has_its_key() {
+    let fleet = Fleet::start().await;
+    let first = fleet.node("first", &["@alice"], "").await;
+    let second = fleet.node("second", &["@bob"], "").await;
+    let stranger = Stranger::new(&fleet);
+    for (line, why) in [
+        (ALICE_TO_BOB, "does not speak for @alice"),
+        ("ask:@alice to:@bob", "does not speak for @alice"),
+        ("from:@nobody to:@bob", "it is not known which node speaks for @nobody"),
+        ("from:@alice to:@dave", "@dave is not hosted here"),
+        ("pol", "a stream between nodes begins with"),
+    ] {
+        let mut wire = stranger.says(&second, &[line]).await;
+        let refused = heard(&mut wire).await.unwrap_err();
+        assert!(refused.contains(why), "{line}: {refused}");
+        assert_eq!(heard(&mut wire).await, Err("closed".to_owned()));
+    }
+    // In nobody's name it may ask, as anybody may.
+    let mut bob = fleet.owner(&second, "@bob").await;
+    bob.says("update:public:location.test@bob hall 3").await;
+    let mut wire = stranger.says(&second, &["ask to:@bob", "lookup:location.test@bob", "scan"]).await;
+    assert_eq!(heard(&mut wire).await.as_deref(), Ok("success"));
+    assert_eq!(heard(&mut wire).await.as_deref(), Ok("hall 3"));
+    assert!(heard(&mut wire).await.is_ok());
+    // A server of old that claims to be @alice's: she is known by her node's key alone.
+    let mut pol = fleet.owner(&second, "@bob").await.wire;
+    assert!(pol.request(&"from:@alice").await.unwrap().starts_with("proof:"));
+    let refused = pol.pol(&atsign("@alice")).await.unwrap_err();
+    assert!(refused.to_string().contains("in no other way"), "{refused}");
+    drop(first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_takes_lines_up_to_the_first_that_it_cannot_and_a_newer_one_ends_it() {
+    let fleet = Fleet::start().await;
+    let second = fleet.node("second", &["@bob"], "").await;
+    let stranger = Stranger::new(&fleet);
+    let end = at_protocol::Timestamp::from(std::time::SystemTime::now()).plus_millis(3_600_000);
+    let grant = at_protocol::directory::Grant::sign(
+        &fleet::registrar(),
+        stranger.public(),
+        vec!["@alice".parse().unwrap()],
+        end,
+    );
+    let at = at_protocol::directory::Location {
+        address: "localhost:1".parse().unwrap(),
+        quic: 1,
+        seq: 1,
+        not_after: end,
+    };
+    let pem = std::fs::read_to_string(stranger.0.path()).unwrap();
+    let secret = at_protocol::crypto::Ed25519Secret::from_pem(&pem).unwrap();
+    fleet.say(&at_protocol::directory::SignedRecord::sign(&secret, atsign("@alice"), at, grant));
+
+    let notify = |number: u32| {
+        format!("notify:id:ae1-x-{number}-1:update:ttln:600000:@bob:n{number}.test@alice:v{number}")
+    };
+    let (one, two, three) = (notify(1), notify(2), notify(3));
+    let foreign = "notify:update:@bob:n.test@carol:v";
+    let mut wire = stranger.says(&second, &[ALICE_TO_BOB, &one, &two, foreign, &three]).await;
+    for _ in 0..3 {
+        assert_eq!(heard(&mut wire).await.as_deref(), Ok("success"));
+    }
+    assert!(heard(&mut wire).await.unwrap_err().contains("not authorized"));
+    assert_eq!(heard(&mut wire).await, Err("closed".to_owned()));
+
+    let mut older = stranger.says(&second, &[ALICE_TO_BOB, &two]).await;
+    for _ in 0..2 {
+        assert_eq!(heard(&mut older).await.as_deref(), Ok("success"));
+    }
+    let mut newer = stranger.says(&second, &[ALICE_TO_BOB, &three]).await;
+    for _ in 0..2 {
+        assert_eq!(heard(&mut newer).await.as_deref(), Ok("success"));
+    }
+    assert_eq!(heard(&mut older).await, Err("closed".to_owned()));
+    let mut bob = fleet.owner(&second, "@bob").await;
+    bob.wire.tell(&"monitor:1 test");
+    assert_eq!(bob.hears_values(3).await, values(1..4), "each once");
+    assert_eq!(ALICE_TO_BOB.parse::<Opening>().unwrap().to(), &atsign("@bob"));
+}
