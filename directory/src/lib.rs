@@ -5,10 +5,11 @@
 //! what is known in SQLite and answers from memory.
 
 pub mod config;
+pub mod import;
 pub mod registry;
 pub mod serve;
 pub mod wire;
 
 pub use config::Settings;
-pub use registry::Registry;
+pub use registry::{Database, Registry};
 pub use serve::{Directory, DirectoryConfig, Limits, Running};

@@ -1,16 +1,22 @@
 //! `atedge-directory`: serves the registry, and changes it.
 
+use std::fs::File;
+use std::io::{BufReader, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use at_protocol::AtSign;
 use at_protocol::directory::Address;
-use atedge_directory::{Directory, DirectoryConfig, Registry, Settings};
+use atedge_directory::import::{Imported, import};
+use atedge_directory::{Database, Directory, DirectoryConfig, Registry, Settings};
 use atedge_service::config::{ConfigError, Sources};
 use atedge_service::tls::TlsError;
 use atedge_service::{Exit, Notifier, OneLine, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
+
+/// Imported lines after which a log is told how far it is.
+const PROGRESS: u64 = 100_000;
 
 /// The atDirectory: says which host and port serve an atSign.
 #[derive(Parser)]
@@ -54,6 +60,19 @@ enum Command {
     Remove {
         /// The atSign.
         atsign: AtSign,
+        #[command(flatten)]
+        place: State,
+    },
+    /// Add many atSigns: lines of `@name host:port`, from a file or, with -, from standard input.
+    ///
+    /// Some thousand lines are one transaction. Lines that make no sense are left out and told with their
+    /// number; the exit code is then 1.
+    ///
+    /// Example: atedge-directory import fleet.txt
+    Import {
+        /// The file.
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
         #[command(flatten)]
         place: State,
     },
@@ -102,7 +121,7 @@ fn complain(error: &anyhow::Error, config: bool) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the answer to the command")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the answer to the command")]
 fn run(cli: Cli) -> anyhow::Result<Exit> {
     let say = |text: String, json: serde_json::Value| {
         if cli.json { println!("{json}") } else { println!("{text}") }
@@ -117,25 +136,56 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             say(format!("{}: good", config.display()), serde_json::json!({ "ok": true }));
         }
         Command::Add { atsign, address, place } => {
-            let before = Registry::open(&place.state)?.put(&atsign, &address)?;
-            let json = serde_json::json!({ "atsign": atsign, "address": address, "before": before });
+            let before = Database::open(&place.state)?.put(&[(atsign.clone(), address.clone())])?;
+            let json = serde_json::json!({ "atsign": atsign, "address": address, "before": before[0] });
             say(format!("{atsign} is served at {address}"), json);
         }
         Command::Remove { atsign, place } => {
-            let Some(before) = Registry::open(&place.state)?.remove(&atsign)? else {
+            let Some(before) = Database::open(&place.state)?.remove(&atsign)? else {
                 anyhow::bail!("{atsign} is not served");
             };
             let json = serde_json::json!({ "atsign": atsign, "before": before });
             say(format!("{atsign} is no longer served at {before}"), json);
         }
-        Command::List(place) => {
-            for (atsign, address) in Registry::open(&place.state)?.list()? {
-                let json = serde_json::json!({ "atsign": atsign, "address": address });
-                say(format!("{atsign} {address}"), json);
-            }
+        Command::Import { file, place } => {
+            let Imported { taken, bad, told } = take_in(&file, &place.state)?;
+            let lines: Vec<String> = told.iter().map(ToString::to_string).collect();
+            lines.iter().for_each(|line| eprintln!("error: {line}"));
+            let json = serde_json::json!({ "taken": taken, "bad": bad, "errors": lines });
+            say(format!("{taken} lines are in the registry, {bad} are not"), json);
+            return Ok(if bad == 0 { Exit::Done } else { Exit::Failed });
         }
+        Command::List(place) => Database::open(&place.state)?.list(|atsign, address, _| {
+            let json = serde_json::json!({ "atsign": atsign, "address": address });
+            say(format!("{atsign} {address}"), json);
+        })?,
     }
     Ok(Exit::Done)
+}
+
+/// Imports, and says now and again how far it is.
+#[expect(clippy::print_stderr, reason = "a person reads it")]
+fn take_in(file: &Path, state: &Path) -> anyhow::Result<Imported> {
+    let lines: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(File::open(file).with_context(|| format!("cannot read {}", file.display()))?)
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let mut said = 0;
+    let progress = |taken| {
+        if terminal {
+            eprint!("\r{taken} lines");
+        } else if taken - said >= PROGRESS {
+            eprintln!("{taken} lines");
+            said = taken;
+        }
+    };
+    let imported = import(BufReader::new(lines), &mut Database::open(state)?, progress);
+    if terminal {
+        eprint!("\r");
+    }
+    Ok(imported?)
 }
 
 #[tokio::main]

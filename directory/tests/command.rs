@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -36,6 +36,29 @@ fn atsigns_are_added_listed_and_removed() -> Result<()> {
     let out = directory(&["remove", "@alice", "--state", state])?;
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(text(&out.stderr), "error: @alice is not served\n");
+    Ok(())
+}
+
+#[test]
+fn many_are_imported_and_the_bad_ones_are_named() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (state, file) = (path(folder.path())?, folder.path().join("fleet.txt"));
+    std::fs::write(&file, "@alice a.example:1\n@bob nowhere\n@carol c.example:3\n")?;
+    let out = directory(&["import", path(&file)?, "--state", state, "--json"])?;
+    assert_eq!(out.status.code(), Some(1));
+    let bad = "line 2: \\\"nowhere\\\" is not an address like host.example:6464";
+    assert_eq!(text(&out.stdout), format!("{{\"taken\":2,\"bad\":1,\"errors\":[\"{bad}\"]}}\n"));
+    let mut piped = Command::new(env!("CARGO_BIN_EXE_atedge-directory"))
+        .args(["import", "-", "--state", state])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    piped.stdin.take().context("a pipe")?.write_all(b"@dave d.example:4\n")?;
+    let out = piped.wait_with_output()?;
+    assert_eq!(text(&out.stdout), "1 lines are in the registry, 0 are not\n");
+    assert_eq!(out.status.code(), Some(0));
+    let out = directory(&["list", "--state", state])?;
+    assert_eq!(text(&out.stdout), "@alice a.example:1\n@carol c.example:3\n@dave d.example:4\n");
     Ok(())
 }
 
