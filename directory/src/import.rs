@@ -2,10 +2,10 @@
 
 use std::io::{self, BufRead};
 
-use at_protocol::AtSign;
 use at_protocol::directory::Address;
+use at_protocol::{AtSign, Timestamp};
 
-use crate::registry::{Database, RegistryError};
+use crate::registry::{Database, Put, RegistryError, Say};
 
 /// Lines in one transaction: enough that its commit costs little, and few enough that others need not wait.
 const BATCH: usize = 4096;
@@ -19,19 +19,19 @@ const MOST_TOLD: usize = 20;
 pub struct Imported {
     /// Lines that are in the registry.
     pub taken: u64,
-    /// Lines that are not, as they make no sense.
+    /// Lines that are not, as they make no sense or a signed record says otherwise.
     pub bad: u64,
     /// The first of the bad ones.
     pub told: Vec<BadLine>,
 }
 
-/// A line that makes no sense.
+/// A line that is left out.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {why}")]
 pub struct BadLine {
     /// Counted from 1.
     pub line: u64,
-    /// What is wrong with it.
+    /// Why.
     pub why: String,
 }
 
@@ -59,17 +59,19 @@ pub enum ImportError {
 }
 
 /// Puts all lines into the registry, some thousand at a time. Empty lines and those that begin with `#` say
-/// nothing; bad ones are left out. `progress` is told how many are in, again and again.
+/// nothing; bad ones are left out, and, but with [`Say::Anyway`], those of atSigns that have a signed record.
+/// `progress` is told how many are in, again and again.
 ///
 /// # Errors
 /// When the lines cannot be read or the registry refuses: what went in before stays.
 pub fn import(
     mut lines: impl BufRead,
     database: &mut Database,
+    say: Say,
     mut progress: impl FnMut(u64),
 ) -> Result<Imported, ImportError> {
     let mut imported = Imported::default();
-    let mut batch = Vec::with_capacity(BATCH);
+    let (mut batch, mut numbers) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
     let (mut line, mut bytes) = (0, Vec::new());
     loop {
         let is_last = !next_line(&mut lines, &mut bytes).map_err(|source| ImportError::Read {
@@ -79,26 +81,42 @@ pub fn import(
         })?;
         line += u64::from(!is_last);
         match parse(&bytes) {
-            Ok(Some(entry)) => batch.push(entry),
-            Ok(None) => {}
-            Err(why) => {
-                imported.bad += 1;
-                if imported.told.len() < MOST_TOLD {
-                    imported.told.push(BadLine { line, why });
-                }
+            Ok(Some(entry)) => {
+                batch.push(entry);
+                numbers.push(line);
             }
+            Ok(None) => {}
+            Err(why) => imported.tell(line, why),
         }
         if batch.len() == BATCH || is_last && !batch.is_empty() {
-            let put = database.put(&batch);
-            put.map_err(|source| ImportError::Registry { taken: imported.taken, source })?;
-            imported.taken += batch.len() as u64;
-            batch.clear();
+            let put = database.put(&batch, say);
+            let put = put.map_err(|source| ImportError::Registry { taken: imported.taken, source })?;
+            for ((line, (atsign, _)), put) in numbers.drain(..).zip(batch.drain(..)).zip(put) {
+                match put {
+                    Put::Done { .. } => imported.taken += 1,
+                    Put::Signed { until } => imported.tell(line, is_signed(&atsign, until)),
+                }
+            }
             progress(imported.taken);
         }
         if is_last {
             return Ok(imported);
         }
     }
+}
+
+impl Imported {
+    fn tell(&mut self, line: u64, why: String) {
+        self.bad += 1;
+        if self.told.len() < MOST_TOLD {
+            self.told.push(BadLine { line, why });
+        }
+    }
+}
+
+/// Why an operator's word is not taken.
+pub fn is_signed(atsign: &AtSign, until: Timestamp) -> String {
+    format!("{atsign} has a signed record until {until}, which counts for more; --force overrules it")
 }
 
 /// Reads one line into `bytes`; `false` at the end. What is longer than any good line is cut off and dropped.
@@ -144,7 +162,7 @@ mod tests {
     fn run(text: &[u8]) -> (Imported, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
         let mut database = Database::open(folder.path()).unwrap();
-        let imported = import(text, &mut database, |_| {}).unwrap();
+        let imported = import(text, &mut database, Say::Anyway, |_| {}).unwrap();
         let mut all = Vec::new();
         database.list(|atsign, address, _| all.push(format!("{atsign} {address}"))).unwrap();
         (imported, all)

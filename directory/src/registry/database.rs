@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use at_protocol::AtSign;
-use at_protocol::directory::Address;
+use at_protocol::directory::{Address, VerifiedRecord};
+use at_protocol::{AtSign, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::RegistryError;
@@ -30,6 +30,15 @@ const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX atsign_changed ON atsign (changed);
     CREATE INDEX atsign_gone ON atsign (changed) WHERE address IS NULL;
+    CREATE TABLE record (
+        name TEXT PRIMARY KEY,
+        -- The highest that there ever was.
+        seq INTEGER NOT NULL,
+        -- Milliseconds since 1970.
+        ends INTEGER NOT NULL,
+        -- None where something else was said since.
+        text TEXT
+    ) STRICT, WITHOUT ROWID;
     -- One row: changes up to `floor` may have been forgotten.
     CREATE TABLE registry (id TEXT NOT NULL, floor INTEGER NOT NULL) STRICT;
     INSERT INTO registry VALUES (hex(randomblob(8)), 0);
@@ -51,6 +60,46 @@ pub(super) struct Entry {
     pub(super) is_signed: bool,
 }
 
+/// Whether what an operator says counts for more than what a node has signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    /// It does not, while the record holds, which depends on the time.
+    At(Timestamp),
+    /// It does.
+    Anyway,
+}
+
+/// What became of an operator's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// It is answered from now on.
+    Done {
+        /// Where the atSign was before.
+        before: Option<Address>,
+    },
+    /// Nothing: a signed record says otherwise.
+    Signed {
+        /// When the record ends.
+        until: Timestamp,
+    },
+}
+
+/// What became of a signed record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It is answered from now on.
+    New,
+    /// It is the one that was kept already.
+    Again,
+    /// It is refused, or another with the same number.
+    Older {
+        /// The highest number that there was.
+        known: u64,
+    },
+    /// It is refused: its number is beyond what can be kept.
+    TooHigh,
+}
+
 impl Database {
     /// Opens the registry in the folder `state`, or makes it.
     ///
@@ -69,30 +118,28 @@ impl Database {
         Ok(Self { path, connection })
     }
 
-    /// Says from now on where these atSigns are served, all in one transaction. Returns where each was
-    /// before.
+    /// Says from now on where these atSigns are served, all in one transaction.
     ///
     /// # Errors
     /// When the database refuses; nothing has changed then.
-    pub fn put(&mut self, entries: &[(AtSign, Address)]) -> Result<Vec<Option<Address>>, RegistryError> {
+    pub fn put(&mut self, entries: &[(AtSign, Address)], say: Say) -> Result<Vec<Put>, RegistryError> {
         self.change(|transaction| {
             let mut change = last_change(transaction)?;
-            let mut before = Vec::with_capacity(entries.len());
+            let mut results = Vec::with_capacity(entries.len());
             for (atsign, address) in entries {
-                before.push(address_of(transaction, atsign)?);
+                if let Some(until) = signed_until(transaction, atsign, say)? {
+                    results.push(Put::Signed { until });
+                    continue;
+                }
+                results.push(Put::Done { before: address_of(transaction, atsign)? });
                 change += 1;
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO atsign VALUES (?1, ?2, ?3, 0) ON CONFLICT (name)
-                         DO UPDATE SET address = ?2, changed = ?3, signed = 0",
-                    )?
-                    .execute(params![atsign.as_str(), address.to_string(), change])?;
+                write(transaction, atsign, Some(address), change, false)?;
             }
-            Ok(before)
+            Ok(results)
         })
     }
 
-    /// Forgets `atsign`. Returns where it was, or `None` if it was nowhere.
+    /// Forgets `atsign`, whoever said where it is.
     ///
     /// # Errors
     /// When the database refuses; nothing has changed then.
@@ -100,14 +147,42 @@ impl Database {
         self.change(|transaction| {
             let before = address_of(transaction, atsign)?;
             if before.is_some() {
-                let change = last_change(transaction)? + 1;
-                transaction.execute(
-                    "UPDATE atsign SET address = NULL, changed = ?2, signed = 0 WHERE name = ?1",
-                    params![atsign.as_str(), change],
-                )?;
+                signed_until(transaction, atsign, Say::Anyway)?;
+                write(transaction, atsign, None, last_change(transaction)? + 1, false)?;
             }
             Ok(before)
         })
+    }
+
+    /// Takes in signed records, all in one transaction.
+    ///
+    /// # Errors
+    /// When the database refuses; nothing has changed then.
+    pub fn register(&mut self, records: &[VerifiedRecord]) -> Result<Vec<Registered>, RegistryError> {
+        self.change(|transaction| {
+            let mut change = last_change(transaction)?;
+            let mut results = Vec::with_capacity(records.len());
+            for record in records {
+                let result = keep(transaction, record)?;
+                if result == Registered::New {
+                    change += 1;
+                    write(transaction, &record.atsign, Some(&record.at.address), change, true)?;
+                }
+                results.push(result);
+            }
+            Ok(results)
+        })
+    }
+
+    /// The signed record of an atSign as it came, if there is one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn record(&self, atsign: &AtSign) -> Result<Option<String>, RegistryError> {
+        const TEXT: &str = "SELECT text FROM record WHERE name = ?1";
+        let mut statement = self.connection.prepare_cached(TEXT).map_err(self.refused())?;
+        let text = statement.query_row([atsign.as_str()], |row| row.get(0)).optional();
+        Ok(text.map_err(self.refused())?.flatten())
     }
 
     /// Hands all that is served to `each`, sorted by name, and whether a signed record says so.
@@ -217,6 +292,68 @@ fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
     statement.query_row([], |row| row.get(0))
 }
 
+/// The only statement by which a name changes.
+fn write(
+    transaction: &Transaction<'_>,
+    atsign: &AtSign,
+    address: Option<&Address>,
+    change: i64,
+    is_signed: bool,
+) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO atsign VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name)
+         DO UPDATE SET address = ?2, changed = ?3, signed = ?4",
+    )?;
+    let address = address.map(Address::to_string);
+    statement.execute(params![atsign.as_str(), address, change, is_signed])?;
+    Ok(())
+}
+
+/// Keeps a record, if it is newer than what is known of its atSign. Its number then stays known, whatever
+/// becomes of the record.
+fn keep(transaction: &Transaction<'_>, record: &VerifiedRecord) -> rusqlite::Result<Registered> {
+    let (name, text) = (record.atsign.as_str(), record.to_string());
+    let Ok(seq) = i64::try_from(record.at.seq) else { return Ok(Registered::TooHigh) };
+    let mut known = transaction.prepare_cached("SELECT seq, text FROM record WHERE name = ?1")?;
+    let known: Option<(i64, Option<String>)> =
+        known.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    match known {
+        Some((known, kept)) if seq == known && kept.as_ref() == Some(&text) => return Ok(Registered::Again),
+        Some((known, _)) if seq <= known => {
+            return Ok(Registered::Older { known: known.unsigned_abs() });
+        }
+        _ => {}
+    }
+    let ends = record.at.not_after.min(record.grant.not_after);
+    transaction
+        .prepare_cached(
+            "INSERT INTO record VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name)
+             DO UPDATE SET seq = ?2, ends = ?3, text = ?4",
+        )?
+        .execute(params![name, seq, ends.as_millis(), text])?;
+    Ok(Registered::New)
+}
+
+/// Makes place for another word on an atSign: the end of the record that is in its way, if there is one.
+fn signed_until(
+    transaction: &Transaction<'_>,
+    atsign: &AtSign,
+    say: Say,
+) -> rusqlite::Result<Option<Timestamp>> {
+    let mut live =
+        transaction.prepare_cached("SELECT ends FROM record WHERE name = ?1 AND text IS NOT NULL")?;
+    let ends: Option<i64> = live.query_row([atsign.as_str()], |row| row.get(0)).optional()?;
+    let Some(ends) = ends.map(Timestamp::from_millis) else { return Ok(None) };
+    if let Say::At(now) = say
+        && now < ends
+    {
+        return Ok(Some(ends));
+    }
+    let mut forget = transaction.prepare_cached("UPDATE record SET text = NULL WHERE name = ?1")?;
+    forget.execute([atsign.as_str()])?;
+    Ok(None)
+}
+
 fn address_of(connection: &Connection, atsign: &AtSign) -> rusqlite::Result<Option<Address>> {
     let mut statement = connection.prepare_cached("SELECT address FROM atsign WHERE name = ?1")?;
     let address: Option<Option<String>> =
@@ -297,8 +434,9 @@ mod tests {
         let mut database = Database::open(folder.path()).unwrap();
         let [a, b] = ["a.example:1", "b.example:2"].map(|text| text.parse::<Address>().unwrap());
         let [alice, bob] = ["@alice", "@bob"].map(|name| name.parse::<AtSign>().unwrap());
-        database.put(&[(alice.clone(), a.clone()), (bob.clone(), b.clone())]).unwrap();
-        assert_eq!(database.put(&[(alice.clone(), b.clone())]).unwrap(), [Some(a)]);
+        database.put(&[(alice.clone(), a.clone()), (bob.clone(), b.clone())], Say::Anyway).unwrap();
+        let before = Some(a);
+        assert_eq!(database.put(&[(alice, b.clone())], Say::Anyway).unwrap(), [Put::Done { before }]);
         assert_eq!(database.remove(&bob).unwrap(), Some(b));
         assert_eq!(database.remove(&bob).unwrap(), None);
         let both = [entry(3, "alice", Some("b.example:2")), entry(4, "bob", None)];
@@ -312,7 +450,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut database = Database::open(folder.path()).unwrap();
         let bob: AtSign = "@bob".parse().unwrap();
-        database.put(&[(bob.clone(), "b.example:2".parse().unwrap())]).unwrap();
+        database.put(&[(bob.clone(), "b.example:2".parse().unwrap())], Say::Anyway).unwrap();
         database.remove(&bob).unwrap();
         drop(database);
         let database = Database::open(folder.path()).unwrap();

@@ -6,11 +6,11 @@ mod served;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use at_protocol::AtSign;
-use at_protocol::directory::Address;
+use at_protocol::directory::{Address, VerifiedRecord};
+use at_protocol::{AtSign, Timestamp};
 
-pub use database::Database;
 use database::Entry;
+pub use database::{Database, Put, Registered, Say};
 use served::Served;
 
 /// Changes that are taken over at a time, while look-ups wait.
@@ -24,6 +24,8 @@ const STEP: usize = 1024;
 /// `spawn_blocking`.
 pub struct Registry {
     kept: Mutex<Kept>,
+    /// Reads records while something is written.
+    reader: Mutex<Database>,
     served: RwLock<Served>,
 }
 
@@ -89,9 +91,12 @@ impl Registry {
     /// # Errors
     /// When the folder or the database cannot be used.
     pub fn open(state: &Path) -> Result<Arc<Self>, RegistryError> {
-        let database = Database::open(state)?;
-        let registry =
-            Self { kept: Mutex::new(Kept { database, seen: -1, version: -1 }), served: RwLock::default() };
+        let (database, reader) = (Database::open(state)?, Database::open(state)?);
+        let registry = Self {
+            kept: Mutex::new(Kept { database, seen: -1, version: -1 }),
+            reader: Mutex::new(reader),
+            served: RwLock::default(),
+        };
         registry.refresh()?;
         Ok(Arc::new(registry))
     }
@@ -119,13 +124,35 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Says from now on that `atsign` is served at `address`. Returns where it was before.
+    /// Whether a signed record says where `name` is served; `None` if it is served nowhere.
+    pub fn is_signed(&self, name: &str) -> Option<bool> {
+        Some(self.served().find(name)?.is_signed)
+    }
+
+    /// Says from now on that `atsign` is served at `address`, unless a signed record says otherwise.
     ///
     /// # Errors
     /// When the database refuses; nothing has changed then.
-    pub fn put(&self, atsign: &AtSign, address: &Address) -> Result<Option<Address>, RegistryError> {
-        let before = self.change(|database| database.put(&[(atsign.clone(), address.clone())]))?;
-        Ok(before.into_iter().next().flatten())
+    pub fn put(&self, atsign: &AtSign, address: &Address) -> Result<Put, RegistryError> {
+        let say = Say::At(Timestamp::from(std::time::SystemTime::now()));
+        let put = self.change(|database| database.put(&[(atsign.clone(), address.clone())], say))?;
+        Ok(put.into_iter().next().expect("one result for one entry"))
+    }
+
+    /// Takes in signed records, all in one transaction; what became of each.
+    ///
+    /// # Errors
+    /// When the database refuses; nothing has changed then.
+    pub fn register(&self, records: &[VerifiedRecord]) -> Result<Vec<Registered>, RegistryError> {
+        self.change(|database| database.register(records))
+    }
+
+    /// The signed record of an atSign as it came, if there is one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn record(&self, atsign: &AtSign) -> Result<Option<String>, RegistryError> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).record(atsign)
     }
 
     /// Forgets `atsign`. Returns where it was, or `None` if it was nowhere.
@@ -209,6 +236,10 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use at_protocol::crypto::Ed25519Secret;
+    use at_protocol::directory::{Grant, Location, Pattern, Registrar, Registrars, SignedRecord};
+    use zeroize::Zeroizing;
+
     use super::*;
 
     fn atsign(name: &str) -> AtSign {
@@ -224,8 +255,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::open(folder.path()).unwrap();
         let (first, second) = (address("a.example:1"), address("b.example:2"));
-        assert_eq!(registry.put(&atsign("@Alice"), &first).unwrap(), None);
-        assert_eq!(registry.put(&atsign("@alice"), &second).unwrap(), Some(first.clone()));
+        assert_eq!(registry.put(&atsign("@Alice"), &first).unwrap(), Put::Done { before: None });
+        let before = Some(first.clone());
+        assert_eq!(registry.put(&atsign("@alice"), &second).unwrap(), Put::Done { before });
         registry.put(&atsign("@bob"), &first).unwrap();
         assert_eq!(registry.find("alice"), Some(second.clone()));
         assert_eq!(registry.remove(&atsign("@bob")).unwrap(), Some(first));
@@ -236,6 +268,64 @@ mod tests {
         assert_eq!((registry.find("bob"), registry.len()), (None, 1));
     }
 
+    fn signed(seq: u64, host: &str) -> VerifiedRecord {
+        let [registrar, node] = [1, 2].map(|n| Ed25519Secret::from_seed(&Zeroizing::new([n; 32])));
+        let all: Vec<Pattern> = vec!["*".parse().unwrap()];
+        let grant = Grant::sign(&registrar, node.public(), all.clone(), Timestamp::from_millis(9_000));
+        let not_after = Timestamp::from_millis(5_000);
+        let at = Location { address: address(host), quic: 1, seq, not_after };
+        let record = SignedRecord::sign(&node, atsign("@alice"), at, grant);
+        let trusted = Registrars::new(vec![Registrar { key: registrar.public(), atsigns: all }]);
+        trusted.verify(record, Timestamp::from_millis(0)).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_answered_and_its_number_never_falls() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path()).unwrap();
+        let register = |seq, host| registry.register(&[signed(seq, host)]).unwrap()[0];
+        registry.put(&atsign("@alice"), &address("classic.example:1")).unwrap();
+        assert_eq!(registry.is_signed("alice"), Some(false));
+        assert_eq!(register(7, "a.example:1"), Registered::New);
+        assert_eq!(register(7, "a.example:1"), Registered::Again);
+        assert_eq!(register(7, "b.example:1"), Registered::Older { known: 7 });
+        assert_eq!(register(6, "b.example:1"), Registered::Older { known: 7 });
+        assert_eq!(register(u64::MAX, "b.example:1"), Registered::TooHigh);
+        assert_eq!(registry.find("alice"), Some(address("a.example:1")));
+        assert_eq!(registry.record(&atsign("@alice")).unwrap(), Some(signed(7, "a.example:1").to_string()));
+        assert_eq!((registry.is_signed("alice"), registry.is_signed("bob")), (Some(true), None));
+    }
+
+    #[test]
+    fn a_record_stands_against_an_operator_until_it_ends_or_is_overruled() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        let serving = Registry::open(folder.path()).unwrap();
+        let mut put = |say| {
+            database.register(&[signed(7, "a.example:1")]).unwrap();
+            database.put(&[(atsign("@alice"), address("b.example:2"))], say).unwrap().remove(0)
+        };
+        let until = Timestamp::from_millis(5_000);
+        assert_eq!(put(Say::At(Timestamp::from_millis(4_999))), Put::Signed { until });
+        let before = Some(address("a.example:1"));
+        assert_eq!(put(Say::At(until)), Put::Done { before });
+        serving.refresh().unwrap();
+        assert_eq!(
+            (serving.is_signed("alice"), serving.record(&atsign("@alice")).unwrap()),
+            (Some(false), None)
+        );
+        // The old record does not come back by being sent again.
+        let old = serving.register(&[signed(7, "a.example:1")]).unwrap();
+        assert_eq!(old, [Registered::Older { known: 7 }]);
+        serving.register(&[signed(8, "c.example:3")]).unwrap();
+        let mut tool = Database::open(folder.path()).unwrap();
+        let entry = [(atsign("@alice"), address("d.example:4"))];
+        let before = Some(address("c.example:3"));
+        assert_eq!(tool.put(&entry, Say::Anyway).unwrap(), [Put::Done { before }]);
+        assert_eq!(tool.remove(&atsign("@alice")).unwrap(), Some(address("d.example:4")));
+        assert_eq!(tool.register(&[signed(8, "c.example:3")]).unwrap(), [Registered::Older { known: 8 }]);
+    }
+
     #[test]
     fn what_another_process_commits_is_answered_after_a_refresh() {
         let folder = tempfile::tempdir().unwrap();
@@ -243,7 +333,7 @@ mod tests {
         let mut tool = Database::open(folder.path()).unwrap();
         let many: Vec<_> =
             (0..3 * STEP).map(|n| (atsign(&format!("a{n}")), address("a.example:1"))).collect();
-        tool.put(&many).unwrap();
+        tool.put(&many, Say::Anyway).unwrap();
         assert_eq!(serving.find("a7"), None);
         serving.refresh().unwrap();
         assert_eq!((serving.find("a7"), serving.len()), (Some(address("a.example:1")), many.len()));
@@ -257,7 +347,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let serving = Registry::open(folder.path()).unwrap();
         let mut tool = Database::open(folder.path()).unwrap();
-        tool.put(&[(atsign("@alice"), address("a.example:1"))]).unwrap();
+        tool.put(&[(atsign("@alice"), address("a.example:1"))], Say::Anyway).unwrap();
         serving.put(&atsign("@bob"), &address("b.example:2")).unwrap();
         assert_eq!(serving.find("alice"), Some(address("a.example:1")));
     }

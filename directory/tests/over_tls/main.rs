@@ -1,0 +1,5 @@
+//! The directory over real TLS.
+
+mod classic;
+mod extended;
+mod site;
