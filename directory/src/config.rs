@@ -12,6 +12,7 @@ use atedge_service::tls::{OwnCertificate, TlsError, TlsSettings};
 use serde::Deserialize;
 
 use crate::desk::{Limits, Rules};
+use crate::upstream::{Upstream, UpstreamError, UpstreamSettings};
 
 /// The configuration file as it is written.
 #[derive(Debug, Deserialize)]
@@ -28,6 +29,8 @@ pub struct Settings {
     /// Who says which nodes may register which atSigns.
     #[serde(default)]
     pub registrar: Vec<RegistrarSettings>,
+    /// The directory that is asked for names that are not kept here.
+    pub upstream: Option<UpstreamSettings>,
 }
 
 /// The only version there is.
@@ -100,8 +103,16 @@ impl Settings {
         self.tls.certificate(state)
     }
 
-    /// What the directory goes by, with this certificate.
-    pub fn rules(&self, certificate: Arc<OwnCertificate>) -> Rules {
+    /// The directory to ask for other names.
+    ///
+    /// # Errors
+    /// When its certificate could not be checked.
+    pub fn upstream(&self) -> Result<Option<Arc<Upstream>>, UpstreamError> {
+        self.upstream.clone().map(Upstream::new).transpose()
+    }
+
+    /// What the directory goes by, with this certificate and this directory above.
+    pub fn rules(&self, certificate: Arc<OwnCertificate>, upstream: Option<Arc<Upstream>>) -> Rules {
         let Listen { connections, handshake, idle, .. } = self.listen;
         let registrars = self.registrar.iter().map(|RegistrarSettings { key, atsigns }| Registrar {
             key: key.clone(),
@@ -111,6 +122,7 @@ impl Settings {
             certificate,
             limits: Limits { connections, handshake, idle },
             registrars: Registrars::new(registrars.collect()),
+            upstream,
         }
     }
 

@@ -111,6 +111,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
             }
             if let Step::Record(atsign) = step {
                 step = self.record(&atsign).await?;
+            } else if let Step::Ask(atsign) = step {
+                // It may take a while.
+                self.send().await?;
+                let address = tokio::select! {
+                    biased;
+                    () = &mut stopped => None,
+                    address = desk.ask_upstream(&atsign) => address,
+                };
+                step = self.conversation.heard(address.map(String::from).as_deref(), &mut self.out);
             }
             match step {
                 Step::Answered => {

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use at_protocol::directory::{Distrust, EXTENDED, Registrars, SignedRecord};
+use at_protocol::directory::{Address, Distrust, EXTENDED, Registrars, SignedRecord};
 use at_protocol::{AtSign, Timestamp};
 use atedge_service::tls::{ClientCertificates, OwnCertificate, TlsError};
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use crate::registry::{Registered, Registry, RegistryError};
+use crate::upstream::Upstream;
 use crate::wire::Known;
 
 /// What a directory goes by. Another set may take its place at any time; open connections go on.
@@ -22,6 +23,8 @@ pub struct Rules {
     pub limits: Limits,
     /// Whose records it takes.
     pub registrars: Registrars,
+    /// Whom it asks for names that it does not know, but for those about which a registrar is believed.
+    pub upstream: Option<Arc<Upstream>>,
 }
 
 /// What a directory puts up with. The reference sets none; clients need at least a minute of silence.
@@ -44,7 +47,7 @@ impl Default for Limits {
 impl Rules {
     /// Those of a directory that only answers what operators told it.
     pub fn plain(certificate: Arc<OwnCertificate>) -> Self {
-        Self { certificate, limits: Limits::default(), registrars: Registrars::default() }
+        Self { certificate, limits: Limits::default(), registrars: Registrars::default(), upstream: None }
     }
 }
 
@@ -117,7 +120,23 @@ impl Desk {
 
     /// Where a name is served, appended to `out`, as far as it is known here.
     pub(crate) fn find(&self, name: &str, out: &mut Vec<u8>) -> Known {
-        if self.registry.write(name, out) { Known::Here } else { Known::Nowhere }
+        if self.registry.write(name, out) {
+            return Known::Here;
+        }
+        let Rules { registrars, upstream, .. } = &self.in_force().rules;
+        match name.parse::<AtSign>() {
+            // A private name is nobody else's business.
+            Ok(atsign) if upstream.is_some() && atsign.as_str() == name && !registrars.govern(&atsign) => {
+                Known::Elsewhere(atsign)
+            }
+            _ => Known::Nowhere,
+        }
+    }
+
+    /// What the directory above says of an atSign.
+    pub(crate) async fn ask_upstream(&self, atsign: &AtSign) -> Option<Address> {
+        let upstream = self.in_force().rules.upstream.clone()?;
+        upstream.find(atsign).await
     }
 
     /// The signed record of an atSign.

@@ -11,6 +11,7 @@ mod desk;
 pub mod import;
 pub mod registry;
 pub mod serve;
+pub mod upstream;
 pub mod wire;
 
 pub use config::Settings;

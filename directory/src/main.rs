@@ -11,6 +11,7 @@ use at_protocol::AtSign;
 use at_protocol::directory::Address;
 use atedge_directory::import::{Imported, import, is_signed};
 use atedge_directory::registry::{Put, Say};
+use atedge_directory::upstream::UpstreamError;
 use atedge_directory::{Database, Directory, DirectoryConfig, Registry, Running, Settings};
 use atedge_service::config::{ConfigError, Sources};
 use atedge_service::tls::TlsError;
@@ -155,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             if !settings.tls.dev {
                 settings.certificate(Path::new(".")).map_err(|error| refused(&sources, &error))?;
             }
+            settings.upstream().map_err(|error| unasked(&sources, &error))?;
             say(format!("{}: good", config.display()), serde_json::json!({ "ok": true }));
         }
         Command::Add { atsign, address, force, place } => {
@@ -223,10 +225,11 @@ async fn serve(place: &Where) -> anyhow::Result<()> {
     let stop = stop_signal().context("cannot listen for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let certificate = settings.certificate(state).map_err(|error| refused(&sources, &error))?;
+    let upstream = settings.upstream().map_err(|error| unasked(&sources, &error))?;
     let running = DirectoryConfig {
         address: settings.listen.address,
         registry: Registry::open(state)?,
-        rules: settings.rules(certificate),
+        rules: settings.rules(certificate, upstream),
     };
     let running = Directory::start(running, stop.clone()).await?;
     let notifier = Notifier;
@@ -270,12 +273,18 @@ impl InForce {
 
     fn try_reload(&mut self, Where { config, place: State { state } }: &Where) -> anyhow::Result<()> {
         let (settings, sources) = Settings::read(config)?;
+        let before = self.running.rules();
         let certificate = if settings.tls == self.settings.tls {
-            self.running.rules().certificate
+            before.certificate
         } else {
             settings.certificate(state).map_err(|error| refused(&sources, &error))?
         };
-        self.running.apply(settings.rules(certificate))?;
+        let upstream = if settings.upstream == self.settings.upstream {
+            before.upstream
+        } else {
+            settings.upstream().map_err(|error| unasked(&sources, &error))?
+        };
+        self.running.apply(settings.rules(certificate, upstream))?;
         for (what, is_other) in settings.at_start(&self.settings) {
             if is_other {
                 warn!("{what} has changed: that takes a restart");
@@ -289,4 +298,13 @@ impl InForce {
 /// A certificate that cannot be used is a setting to correct.
 fn refused(sources: &Sources, error: &TlsError) -> ConfigError {
     sources.complaint(error.setting(), &error.to_string(), "")
+}
+
+/// So is a directory above whose certificate cannot be checked.
+fn unasked(sources: &Sources, error: &UpstreamError) -> ConfigError {
+    let setting = match error {
+        UpstreamError::Ca(_) => "ca",
+        UpstreamError::Host(_) | UpstreamError::NobodyTrusted => "address",
+    };
+    sources.complaint(&["upstream", setting], &error.to_string(), "")
 }

@@ -3,3 +3,4 @@
 mod classic;
 mod extended;
 mod site;
+mod upstream;
