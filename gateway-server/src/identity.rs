@@ -23,6 +23,8 @@ const NAMED: usize = 5;
 pub struct Identity {
     key: Ed25519Secret,
     grant: Option<Grant>,
+    /// Whether the grant is for this node, and signed by whom it names.
+    is_own: bool,
 }
 
 /// Why a node does not know who it is.
@@ -80,8 +82,13 @@ impl Identity {
     pub fn open(config: &NodeConfig, state: &Path) -> Result<Self, IdentityError> {
         let path = state.join(KEY_FILE);
         NodeIdentity::open_or_create(&path)?;
-        let key = key(&path)?;
-        Ok(Self { key, grant: grant(config)? })
+        Ok(Self::new(key(&path)?, grant(config)?))
+    }
+
+    fn new(key: Ed25519Secret, grant: Option<Grant>) -> Self {
+        let mut identity = Self { key, grant: None, is_own: false };
+        identity.set_grant(grant);
+        identity
     }
 
     /// The same, if there is a key already; nothing is made.
@@ -104,20 +111,21 @@ impl Identity {
         self.grant.as_ref()
     }
 
+    /// Takes another grant in the place of the one it had.
+    pub(crate) fn set_grant(&mut self, grant: Option<Grant>) {
+        self.is_own = grant.as_ref().is_some_and(|grant| grant.node == self.public() && grant.is_signed());
+        self.grant = grant;
+    }
+
     /// The grant, if records of it are believed by who trusts its registrar.
     #[must_use]
     pub fn good_grant(&self, now: Timestamp) -> Option<&Grant> {
-        let grant = self.grant.as_ref()?;
-        (grant.node == self.public() && grant.is_signed() && grant.not_after > now).then_some(grant)
+        self.grant.as_ref().filter(|grant| self.is_own && grant.not_after > now)
     }
 
-    /// Signs where an atSign is served, for as long as `at` says or the grant lasts; `None` without a grant
-    /// that is good and covers it.
-    #[must_use]
-    pub fn record(&self, atsign: &AtSign, mut at: Location, now: Timestamp) -> Option<SignedRecord> {
-        let grant = self.good_grant(now).filter(|grant| grant.covers(atsign))?;
-        at.not_after = at.not_after.min(grant.not_after);
-        Some(SignedRecord::sign(&self.key, atsign.clone(), at, grant.clone()))
+    /// Signs where an atSign is served, by a grant that is good and covers it.
+    pub(crate) fn sign(&self, atsign: &AtSign, at: Location, grant: Grant) -> SignedRecord {
+        SignedRecord::sign(&self.key, atsign.clone(), at, grant)
     }
 
     /// What somebody should see to, for a node that hosts these and trusts those.
@@ -234,18 +242,11 @@ mod tests {
         let again = Identity::existing(&config, state.path()).unwrap().unwrap();
         assert_eq!(again.good_grant(day(0)), Some(&grant));
         assert_eq!(again.good_grant(day(100)), None);
-
-        let address = "node.example:6464".parse().unwrap();
-        let at = Location { address, quic: 6464, seq: 3, not_after: day(200) };
-        let alice = "@alice".parse().unwrap();
-        let record = trusting().verify(again.record(&alice, at.clone(), day(0)).unwrap(), day(99)).unwrap();
-        assert_eq!((record.at.seq, record.at.not_after), (3, day(100)), "no longer than the grant");
-        assert!(again.record(&alice, at, day(100)).is_none());
     }
 
     #[test]
     fn what_is_wrong_with_a_grant_is_named() {
-        let identity = |grant| Identity { key: secret(2), grant: Some(grant) };
+        let identity = |grant| Identity::new(secret(2), Some(grant));
         let hosted: Vec<AtSign> = ["@alice", "@bob"].map(|text| text.parse().unwrap()).to_vec();
         let own = secret(2).public();
         let concerns = |grant, days| identity(grant).concerns(&hosted, &trusting(), day(days));

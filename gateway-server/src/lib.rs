@@ -10,6 +10,7 @@
 
 pub mod access;
 mod admission;
+mod announce;
 mod blocklist;
 mod clock;
 pub mod config;

@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use at_client::tls::{ClientTls, Trust};
 use at_protocol::AtSign;
+use at_protocol::directory::SignedRecord;
 use atedge_service::tls::{BothCertificates, NodeIdentity, NodeIdentityError, OwnCertificate};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::announce::{Announcer, Household};
 use crate::config::ServerConfig;
 use crate::descriptors;
-use crate::identity::KEY_FILE;
+use crate::identity::{Identity, IdentityError, KEY_FILE};
 use crate::listen::{Bound, Door, ResetKey, Shown};
 use crate::node::Node;
 use crate::peers::{CertificateCheck, Reach, deliver, serve_made};
@@ -75,6 +77,14 @@ pub enum StartError {
     /// No authority to check other servers by.
     #[error("this machine trusts no certificate authority; install ca-certificates or set [directory] ca")]
     NobodyTrusted,
+    /// The node's grant.
+    #[error(transparent)]
+    Granted(#[from] IdentityError),
+    /// There is a grant, but no name that records could say.
+    #[error(
+        "[server] node_grant needs [server] host or [listen] domain: the name by which others find this node"
+    )]
+    NoHost,
     /// The runtime is going down.
     #[error("interrupted")]
     Interrupted,
@@ -161,6 +171,11 @@ struct House {
     shown: Shown,
     resets: ResetKey,
     certificate: Arc<OwnCertificate>,
+    shared: SocketAddr,
+    /// Tells the directory who is served here.
+    announcer: Option<Announcer>,
+    /// Tenants of the store that another node serves now.
+    away: Mutex<HashSet<AtSign>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Held while a tenant moves in, so that nobody lets it in twice.
@@ -187,6 +202,7 @@ impl Server {
     ) -> Result<Running, StartError> {
         let most = &mut config.limits.node.connections;
         *most = descriptors::fitting(*most);
+        let client = tls.peers.as_ref().map(|reach| reach.tls.clone());
         let address = config.listen.address;
         let node = Arc::new(Node::open(config, state, tls.peers).await?);
         let unwritable = |source| StartError::State { path: state.to_owned(), source };
@@ -194,18 +210,26 @@ impl Server {
         let failed = |source| StartError::Listen { address, source };
         let bound = Bound::to(address, node.config.listen.quic).await.map_err(failed)?;
         let shared = bound.address().map_err(failed)?;
+        let announcer = announcer(&node.config, client, state, shared.port())?;
         let house = Arc::new(House {
             node,
             dedicated: Mutex::default(),
             shown: tls.shown,
             resets,
             certificate: tls.certificate,
+            shared,
+            announcer,
+            away: Mutex::default(),
             tasks: TaskTracker::new(),
             stop,
             moving: tokio::sync::Mutex::default(),
         });
+        house.find_away().await?;
         house.listen(bound, None, house.stop.clone());
         for Tenant { atsign, listen } in house.node.store.tenants().await? {
+            if house.is_away(&atsign) {
+                continue;
+            }
             house
                 .move_in(&atsign, listen)
                 .await
@@ -214,6 +238,9 @@ impl Server {
         let tasks = &house.tasks;
         tasks.spawn(Arc::clone(&house).keep_up());
         tasks.spawn(serve_made(Arc::clone(&house.node), house.stop.clone()));
+        if house.announcer.is_some() {
+            tasks.spawn(Arc::clone(&house).announce());
+        }
         let (node, stop) = (Arc::clone(&house.node), house.stop.clone());
         tasks.spawn(async move {
             if let Err(error) = deliver(node, stop).await {
@@ -286,6 +313,7 @@ impl Running {
             let stop = house.dedicate(&atsign, address);
             house.listen(bound, Some(atsign.clone()), stop);
         }
+        house.hosts_others();
         house.make_signing_key(atsign.clone());
         Ok(self.address_of(&atsign))
     }
@@ -315,6 +343,7 @@ impl House {
             self.listen(bound, Some(atsign.clone()), stop);
         }
         self.node.host(atsign);
+        self.hosts_others();
         Ok(())
     }
 
@@ -335,6 +364,10 @@ impl House {
                     let certificate = Arc::clone(&house.certificate);
                     // It waits for the disk; a panic in there is in the log already.
                     drop(tokio::task::spawn_blocking(move || certificate.refresh()).await);
+                    Ok(())
+                }
+                Job::Grant => {
+                    house.announcer.iter().for_each(Announcer::refresh);
                     Ok(())
                 }
                 Job::Refresh => node.refresh_copies().await,
@@ -366,8 +399,10 @@ impl House {
             self.move_out(atsign);
             tracing::info!(%atsign, "a tenant has gone");
         }
+        // Who has gone from the store may be added again.
+        self.away().retain(|atsign| there.contains(atsign));
         for Tenant { atsign, listen } in tenants {
-            if self.node.is_hosted(&atsign) {
+            if self.node.is_hosted(&atsign) || self.is_away(&atsign) {
                 continue;
             }
             match self.move_in(&atsign, listen).await {
@@ -393,6 +428,41 @@ impl House {
             door.stop.cancel();
         }
         self.node.unhost(atsign);
+        self.hosts_others();
+    }
+
+    /// Finds the tenants that another node serves, as far as that was known at the last stop.
+    async fn find_away(&self) -> Result<(), StoreError> {
+        let Some(announcer) = &self.announcer else { return Ok(()) };
+        let store = &self.node.store;
+        let elsewhere = announcer.elsewhere(&store.signed_records().await?, self.node.now());
+        for tenant in store.tenants().await? {
+            if let Some(record) = elsewhere.get(&tenant.atsign) {
+                self.retire(record);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_away(&self, atsign: &AtSign) -> bool {
+        self.away().contains(atsign)
+    }
+
+    fn away(&self) -> MutexGuard<'_, HashSet<AtSign>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hosts_others(&self) {
+        if let Some(announcer) = &self.announcer {
+            announcer.hosts_others();
+        }
+    }
+
+    /// Tells the directory who is served here, until the stop.
+    async fn announce(self: Arc<Self>) {
+        if let Some(announcer) = &self.announcer {
+            announcer.run(&self.node, &*self, &self.stop).await;
+        }
     }
 
     /// Notes the address that is a tenant's alone; gives what closes it.
@@ -426,4 +496,48 @@ impl House {
             }
         });
     }
+}
+
+impl Household for House {
+    fn hosted(&self) -> Vec<AtSign> {
+        self.node.hosted()
+    }
+
+    fn port_of(&self, atsign: &AtSign) -> u16 {
+        let dedicated = self.dedicated.lock().unwrap_or_else(PoisonError::into_inner);
+        dedicated.get(atsign).map_or(self.shared, |door| door.address).port()
+    }
+
+    fn retire(&self, record: &SignedRecord) {
+        let (atsign, at) = (&record.atsign, &record.at);
+        tracing::error!(
+            %atsign, node = %record.node(), address = %at.address, seq = at.seq,
+            "another node serves this atSign now, by a record that is newer than ours: it is NOT SERVED HERE any \
+             more; what it has here is kept until `tenant remove`"
+        );
+        self.away().insert(atsign.clone());
+        self.move_out(atsign);
+    }
+}
+
+/// Who tells the directory of a node's atSigns; nobody where no registrar has granted it any.
+fn announcer(
+    config: &ServerConfig,
+    tls: Option<ClientTls>,
+    state: &Path,
+    quic: u16,
+) -> Result<Option<Announcer>, StartError> {
+    if config.server.node_grant.is_none() {
+        return Ok(None);
+    }
+    let identity = Identity::open(&config.server, state)?;
+    let Some((directory, tls)) = config.directory.as_ref().zip(tls) else {
+        tracing::warn!("there is a grant, but no [directory] that could be told of records");
+        return Ok(None);
+    };
+    if config.server.host.is_none() && config.listen.domain.is_none() {
+        return Err(StartError::NoHost);
+    }
+    let directory = (directory.address.clone(), &tls);
+    Ok(Some(Announcer::new(config.server.clone(), &config.listen, identity, directory, quic)))
 }

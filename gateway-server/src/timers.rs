@@ -24,6 +24,8 @@ pub(crate) enum Job {
     Clock,
     /// Looks whether the certificate was renewed.
     Certificate,
+    /// Looks whether the registrar has granted anew.
+    Grant,
     /// Fetches copies of others' records again whose time has come.
     Refresh,
     /// Writes down who called.
@@ -42,12 +44,13 @@ enum When {
 }
 
 impl Job {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Sweep,
         Self::Ticker,
         Self::Adoption,
         Self::Clock,
         Self::Certificate,
+        Self::Grant,
         Self::Refresh,
         Self::AccessLog,
     ];
@@ -66,6 +69,8 @@ impl Job {
             Self::Clock => When::Every(Duration::from_mins(1)),
             // A new one is shown within a second, for the price of asking the disk for two dates.
             Self::Certificate => When::Every(Duration::from_millis(500)),
+            // Once a year somebody waits for it.
+            Self::Grant => When::Every(Duration::from_mins(1)),
             // Rarely enough to be one commit for many, and little is lost in a crash.
             Self::AccessLog => When::Every(Duration::from_secs(5)),
             // At night, each server at another minute, so that they do not all ask at once (§6.5).

@@ -213,11 +213,7 @@ impl Links {
         None
     }
 
-    /// Keeps a connection that is good for more. One that gave no answer may lead nowhere any more.
-    fn keep_after(&self, answer: &Result<String, AskError>, ends: Ends, link: Link) {
-        if link.wire.is_broken() || matches!(answer, Err(AskError::Timeout)) {
-            return;
-        }
+    fn keep(&self, ends: Ends, link: Link) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.values().map(Vec::len).sum::<usize>() < MOST_IDLE {
             idle.entry(ends).or_default().push((link, Instant::now()));
@@ -254,7 +250,9 @@ impl Node {
             match links.request(&mut link, line).await {
                 Err(AskError::Unreachable(error)) => tracing::debug!(%to, error, "connecting anew"),
                 answer => {
-                    links.keep_after(&answer, ends, link);
+                    if !link.wire.is_broken() {
+                        links.keep(ends, link);
+                    }
                     return answer;
                 }
             }
@@ -264,7 +262,9 @@ impl Node {
             self.prove(links, &mut link, from).await?;
         }
         let answer = links.request(&mut link, line).await;
-        links.keep_after(&answer, ends, link);
+        if !link.wire.is_broken() {
+            links.keep(ends, link);
+        }
         answer
     }
 

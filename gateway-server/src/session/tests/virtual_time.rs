@@ -137,7 +137,12 @@ async fn the_timers_sweep_and_tick() {
             match job {
                 Job::Sweep => node.sweep().await.unwrap(),
                 Job::Ticker => node.monitors().tick(node.now()),
-                Job::Adoption | Job::Clock | Job::Certificate | Job::Refresh | Job::AccessLog => return,
+                Job::Adoption
+                | Job::Clock
+                | Job::Certificate
+                | Job::Grant
+                | Job::Refresh
+                | Job::AccessLog => return,
             }
             ran.send(job).unwrap();
         };

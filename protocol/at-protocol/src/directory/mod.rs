@@ -47,5 +47,21 @@ pub fn record_answer(line: &str) -> Result<Option<SignedRecord>, InvalidRecord> 
     if text == "null" { Ok(None) } else { text.parse().map(Some) }
 }
 
+/// An extended directory did not take a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the directory did not take the record: {0}")]
+pub struct NotRegistered(pub String);
+
+/// Reads what an extended directory answers to [`registration`]: the number of the record that it keeps now.
+/// Prompts before the answer and the line end are taken off.
+///
+/// # Errors
+/// It refuses the record, or says something else.
+pub fn registration_answer(line: &str) -> Result<u64, NotRegistered> {
+    let text = line.trim().trim_start_matches('@');
+    let seq = text.strip_prefix("ok seq=").and_then(|seq| seq.parse().ok());
+    seq.ok_or_else(|| NotRegistered(text.strip_prefix("error:").unwrap_or(text).to_owned()))
+}
+
 #[cfg(test)]
 mod tests;

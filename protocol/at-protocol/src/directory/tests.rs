@@ -57,6 +57,9 @@ fn a_whole_chain_is_believed_and_reads_back() {
     assert_eq!(record_answer(&format!("{text}\r\n")).unwrap(), Some(record));
     assert_eq!(record_answer("null\r\n").unwrap(), None);
     assert!(record_answer("host.example:6464\r\n").is_err());
+    assert_eq!(registration_answer("@ok seq=7\r\n"), Ok(7));
+    assert_eq!(registration_answer("error:too old\r\n"), Err(NotRegistered("too old".to_owned())));
+    assert_eq!(registration_answer("ok seq=x"), Err(NotRegistered("ok seq=x".to_owned())));
 }
 
 #[test]
