@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use at_protocol::crypto::Ed25519Public;
+use at_protocol::directory::{Pattern, Registrar, Registrars};
 use atedge_service::config::{self, ConfigError, Sources};
-use atedge_service::tls::{ClientCertificates, TlsError, TlsSettings};
-use rustls::ServerConfig;
+use atedge_service::tls::{OwnCertificate, TlsError, TlsSettings};
 use serde::Deserialize;
 
-use crate::serve::Limits;
+use crate::desk::{Limits, Rules};
+use crate::upstream::{Upstream, UpstreamError, UpstreamSettings};
 
 /// The configuration file as it is written.
 #[derive(Debug, Deserialize)]
@@ -24,6 +26,11 @@ pub struct Settings {
     /// The certificate.
     #[serde(default)]
     pub tls: TlsSettings,
+    /// Who says which nodes may register which atSigns.
+    #[serde(default)]
+    pub registrar: Vec<RegistrarSettings>,
+    /// The directory that is asked for names that are not kept here.
+    pub upstream: Option<UpstreamSettings>,
 }
 
 /// The only version there is.
@@ -68,6 +75,16 @@ impl Default for Listen {
     }
 }
 
+/// A `[[registrar]]` table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistrarSettings {
+    /// Its public key, `ed25519:…`.
+    pub key: Ed25519Public,
+    /// The atSigns about which it is believed: `@alice`, `@plant7*`, `*`.
+    pub atsigns: Vec<Pattern>,
+}
+
 impl Settings {
     /// Reads `file`, with the `*.toml` of the folder beside it and the environment.
     ///
@@ -82,16 +99,35 @@ impl Settings {
     ///
     /// # Errors
     /// When there is no usable one.
-    pub fn certificate(&self, state: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-        self.tls.server_config(state, ClientCertificates::Ignored)
+    pub fn certificate(&self, state: &Path) -> Result<Arc<OwnCertificate>, TlsError> {
+        self.tls.certificate(state)
     }
 
-    /// What a directory puts up with.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            connections: self.listen.connections,
-            handshake: self.listen.handshake,
-            idle: self.listen.idle,
+    /// The directory to ask for other names.
+    ///
+    /// # Errors
+    /// When its certificate could not be checked.
+    pub fn upstream(&self) -> Result<Option<Arc<Upstream>>, UpstreamError> {
+        self.upstream.clone().map(Upstream::new).transpose()
+    }
+
+    /// What the directory goes by, with this certificate and this directory above.
+    pub fn rules(&self, certificate: Arc<OwnCertificate>, upstream: Option<Arc<Upstream>>) -> Rules {
+        let Listen { connections, handshake, idle, .. } = self.listen;
+        let registrars = self.registrar.iter().map(|RegistrarSettings { key, atsigns }| Registrar {
+            key: key.clone(),
+            atsigns: atsigns.clone(),
+        });
+        Rules {
+            certificate,
+            limits: Limits { connections, handshake, idle },
+            registrars: Registrars::new(registrars.collect()),
+            upstream,
         }
+    }
+
+    /// What is looked at only at the start, and whether it is not what it was `before`.
+    pub fn at_start(&self, before: &Self) -> [(&'static str, bool); 1] {
+        [("[listen] address", self.listen.address != before.listen.address)]
     }
 }

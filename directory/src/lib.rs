@@ -2,13 +2,19 @@
 //!
 //! Clients ask one name per line over TLS and get `host:port` or `null` (atProtocol wire reference §1).
 //! [`wire`] is that conversation as pure code, [`serve`] gives it sockets and time, [`registry`] keeps
-//! what is known in SQLite and answers from memory.
+//! what is known in SQLite and answers from memory. Where a registrar is trusted, nodes hand in signed
+//! records themselves.
 
 pub mod config;
+mod connection;
+mod desk;
+pub mod import;
 pub mod registry;
 pub mod serve;
+pub mod upstream;
 pub mod wire;
 
 pub use config::Settings;
-pub use registry::Registry;
-pub use serve::{Directory, DirectoryConfig, Limits, Running};
+pub use desk::{Limits, RegisterError, Rules};
+pub use registry::{Database, Registry};
+pub use serve::{Directory, DirectoryConfig, Running, StartError};

@@ -1,25 +1,29 @@
-//! Sockets and time for the conversations of [`crate::wire`].
+//! Listens, and keeps up what is answered.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use at_protocol::directory::EXTENDED;
+use atedge_service::tls::TlsError;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::connection;
+use crate::desk::{Desk, Rules};
 use crate::registry::Registry;
-use crate::wire::{Action, Conversation, PROMPT, STOPPING};
+use crate::wire::Dialect;
 
 /// How soon a change by another process is answered.
 const REFRESH: Duration = Duration::from_millis(500);
+/// How soon a certificate that was replaced is shown.
+const CERTIFICATE: Duration = Duration::from_mins(1);
 /// How long to wait when the system gives out no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long open connections get to end when the directory stops.
@@ -29,29 +33,26 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub struct DirectoryConfig {
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
-    /// The certificate it shows.
-    pub tls: Arc<ServerConfig>,
     /// What it answers.
     pub registry: Arc<Registry>,
-    /// What it puts up with.
-    pub limits: Limits,
+    /// What it goes by.
+    pub rules: Rules,
 }
 
-/// What a directory puts up with. The reference sets none; clients need at least a minute of silence.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Connections at once; more are closed before TLS begins.
-    pub connections: usize,
-    /// How long the TLS handshake may take.
-    pub handshake: Duration,
-    /// How long a connection may say nothing, or take no answer.
-    pub idle: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { connections: 4096, handshake: Duration::from_secs(10), idle: Duration::from_mins(2) }
-    }
+/// Why a directory does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is not to be had.
+    #[error("cannot listen on {address}: {source}; is another program using it?")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The certificate cannot be shown.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// The service: [`Directory::start`].
@@ -63,6 +64,7 @@ pub struct Running {
     pub address: SocketAddr,
     /// What it answers; changes are answered at once.
     pub registry: Arc<Registry>,
+    desk: Arc<Desk>,
     tasks: JoinSet<()>,
 }
 
@@ -71,19 +73,34 @@ impl Directory {
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn start(config: DirectoryConfig, stop: CancellationToken) -> io::Result<Running> {
-        let listener = TcpListener::bind(config.address).await?;
-        let address = listener.local_addr()?;
-        info!(%address, "answering");
-        let DirectoryConfig { tls, registry, limits, .. } = config;
+    pub async fn start(config: DirectoryConfig, stop: CancellationToken) -> Result<Running, StartError> {
+        let DirectoryConfig { address, registry, rules } = config;
+        let failed = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let desk = Arc::new(Desk::new(Arc::clone(&registry), rules)?);
+        info!(%address, names = registry.len(), "answering");
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch_registry(registry.clone(), stop.clone()));
-        tasks.spawn(accept(listener, tls.into(), registry.clone(), limits, stop));
-        Ok(Running { address, registry, tasks })
+        tasks.spawn(keep_up(Arc::clone(&desk), stop.clone()));
+        tasks.spawn(accept(listener, Arc::clone(&desk), stop));
+        Ok(Running { address, registry, desk, tasks })
     }
 }
 
 impl Running {
+    /// What it goes by.
+    pub fn rules(&self) -> Rules {
+        self.desk.in_force().rules.clone()
+    }
+
+    /// Goes by other rules from now on; open connections go on.
+    ///
+    /// # Errors
+    /// When the certificate cannot be shown: nothing has changed then.
+    pub fn apply(&self, rules: Rules) -> Result<(), TlsError> {
+        self.desk.apply(rules)
+    }
+
     /// Waits until the directory has stopped: no sooner than its token is cancelled.
     ///
     /// # Panics
@@ -99,31 +116,33 @@ impl Running {
     }
 }
 
-async fn watch_registry(registry: Arc<Registry>, stop: CancellationToken) {
-    let mut due = interval(REFRESH);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Answers what other processes have changed, and shows a certificate that was replaced.
+async fn keep_up(desk: Arc<Desk>, stop: CancellationToken) {
+    let (mut changes, mut certificate) = (interval(REFRESH), interval(CERTIFICATE));
+    for due in [&mut changes, &mut certificate] {
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     loop {
-        tokio::select! {
-            _ = due.tick() => {}
+        let is_certificate = tokio::select! {
+            _ = changes.tick() => false,
+            _ = certificate.tick() => true,
             () = stop.cancelled() => return,
-        }
-        let reading = registry.clone();
-        match tokio::task::spawn_blocking(move || reading.refresh()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "answering what was known before"),
-            Err(_) => return,
+        };
+        let desk = Arc::clone(&desk);
+        let work = move || {
+            if is_certificate {
+                desk.in_force().rules.certificate.refresh();
+            } else if let Err(error) = desk.registry.refresh() {
+                warn!(%error, "answering what was known before");
+            }
+        };
+        if tokio::task::spawn_blocking(work).await.is_err() {
+            return;
         }
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    registry: Arc<Registry>,
-    limits: Limits,
-    stop: CancellationToken,
-) {
-    let seats = Arc::new(Semaphore::new(limits.connections));
+async fn accept(listener: TcpListener, desk: Arc<Desk>, stop: CancellationToken) {
     let mut guests = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -139,13 +158,13 @@ async fn accept(
                 continue;
             }
         };
-        let Ok(seat) = seats.clone().try_acquire_owned() else {
+        let Some(seat) = desk.seat() else {
             debug!(%peer, "full: connection closed");
             continue;
         };
-        let (tls, registry, stop) = (tls.clone(), registry.clone(), stop.clone());
+        let (desk, stop) = (Arc::clone(&desk), stop.clone());
         guests.spawn(async move {
-            if let Err(error) = welcome(socket, &tls, &registry, limits, &stop).await {
+            if let Err(error) = welcome(socket, &desk, &stop).await {
                 debug!(%peer, %error, "connection ended");
             }
             drop(seat);
@@ -158,150 +177,25 @@ async fn accept(
     }
 }
 
-async fn welcome(
-    socket: TcpStream,
-    tls: &TlsAcceptor,
-    registry: &Registry,
-    limits: Limits,
-    stop: &CancellationToken,
-) -> io::Result<()> {
+async fn welcome(socket: TcpStream, desk: &Desk, stop: &CancellationToken) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    let stream = tokio::select! {
-        stream = timeout(limits.handshake, tls.accept(socket)) => stream??,
+    let in_force = desk.in_force();
+    let handshake = Box::pin(async {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        // Who asks for protocols that are not ours is a client like any other.
+        let is_extended =
+            hello.client_hello().alpn().is_some_and(|mut asked| asked.any(|name| name == EXTENDED));
+        let (config, dialect) = if is_extended {
+            (&in_force.extended, Dialect::Extended)
+        } else {
+            (&in_force.classic, Dialect::Classic)
+        };
+        Ok::<_, io::Error>((hello.into_stream(Arc::clone(config)).await?, dialect))
+    });
+    let (stream, dialect) = tokio::select! {
+        agreed = timeout(in_force.rules.limits.handshake, handshake) => agreed??,
         () = stop.cancelled() => return Ok(()),
     };
-    converse(stream, registry, limits.idle, stop).await
-}
-
-/// The conversation over any stream: greeting, answers, and a clean end.
-async fn converse<S>(
-    mut stream: S,
-    registry: &Registry,
-    idle: Duration,
-    stop: &CancellationToken,
-) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut conversation = Conversation::default();
-    let mut buffer = [0; 512];
-    say(&mut stream, PROMPT, idle).await?;
-    loop {
-        let count = tokio::select! {
-            count = timeout(idle, stream.read(&mut buffer)) => count??,
-            () = stop.cancelled() => break,
-        };
-        if count == 0 {
-            break;
-        }
-        conversation.read(&buffer[..count]);
-        while let Some(action) = conversation.next(|name| registry.find(name)) {
-            let (reply, over) = match action {
-                Action::Reply(reply) => (reply, false),
-                Action::Last(reply) => (reply, true),
-                Action::Close => return close(stream, idle).await,
-            };
-            let stopped = tokio::select! {
-                biased;
-                () = stop.cancelled() => true,
-                () = sleep(reply.delay) => false,
-            };
-            say(&mut stream, if stopped { STOPPING } else { &reply.text }, idle).await?;
-            if over || stopped {
-                return close(stream, idle).await;
-            }
-        }
-    }
-    close(stream, idle).await
-}
-
-/// One write, one TLS record.
-async fn say<S: AsyncWrite + Unpin>(stream: &mut S, text: &str, limit: Duration) -> io::Result<()> {
-    timeout(limit, async {
-        stream.write_all(text.as_bytes()).await?;
-        stream.flush().await
-    })
-    .await?
-}
-
-async fn close<S: AsyncWrite + Unpin>(mut stream: S, limit: Duration) -> io::Result<()> {
-    timeout(limit, stream.shutdown()).await?
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{DuplexStream, duplex};
-    use tokio::time::Instant;
-
-    use super::*;
-
-    const IDLE: Duration = Duration::from_mins(2);
-
-    struct Client {
-        wire: DuplexStream,
-        stop: CancellationToken,
-        _folder: tempfile::TempDir,
-    }
-
-    /// A conversation on virtual time, greeted.
-    async fn client() -> Client {
-        let folder = tempfile::tempdir().unwrap();
-        let registry = Registry::open(folder.path()).unwrap();
-        registry.put(&"@alice".parse().unwrap(), &"host.example:6464".parse().unwrap()).unwrap();
-        let (wire, far) = duplex(4096);
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        tokio::spawn(async move { converse(far, &registry, IDLE, &stopped).await });
-        let mut client = Client { wire, stop, _folder: folder };
-        assert_eq!(client.hear().await, "@");
-        client
-    }
-
-    impl Client {
-        async fn ask(&mut self, line: &str) -> String {
-            self.wire.write_all(line.as_bytes()).await.unwrap();
-            self.hear().await
-        }
-
-        async fn hear(&mut self) -> String {
-            let mut buffer = [0; 4096];
-            let count = self.wire.read(&mut buffer).await.unwrap();
-            String::from_utf8(buffer[..count].to_vec()).unwrap()
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn misses_wait_three_seconds_and_the_third_ends_it() {
-        let mut client = client().await;
-        let began = Instant::now();
-        assert_eq!(client.ask("bob\n").await, "null\r\n@");
-        assert_eq!(client.ask("alice\n").await, "host.example:6464\r\n@");
-        assert_eq!(began.elapsed().as_secs(), 0);
-        assert_eq!(client.ask("bob\n").await, "null\r\n@");
-        assert_eq!(began.elapsed().as_secs(), 3);
-        assert_eq!(client.ask("bob\n").await, "null\r\n@");
-        assert_eq!(began.elapsed().as_secs(), 6);
-        assert_eq!(client.hear().await, "");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silence_ends_it() {
-        let mut client = client().await;
-        let began = Instant::now();
-        assert_eq!(client.hear().await, "");
-        assert_eq!(began.elapsed().as_secs(), IDLE.as_secs());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_while_the_directory_stops_is_told() {
-        let mut client = client().await;
-        assert_eq!(client.ask("bob\n").await, "null\r\n@");
-        client.wire.write_all(b"bob\n").await.unwrap();
-        let stop = client.stop.clone();
-        let waiting = client.hear();
-        tokio::pin!(waiting);
-        assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err(), "held back");
-        stop.cancel();
-        assert_eq!(waiting.await, STOPPING);
-    }
+    drop(in_force);
+    connection::serve(stream, desk, dialect, stop).await
 }

@@ -3,9 +3,23 @@
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+
+/// A registrar's.
+const KEY: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+
+/// A process that does not outlive a test that fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended.
+        self.0.kill().ok();
+    }
+}
 
 fn directory(arguments: &[&str]) -> Result<Output> {
     Ok(Command::new(env!("CARGO_BIN_EXE_atedge-directory")).args(arguments).output()?)
@@ -36,6 +50,29 @@ fn atsigns_are_added_listed_and_removed() -> Result<()> {
     let out = directory(&["remove", "@alice", "--state", state])?;
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(text(&out.stderr), "error: @alice is not served\n");
+    Ok(())
+}
+
+#[test]
+fn many_are_imported_and_the_bad_ones_are_named() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (state, file) = (path(folder.path())?, folder.path().join("fleet.txt"));
+    std::fs::write(&file, "@alice a.example:1\n@bob nowhere\n@carol c.example:3\n")?;
+    let out = directory(&["import", path(&file)?, "--state", state, "--json"])?;
+    assert_eq!(out.status.code(), Some(1));
+    let bad = "line 2: \\\"nowhere\\\" is not an address like host.example:6464";
+    assert_eq!(text(&out.stdout), format!("{{\"taken\":2,\"bad\":1,\"errors\":[\"{bad}\"]}}\n"));
+    let mut piped = Command::new(env!("CARGO_BIN_EXE_atedge-directory"))
+        .args(["import", "-", "--state", state])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    piped.stdin.take().context("a pipe")?.write_all(b"@dave d.example:4\n")?;
+    let out = piped.wait_with_output()?;
+    assert_eq!(text(&out.stdout), "1 lines are in the registry, 0 are not\n");
+    assert_eq!(out.status.code(), Some(0));
+    let out = directory(&["list", "--state", state])?;
+    assert_eq!(text(&out.stdout), "@alice a.example:1\n@carol c.example:3\n@dave d.example:4\n");
     Ok(())
 }
 
@@ -80,10 +117,10 @@ fn the_service_manager_hears_ready_and_stopping() -> Result<()> {
         .write_all(b"schema = 1\n[listen]\naddress = \"127.0.0.1:0\"\n[tls]\ndev = true\n")?;
     let socket = folder.path().join("notify");
     let manager = UnixDatagram::bind(&socket)?;
-    let mut running = Command::new(env!("CARGO_BIN_EXE_atedge-directory"))
-        .args(["run", "--config", path(&file)?, "--state", path(folder.path())?])
-        .env("NOTIFY_SOCKET", &socket)
-        .spawn()?;
+    manager.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atedge-directory"));
+    command.args(["run", "--config", path(&file)?, "--state", path(folder.path())?]);
+    let Killed(running) = &mut Killed(command.env("NOTIFY_SOCKET", &socket).spawn()?);
     let hear = || -> Result<String> {
         let mut buffer = [0; 512];
         let count = manager.recv(&mut buffer)?;
@@ -91,7 +128,20 @@ fn the_service_manager_hears_ready_and_stopping() -> Result<()> {
     };
     assert_eq!(hear()?, "READY=1");
     assert!(hear()?.starts_with("STATUS=answering on 127.0.0.1:"));
-    let pid = rustix::process::Pid::from_child(&running);
+    let pid = rustix::process::Pid::from_child(running);
+    let good = std::fs::read_to_string(&file)?;
+    for (text, told) in [
+        ("schema = 1\n[listen]\nadress = 1\n", "by the configuration as it was, since the file is no good"),
+        (
+            &format!("{good}[[registrar]]\nkey = \"ed25519:{KEY}\"\natsigns = [\"@plant7*\"]\n"),
+            "as it is now",
+        ),
+    ] {
+        std::fs::write(&file, text)?;
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP)?;
+        let status = hear()?;
+        ensure!(status.starts_with("STATUS=answering on ") && status.ends_with(told), "{status}");
+    }
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
     assert_eq!(hear()?, "STOPPING=1");
     assert_eq!(running.wait()?.code(), Some(0));

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use at_protocol::AtSign;
 use at_protocol::directory::Address;
-use atedge_directory::{Directory, DirectoryConfig, Limits, Registry};
+use atedge_directory::{Directory, DirectoryConfig, Registry, Rules};
 use atedge_server::{Server, ServerConfig, ServerTls};
-use atedge_service::tls::{ClientCertificates, DevAuthority};
+use atedge_service::tls::{DevAuthority, OwnCertificate};
 use atedge_service::{Exit, files, stop_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -224,9 +224,8 @@ async fn start_directory(
     std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
     let config = DirectoryConfig {
         address,
-        tls: authority.server_config(ClientCertificates::Ignored)?,
         registry: Registry::open(&state)?,
-        limits: Limits::default(),
+        rules: Rules::plain(OwnCertificate::open(&authority.cert(), &authority.key())?),
     };
     let running = Directory::start(config, stop)
         .await

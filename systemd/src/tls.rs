@@ -20,7 +20,7 @@ pub use node::{BothCertificates, NodeIdentity, NodeIdentityError, node_key};
 pub use own::OwnCertificate;
 
 /// The `[tls]` table of a daemon that listens.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsSettings {
     /// PEM file with the certificate and, after it, the chain that leads to the authority.

@@ -1,12 +1,19 @@
 //! A town across the network: a directory, servers and clients, each on a host of its own.
 
-use anyhow::Result;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::net::Net;
+use anyhow::{Context as _, Result};
+use rustls::ClientConfig;
+
+use crate::net::{Host, Net};
 use crate::replay::Owner;
 use crate::scenario::Run;
 use crate::town::{Setup, Town};
 use crate::wire::Wire;
+
+/// Where clients are.
+const CLIENTS: &str = "clients";
 
 /// A directory and servers on hosts `directory`, `server1` and so on, used from `clients`.
 pub struct Federation {
@@ -14,7 +21,17 @@ pub struct Federation {
     pub town: Town,
     /// What is between.
     pub net: Net,
-    owners: Vec<(String, Owner)>,
+    doors: Vec<Door>,
+}
+
+/// How an atSign's owner gets in, from the clients' host.
+#[derive(Clone)]
+pub struct Door {
+    atsign: String,
+    owner: Arc<Owner>,
+    host: Host,
+    address: SocketAddr,
+    trust: Arc<ClientConfig>,
 }
 
 impl Federation {
@@ -24,32 +41,82 @@ impl Federation {
     /// # Errors
     /// This machine cannot make such a network, or a part does not start.
     pub fn start(run: &Run, hosted: &[&[&str]]) -> Result<Self> {
-        let servers = (1..=hosted.len()).map(|number| format!("server{number}"));
-        let names: Vec<String> =
-            ["directory", "clients"].map(str::to_owned).into_iter().chain(servers).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Self::with(run, hosted, &[], &[])
+    }
+
+    /// The same with further hosts, and the directory also knows guests, who are served there.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn with(
+        run: &Run,
+        hosted: &[&[&str]],
+        hosts: &[&str],
+        guests: &[(&str, SocketAddr)],
+    ) -> Result<Self> {
+        let servers: Vec<String> = (1..=hosted.len()).map(|number| format!("server{number}")).collect();
+        let mut names = vec!["directory", CLIENTS];
+        names.extend(servers.iter().map(String::as_str));
+        names.extend(hosts);
         let net = Net::start(&run.folder, run.seed, &names)?;
         // Nothing may expire before it is counted.
         let tables = "[notifications]\nttln = \"24h\"\n";
-        let town = Town::with(&run.folder, hosted, &Setup { tables, net: Some(&net), ..Setup::default() })?;
-        let mut owners = Vec::new();
+        let setup = Setup { tables, guests, net: Some(&net), ..Setup::default() };
+        let town = Town::with(&run.folder, hosted, &setup)?;
+        let (host, trust) = (net.host(CLIENTS)?, town.trust()?);
+        let mut doors = Vec::new();
         for tenant in &town.tenants {
-            let owner = Owner::new(&tenant.secret)?;
+            let owner = Arc::new(Owner::new(&tenant.secret)?);
             owner.activate(&tenant.atsign, &mut town.dial(&tenant.atsign)?)?;
-            owners.push((tenant.atsign.clone(), owner));
+            doors.push(Door {
+                atsign: tenant.atsign.clone(),
+                owner,
+                host: host.clone(),
+                address: tenant.address,
+                trust: Arc::clone(&trust),
+            });
         }
-        Ok(Self { town, net, owners })
+        Ok(Self { town, net, doors })
     }
 
-    /// A connection of an atSign's owner, from the clients' host.
+    /// How an atSign's owner gets in.
+    ///
+    /// # Errors
+    /// The atSign is not hosted here.
+    pub fn door(&self, atsign: &str) -> Result<&Door> {
+        let door = self.doors.iter().find(|door| door.atsign == atsign);
+        door.with_context(|| format!("{atsign} is not hosted here"))
+    }
+
+    /// A connection of an atSign's owner.
     ///
     /// # Errors
     /// The atSign's server is not there.
     pub fn enter(&self, atsign: &str) -> Result<Wire> {
-        let mut wire = self.town.dial(atsign)?;
-        let owner = self.owners.iter().find(|(name, _)| name == atsign);
-        let (_, owner) = owner.ok_or_else(|| anyhow::anyhow!("{atsign} does not live here"))?;
-        owner.sign_in(atsign, &mut wire)?;
+        self.door(atsign)?.enter()
+    }
+}
+
+impl Door {
+    /// Whose it is.
+    #[must_use]
+    pub fn atsign(&self) -> &str {
+        &self.atsign
+    }
+
+    /// The same at another address.
+    #[must_use]
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self { address, ..self.clone() }
+    }
+
+    /// A connection on which the owner is signed in.
+    ///
+    /// # Errors
+    /// The atSign's server is not there.
+    pub fn enter(&self) -> Result<Wire> {
+        let mut wire = self.host.inside(|| Wire::greeted(self.address, &self.trust))?;
+        self.owner.sign_in(&self.atsign, &mut wire)?;
         Ok(wire)
     }
 }

@@ -40,6 +40,8 @@ pub struct Host {
     number: u8,
 }
 
+/// The first port that the system hands to those who connect.
+const FIRST_FREE: u16 = 32_768;
 /// What a host does with packets behind its programs' backs.
 const TABLE: &str = "atedge";
 
@@ -210,17 +212,19 @@ impl Host {
         self.ip(&["route", "replace", "10.77.0.0/16", "dev", &self.device])
     }
 
-    /// What a router does that translates addresses and forgets: from now on all packets of this host carry
-    /// another address, and only packets to that one come back.
+    /// What a router between this host and `peer` does that translates addresses and forgets: from now on
+    /// `peer` sees connections that this host has opened come from another address, and nothing that it
+    /// sends to the one before arrives. Who connects to this host still finds it.
     ///
     /// # Errors
     /// nftables refuses.
-    pub fn appear_as(&self, address: Ipv4Addr) -> Result<()> {
-        let own = self.address();
+    pub fn appear_as(&self, address: Ipv4Addr, peer: &Self) -> Result<()> {
+        let (own, peer) = (self.address(), peer.address());
         self.filter(&format!(
-            "chain out {{ type filter hook postrouting priority 300; ip daddr 10.77.0.0/16 ip saddr {own} ip saddr set \
-             {address}; }}\nchain in {{ type filter hook prerouting priority -400; ip daddr {own} drop; ip daddr \
-             {address} ip daddr set {own}; }}"
+            "chain out {{ type filter hook postrouting priority 300; ip daddr != {peer} accept; meta l4proto udp ip saddr \
+             set {address} accept; tcp sport >= {FIRST_FREE} ip saddr set {address}; }}\nchain in {{ type filter hook \
+             prerouting priority -400; ip saddr != {peer} accept; ip daddr {own} meta l4proto {{ tcp, udp }} th dport >= \
+             {FIRST_FREE} drop; ip daddr {address} ip daddr set {own}; }}"
         ))
     }
 

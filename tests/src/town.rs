@@ -74,6 +74,11 @@ impl Place {
         Ok(SocketAddr::from((self.ip, free_address()?.port())))
     }
 
+    /// What to listen on for an address here: a host of its own may get others.
+    fn listening(&self, address: SocketAddr) -> SocketAddr {
+        if self.ip.is_loopback() { address } else { (Ipv4Addr::UNSPECIFIED, address.port()).into() }
+    }
+
     /// A command that runs here.
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         match self.under.split_first() {
@@ -90,6 +95,15 @@ impl Place {
 /// An address as it stands in configurations and in the directory.
 fn named(address: SocketAddr) -> String {
     if address.ip().is_loopback() { format!("localhost:{}", address.port()) } else { address.to_string() }
+}
+
+/// Enters an atSign in the registry of the directory in this folder, whether it runs or not.
+fn enter_in_directory(folder: &Path, atsign: &str, address: SocketAddr) -> Result<()> {
+    let mut command = Command::new(program("atedge-directory")?);
+    command.args(["add", atsign, &named(address), "--state"]).arg(folder.join("directory"));
+    let entered = run("directory-add", &mut command, folder)?;
+    ensure!(entered.status.success(), "{}", String::from_utf8_lossy(&entered.stderr));
+    Ok(())
 }
 
 /// One server and those it hosts. Killed and started again, it finds everything as it was.
@@ -234,7 +248,7 @@ impl Node {
         let address = self.place.free_address()?;
         let mut command = self.command()?;
         command
-            .args(["tenant", "add", atsign, "--json", "--listen", &address.to_string()])
+            .args(["tenant", "add", atsign, "--json", "--listen", &self.place.listening(address).to_string()])
             .args(self.arguments());
         let added = run("tenant-add", &mut command, &self.folder)?;
         ensure!(added.status.success(), "{atsign} was not added: {}", String::from_utf8_lossy(&added.stderr));
@@ -289,19 +303,20 @@ impl Town {
         let places = (0..hosted.len()).map(|number| Place::of(setup.net, &server_name(number)));
         let places = places.collect::<Result<Vec<_>>>()?;
         let everywhere = [&directory_place].into_iter().chain(&places);
-        let names: Vec<String> = everywhere.map(|place| place.ip.to_string()).collect();
+        // A host may move to the next address.
+        let names = everywhere.flat_map(|place| [place.ip, Ipv4Addr::from_bits(place.ip.to_bits() + 1)]);
+        let names: Vec<String> = names.map(|ip| ip.to_string()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let authority = DevAuthority::open_or_create(&folder.join("ca"), &names)?;
         let tls = format!("[tls]\ncert = {:?}\nkey = {:?}\n", authority.cert(), authority.key());
         let directory = directory_place.free_address()?;
-        let registry = folder.join("directory");
         let (mut nodes, mut tenants) = (Vec::new(), Vec::new());
         for (number, (atsigns, mut place)) in hosted.iter().zip(places).enumerate() {
             let name = server_name(number);
             let text = format!(
                 "schema = 1\n[listen]\naddress = \"{}\"\n{tls}[store]\nkind = \"sqlite\"\n[directory]\naddress = \
                  {:?}\nca = {:?}\n{}",
-                place.free_address()?,
+                place.listening(place.free_address()?),
                 named(directory),
                 authority.ca(),
                 setup.tables,
@@ -316,9 +331,7 @@ impl Town {
         }
         let served = tenants.iter().map(|tenant: &Tenant| (tenant.atsign.as_str(), tenant.address));
         for (atsign, address) in served.chain(setup.guests.iter().copied()) {
-            let mut command = Command::new(program("atedge-directory")?);
-            command.args(["add", atsign, &named(address), "--state"]).arg(&registry);
-            ensure!(run("directory-add", &mut command, folder)?.status.success(), "the directory refused");
+            enter_in_directory(folder, atsign, address)?;
         }
         let config = folder.join("directory.toml");
         std::fs::write(&config, format!("schema = 1\n[listen]\naddress = \"{directory}\"\n{tls}"))?;
@@ -390,6 +403,14 @@ impl Town {
         command.arg("--state").arg(self.folder.join("directory"));
         self.process = Some(Process::start_ready("directory", &mut command, &self.folder)?);
         Ok(())
+    }
+
+    /// Has the directory say that an atSign is served elsewhere.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub fn relocate(&self, atsign: &str, address: SocketAddr) -> Result<()> {
+        enter_in_directory(&self.folder, atsign, address)
     }
 
     /// Kills the directory as a power cut would.

@@ -41,7 +41,7 @@ const PLACES: &[(&str, &[&str], &str)] = &[
         &[
             "agent/src/outbox",
             "gateway-server/src/store",
-            "directory/src/registry.rs",
+            "directory/src/registry/",
             "fleet/src/sink",
             "tests/",
         ],

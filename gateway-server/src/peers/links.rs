@@ -213,7 +213,11 @@ impl Links {
         None
     }
 
-    fn keep(&self, ends: Ends, link: Link) {
+    /// Keeps a connection that is good for more. One that gave no answer may lead nowhere any more.
+    fn keep_after(&self, answer: &Result<String, AskError>, ends: Ends, link: Link) {
+        if link.wire.is_broken() || matches!(answer, Err(AskError::Timeout)) {
+            return;
+        }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.values().map(Vec::len).sum::<usize>() < MOST_IDLE {
             idle.entry(ends).or_default().push((link, Instant::now()));
@@ -250,9 +254,7 @@ impl Node {
             match links.request(&mut link, line).await {
                 Err(AskError::Unreachable(error)) => tracing::debug!(%to, error, "connecting anew"),
                 answer => {
-                    if !link.wire.is_broken() {
-                        links.keep(ends, link);
-                    }
+                    links.keep_after(&answer, ends, link);
                     return answer;
                 }
             }
@@ -262,9 +264,7 @@ impl Node {
             self.prove(links, &mut link, from).await?;
         }
         let answer = links.request(&mut link, line).await;
-        if !link.wire.is_broken() {
-            links.keep(ends, link);
-        }
+        links.keep_after(&answer, ends, link);
         answer
     }
 

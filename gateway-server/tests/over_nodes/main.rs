@@ -218,3 +218,59 @@ async fn a_stream_takes_lines_up_to_the_first_that_it_cannot_and_a_newer_one_end
     assert_eq!(bob.hears_values(3).await, values(1..4), "each once");
     assert_eq!(ALICE_TO_BOB.parse::<Opening>().unwrap().to(), &atsign("@bob"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_others_records_follow_their_owner_across_nodes() {
+    let fleet = Fleet::start().await;
+    let first = fleet.node("first", &["@alice"], "").await;
+    let second = fleet.node("second", &["@bob"], "testing.enabled = true").await;
+    let (mut alice, mut bob) = (fleet.owner(&first, "@alice").await, fleet.owner(&second, "@bob").await);
+    let copy = |key: &str| format!("llookup:cached:@bob:{key}.test@alice");
+    // What is looked up with a `ttr` is kept, answers, and is passed by on request.
+    alice.says("update:ttr:600:@bob:looked.test@alice one").await;
+    assert_eq!(bob.says("lookup:looked.test@alice").await, "one");
+    assert_eq!(bob.says(&copy("looked")).await, "one");
+    alice.says("update:ttr:600:@bob:looked.test@alice two").await;
+    assert_eq!(bob.says("lookup:looked.test@alice").await, "one");
+    assert_eq!(bob.says("lookup:bypassCache:true:looked.test@alice").await, "two");
+    assert_eq!(bob.says("lookup:looked.test@alice").await, "two");
+    // Without one it is asked for each time; public records too.
+    for (value, number) in [("a", 1), ("b", 2)] {
+        alice.says(&format!("update:@bob:fresh.test@alice {value}")).await;
+        alice.says(&format!("update:public:open.test@alice {number}")).await;
+        assert_eq!(bob.says("lookup:fresh.test@alice").await, value);
+        assert_eq!(bob.says("plookup:open.test@alice").await, number.to_string());
+    }
+    // What is notified with a `ttr` is kept; with `ccd` it goes when its owner deletes it.
+    let notify = async |alice: &mut fleet::Owner, id: &str, what: &str| {
+        alice.says(&format!("notify:id:ae1-c-{id}-1:{what}")).await;
+        alice.until_status(&format!("ae1-c-{id}-1"), "delivered").await;
+    };
+    notify(&mut alice, "1", "update:ttr:-1:ccd:true:@bob:gone.test@alice:v").await;
+    notify(&mut alice, "2", "update:ttr:-1:ccd:false:@bob:stays.test@alice:v").await;
+    assert_eq!(bob.says(&copy("gone")).await, "v");
+    notify(&mut alice, "3", "delete:@bob:gone.test@alice").await;
+    notify(&mut alice, "4", "delete:@bob:stays.test@alice").await;
+    assert!(bob.wire.request(&copy("gone")).await.is_err());
+    assert_eq!(bob.says(&copy("stays")).await, "v");
+    // A refresh fetches what is due again, and drops what is gone.
+    alice.says("update:ttr:1:@bob:due.test@alice old").await;
+    assert_eq!(bob.says("lookup:due.test@alice").await, "old");
+    alice.says("update:ttr:1:@bob:due.test@alice new").await;
+    until_copy(&mut bob, &copy("due"), Some("new")).await;
+    alice.says("delete:@bob:due.test@alice").await;
+    until_copy(&mut bob, &copy("due"), None).await;
+}
+
+/// Refreshes until the copy is this.
+async fn until_copy(bob: &mut fleet::Owner, line: &str, expected: Option<&str>) {
+    let waited = timeout(PATIENCE, async {
+        loop {
+            bob.says("config:set:doCacheRefreshNow=true").await;
+            if bob.wire.request(&line).await.ok().as_deref() == expected {
+                return;
+            }
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{line} never was {expected:?}"));
+}

@@ -26,7 +26,9 @@ pub struct LineTooLong(pub usize);
 #[derive(Debug)]
 pub struct LineSplitter {
     buffer: Vec<u8>,
-    /// Where the search for the next line end goes on: what lies before has none.
+    /// Where the unfinished line begins: what lies before was given out, and goes with the last whole line.
+    taken: usize,
+    /// Where the search for the next line end goes on: from `taken` to here there is none.
     searched: usize,
     /// Whether the read at hand held only line ends, on an empty buffer.
     blank: bool,
@@ -37,7 +39,7 @@ impl LineSplitter {
     /// A splitter whose lines have at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { buffer: Vec::new(), searched: 0, blank: false, limit }
+        Self { buffer: Vec::new(), taken: 0, searched: 0, blank: false, limit }
     }
 
     /// Changes the longest line allowed, as authentication does.
@@ -48,7 +50,7 @@ impl LineSplitter {
     /// Takes in one read. Drain [`LineSplitter::next_line`] before the next.
     pub fn feed(&mut self, read: &[u8]) {
         self.blank =
-            self.buffer.is_empty() && read.contains(&b'\n') && read.iter().all(u8::is_ascii_whitespace);
+            self.pending().is_empty() && read.contains(&b'\n') && read.iter().all(u8::is_ascii_whitespace);
         self.buffer.extend_from_slice(read);
     }
 
@@ -58,13 +60,13 @@ impl LineSplitter {
     /// The line at hand is longer than the limit; the connection cannot go on.
     pub fn next_line(&mut self) -> Result<Option<Line>, LineTooLong> {
         if std::mem::take(&mut self.blank) {
-            self.buffer.clear();
-            self.searched = 0;
+            self.clear_pending();
             return Ok(Some(Line::Blank));
         }
         loop {
-            let Some(end) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') else {
-                self.searched = self.buffer.len();
+            let Some(end) = memchr::memchr(b'\n', &self.buffer[self.searched..]) else {
+                self.buffer.drain(..self.taken);
+                (self.taken, self.searched) = (0, self.buffer.len());
                 if self.buffer.len() > self.limit {
                     return Err(LineTooLong(self.limit));
                 }
@@ -73,19 +75,15 @@ impl LineSplitter {
                 }
                 return Ok(None);
             };
-            let end = self.searched + end;
-            if end > self.limit {
+            let (start, end) = (self.taken, self.searched + end);
+            if end - start > self.limit {
                 return Err(LineTooLong(self.limit));
             }
-            let line = match std::str::from_utf8(&self.buffer[..end]).map(str::trim) {
-                Ok("") => None,
-                Ok(text) => Some(Line::Text(text.to_owned())),
-                Err(_) => Some(Line::NotText),
-            };
-            self.buffer.drain(..=end);
-            self.searched = 0;
-            if line.is_some() {
-                return Ok(line);
+            (self.taken, self.searched) = (end + 1, end + 1);
+            match std::str::from_utf8(&self.buffer[start..end]).map(str::trim) {
+                Ok("") => {}
+                Ok(text) => return Ok(Some(Line::Text(text.to_owned()))),
+                Err(_) => return Ok(Some(Line::NotText)),
             }
         }
     }
@@ -93,13 +91,13 @@ impl LineSplitter {
     /// What has arrived of an unfinished line. A prompt that waits for no line end stands here.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
-        &self.buffer
+        &self.buffer[self.taken..]
     }
 
     /// Forgets what has arrived of an unfinished line.
     pub fn clear_pending(&mut self) {
         self.buffer.clear();
-        self.searched = 0;
+        (self.taken, self.searched) = (0, 0);
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     let (a, b) = (net.host("a")?, net.host("b")?);
     net.tell("*<>* clear")?;
     // Rules and addresses: a datagram that comes from where it should.
-    a.appear_as(a.other_address(77))?;
+    a.appear_as(a.other_address(77), b)?;
     ensure!(road.sender_seen()? == Some(a.other_address(77)), "another address was not seen");
     a.unfilter()?;
     ensure!(road.sender_seen()? == Some(a.address()), "the own address is not seen again");

@@ -7,8 +7,10 @@ mod classic_peers;
 mod crash;
 mod demo;
 mod descriptors;
+mod directory_down;
 mod disk_damage;
 mod disk_full;
+mod flaps;
 mod handshake_flood;
 mod hostile;
 mod link;
@@ -18,10 +20,15 @@ mod memory_ceiling;
 mod noisy_tenant;
 mod outage;
 mod padding_oracle;
+mod partition;
+mod peer_crash;
+mod rebinding;
 mod refusals;
 mod resume;
 mod revocation;
+mod satellite;
 mod server_crash;
+mod silent_peers;
 mod slow_senders;
 mod transcripts;
 
@@ -60,5 +67,13 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
     Scenario { group: FEDERATION, name: "link", run: link::run },
     Scenario { group: FEDERATION, name: "lossy-peers", run: lossy_peers::run },
+    Scenario { group: FEDERATION, name: "heavy-loss", run: lossy_peers::run_heavy },
+    Scenario { group: FEDERATION, name: "satellite", run: satellite::run },
+    Scenario { group: FEDERATION, name: "partition", run: partition::run },
+    Scenario { group: FEDERATION, name: "flaps", run: flaps::run },
+    Scenario { group: FEDERATION, name: "rebinding", run: rebinding::run },
+    Scenario { group: FEDERATION, name: "silent-peers", run: silent_peers::run },
+    Scenario { group: FEDERATION, name: "directory-down", run: directory_down::run },
+    Scenario { group: FEDERATION, name: "peer-crash", run: peer_crash::run },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];

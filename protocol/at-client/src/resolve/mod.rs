@@ -22,6 +22,8 @@ use talk::{PATIENCE, Talk};
 
 /// How long an answer is used without asking again; other SDKs do the same (wire reference §1.3).
 const FRESH: Duration = Duration::from_secs(60 * 60);
+/// How long the last good answer is used before a directory that is down, or not believed, is asked again.
+const STALE: Duration = Duration::from_secs(10);
 /// Pauses before the further attempts.
 const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
@@ -238,6 +240,9 @@ impl Directory {
             }
             Err(error) => match self.remembered(atsign, |_| true) {
                 Some(found) => {
+                    if let Some(known) = self.known().get_mut(atsign) {
+                        known.fresh_until = Instant::now() + STALE;
+                    }
                     tracing::debug!(%atsign, address = %found.address, %error, "using the last known address");
                     Ok(Some(found))
                 }

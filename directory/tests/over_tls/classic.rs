@@ -1,73 +1,15 @@
-//! The directory over real TLS, asked the way its clients ask.
+//! Asked the way classic clients ask.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use atedge_directory::{Directory, DirectoryConfig, Limits, Registry, Running};
-use atedge_service::tls::{ClientCertificates, DevAuthority, read_certificates};
+use atedge_directory::{Limits, Registry};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A directory that knows @alice and @bob, and how to reach it.
-struct Site {
-    running: Running,
-    tls: TlsConnector,
-    folder: tempfile::TempDir,
-    _stop: DropGuard,
-}
-
-async fn site(limits: Limits) -> Result<Site> {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-    let folder = tempfile::tempdir()?;
-    let authority = DevAuthority::open_or_create(folder.path(), &[])?;
-    let registry = Registry::open(folder.path())?;
-    registry.put(&"@alice".parse()?, &"a.example:6464".parse()?)?;
-    registry.put(&"@bob".parse()?, &"b.example:25000".parse()?)?;
-    let stop = CancellationToken::new();
-    let config = DirectoryConfig {
-        address: "127.0.0.1:0".parse()?,
-        tls: authority.server_config(ClientCertificates::Ignored)?,
-        registry,
-        limits,
-    };
-    let running = Directory::start(config, stop.clone()).await?;
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(read_certificates(&authority.ca())?);
-    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Ok(Site { running, tls: Arc::new(client).into(), folder, _stop: stop.drop_guard() })
-}
-
-impl Site {
-    /// A connection that has not been greeted yet.
-    async fn dial(&self) -> Result<TlsStream<TcpStream>> {
-        let socket = TcpStream::connect(self.running.address).await?;
-        Ok(self.tls.connect(ServerName::try_from("localhost")?, socket).await?)
-    }
-
-    async fn greeted(&self) -> Result<TlsStream<TcpStream>> {
-        let mut wire = self.dial().await?;
-        ensure!(one_read(&mut wire).await? == "@", "no greeting");
-        Ok(wire)
-    }
-}
-
-/// What a single read gives: clients rely on answer and prompt coming together.
-async fn one_read(wire: &mut TlsStream<TcpStream>) -> Result<String> {
-    let mut buffer = [0; 1024];
-    let count = wire.read(&mut buffer).await?;
-    Ok(String::from_utf8(buffer[..count].to_vec())?)
-}
-
-async fn ask(wire: &mut TlsStream<TcpStream>, line: &str) -> Result<String> {
-    wire.write_all(line.as_bytes()).await?;
-    one_read(wire).await
-}
+use crate::site::{Site, ask, one_read, site};
 
 #[tokio::test]
 async fn the_c_client_sends_a_blank_line_first() -> Result<()> {
@@ -77,6 +19,17 @@ async fn the_c_client_sends_a_blank_line_first() -> Result<()> {
     assert_eq!(ask(&mut wire, "alice\r\n").await?, "a.example:6464\r\n@");
     // Its first real miss is not held back, though the blank line was answered like one.
     assert_eq!(ask(&mut wire, "nobody\r\n").await?, "null\r\n@");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_other_protocols_is_served_like_any() -> Result<()> {
+    let site = site(Limits::default()).await?;
+    let mut wire = site.speaking(&[b"http/1.1", b"h2"]).await?;
+    assert_eq!(one_read(&mut wire).await?, "@");
+    assert_eq!(wire.get_ref().1.alpn_protocol(), None);
+    assert_eq!(ask(&mut wire, "record:@alice\n").await?, "null\r\n@");
+    assert_eq!(ask(&mut wire, "alice\n").await?, "a.example:6464\r\n@");
     Ok(())
 }
 
@@ -177,8 +130,9 @@ async fn what_another_process_adds_is_answered() -> Result<()> {
 
 #[tokio::test]
 async fn it_stops_with_connections_open() -> Result<()> {
-    let Site { running, tls, folder, _stop: stop } = site(Limits::default()).await?;
+    let Site { running, client, folder, stop } = site(Limits::default()).await?;
     let socket = TcpStream::connect(running.address).await?;
+    let tls = TlsConnector::from(client);
     let mut wire = tls.connect(ServerName::try_from("localhost")?, socket).await?;
     ensure!(one_read(&mut wire).await? == "@");
     drop(stop);

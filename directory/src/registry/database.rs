@@ -1,0 +1,500 @@
+//! The registry on disk.
+//!
+//! Each change of a name has a number of its own, one higher than the last. A name that goes leaves its row
+//! behind, without an address, so that whoever keeps a copy (the daemon's memory, another directory) reads
+//! what has changed since the number it knows, and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use at_protocol::directory::{Address, VerifiedRecord};
+use at_protocol::{AtSign, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+
+use super::RegistryError;
+
+/// The database's name in the state folder.
+const FILE: &str = "directory.db";
+/// What `PRAGMA user_version` says of a database that this version wrote.
+const SCHEMA: i64 = 2;
+/// How many changes back a name that has gone is remembered.
+const REMEMBERED: i64 = 1 << 20;
+
+const TABLES: &str = "
+    CREATE TABLE atsign (
+        name TEXT PRIMARY KEY,
+        -- None where the name has gone.
+        address TEXT,
+        changed INTEGER NOT NULL,
+        signed INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX atsign_changed ON atsign (changed);
+    CREATE INDEX atsign_gone ON atsign (changed) WHERE address IS NULL;
+    CREATE TABLE record (
+        name TEXT PRIMARY KEY,
+        -- The highest that there ever was.
+        seq INTEGER NOT NULL,
+        -- Milliseconds since 1970.
+        ends INTEGER NOT NULL,
+        -- None where something else was said since.
+        text TEXT
+    ) STRICT, WITHOUT ROWID;
+    -- One row: changes up to `floor` may have been forgotten.
+    CREATE TABLE registry (id TEXT NOT NULL, floor INTEGER NOT NULL) STRICT;
+    INSERT INTO registry VALUES (hex(randomblob(8)), 0);
+";
+
+/// The registry's database. All methods wait for the disk; changes are on it when they return.
+pub struct Database {
+    path: PathBuf,
+    connection: Connection,
+}
+
+/// A name as it is since its last change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) change: i64,
+    pub(super) atsign: AtSign,
+    /// `None` where it has gone.
+    pub(super) address: Option<Address>,
+    pub(super) is_signed: bool,
+}
+
+/// Whether what an operator says counts for more than what a node has signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    /// It does not, while the record holds, which depends on the time.
+    At(Timestamp),
+    /// It does.
+    Anyway,
+}
+
+/// What became of an operator's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// It is answered from now on.
+    Done {
+        /// Where the atSign was before.
+        before: Option<Address>,
+    },
+    /// Nothing: a signed record says otherwise.
+    Signed {
+        /// When the record ends.
+        until: Timestamp,
+    },
+}
+
+/// What became of a signed record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It is answered from now on.
+    New,
+    /// It is the one that was kept already.
+    Again,
+    /// It is refused, or another with the same number.
+    Older {
+        /// The highest number that there was.
+        known: u64,
+    },
+    /// It is refused: its number is beyond what can be kept.
+    TooHigh,
+}
+
+impl Database {
+    /// Opens the registry in the folder `state`, or makes it.
+    ///
+    /// # Errors
+    /// When the folder or the database cannot be used.
+    pub fn open(state: &Path) -> Result<Self, RegistryError> {
+        std::fs::create_dir_all(state)
+            .map_err(|source| RegistryError::Folder { path: state.to_owned(), source })?;
+        let path = state.join(FILE);
+        let refused = |source| RegistryError::Database { path: path.clone(), source };
+        let mut connection = Connection::open(&path).map_err(refused)?;
+        let found = prepare(&mut connection).map_err(refused)?;
+        if found > SCHEMA {
+            return Err(RegistryError::Newer { path, found, known: SCHEMA });
+        }
+        Ok(Self { path, connection })
+    }
+
+    /// Says from now on where these atSigns are served, all in one transaction.
+    ///
+    /// # Errors
+    /// When the database refuses; nothing has changed then.
+    pub fn put(&mut self, entries: &[(AtSign, Address)], say: Say) -> Result<Vec<Put>, RegistryError> {
+        self.change(|transaction| {
+            let mut change = last_change(transaction)?;
+            let mut results = Vec::with_capacity(entries.len());
+            for (atsign, address) in entries {
+                if let Some(until) = signed_until(transaction, atsign, say)? {
+                    results.push(Put::Signed { until });
+                    continue;
+                }
+                results.push(Put::Done { before: address_of(transaction, atsign)? });
+                change += 1;
+                write(transaction, atsign, Some(address), change, false)?;
+            }
+            Ok(results)
+        })
+    }
+
+    /// Forgets `atsign`, whoever said where it is.
+    ///
+    /// # Errors
+    /// When the database refuses; nothing has changed then.
+    pub fn remove(&mut self, atsign: &AtSign) -> Result<Option<Address>, RegistryError> {
+        self.change(|transaction| {
+            let before = address_of(transaction, atsign)?;
+            if before.is_some() {
+                signed_until(transaction, atsign, Say::Anyway)?;
+                write(transaction, atsign, None, last_change(transaction)? + 1, false)?;
+            }
+            Ok(before)
+        })
+    }
+
+    /// Takes in signed records, all in one transaction.
+    ///
+    /// # Errors
+    /// When the database refuses; nothing has changed then.
+    pub fn register(&mut self, records: &[VerifiedRecord]) -> Result<Vec<Registered>, RegistryError> {
+        self.change(|transaction| {
+            let mut change = last_change(transaction)?;
+            let mut results = Vec::with_capacity(records.len());
+            for record in records {
+                let result = keep(transaction, record)?;
+                if result == Registered::New {
+                    change += 1;
+                    write(transaction, &record.atsign, Some(&record.at.address), change, true)?;
+                }
+                results.push(result);
+            }
+            Ok(results)
+        })
+    }
+
+    /// The signed record of an atSign as it came, if there is one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn record(&self, atsign: &AtSign) -> Result<Option<String>, RegistryError> {
+        const TEXT: &str = "SELECT text FROM record WHERE name = ?1";
+        let mut statement = self.connection.prepare_cached(TEXT).map_err(self.refused())?;
+        let text = statement.query_row([atsign.as_str()], |row| row.get(0)).optional();
+        Ok(text.map_err(self.refused())?.flatten())
+    }
+
+    /// Hands all that is served to `each`, sorted by name, and whether a signed record says so.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds what is no atSign or address.
+    pub fn list(&self, mut each: impl FnMut(AtSign, Address, bool)) -> Result<(), RegistryError> {
+        const ALL: &str =
+            "SELECT changed, name, address, signed FROM atsign WHERE address IS NOT NULL ORDER BY name";
+        self.entries(ALL, [], |Entry { atsign, address, is_signed, .. }| {
+            if let Some(address) = address {
+                each(atsign, address, is_signed);
+            }
+        })
+    }
+
+    /// Hands to `each` what has changed after the change `after`, oldest first, at most `most`.
+    pub(super) fn changes(
+        &self,
+        after: i64,
+        most: usize,
+        each: impl FnMut(Entry),
+    ) -> Result<(), RegistryError> {
+        const NEWER: &str = "SELECT changed, name, address, signed FROM atsign
+                             WHERE changed > ?1 ORDER BY changed LIMIT ?2";
+        self.entries(NEWER, params![after, most], each)
+    }
+
+    /// The number of the last change.
+    pub(super) fn last_change(&self) -> Result<i64, RegistryError> {
+        last_change(&self.connection).map_err(self.refused())
+    }
+
+    /// Up to which change names that have gone may be forgotten.
+    pub(super) fn floor(&self) -> Result<i64, RegistryError> {
+        let floor = "SELECT floor FROM registry";
+        self.connection.query_row(floor, [], |row| row.get(0)).map_err(self.refused())
+    }
+
+    /// What changes whenever another connection commits.
+    pub(super) fn version(&self) -> Result<i64, RegistryError> {
+        self.connection.query_row("PRAGMA data_version", [], |row| row.get(0)).map_err(self.refused())
+    }
+
+    /// Reads as of one moment.
+    pub(super) fn reading<T>(
+        &self,
+        read: impl FnOnce() -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        self.connection.execute_batch("BEGIN").map_err(self.refused())?;
+        let result = read();
+        // Nothing was changed: there is nothing to lose but the snapshot.
+        self.connection.execute_batch("COMMIT").map_err(self.refused())?;
+        result
+    }
+
+    fn entries(
+        &self,
+        query: &str,
+        parameters: impl rusqlite::Params,
+        mut each: impl FnMut(Entry),
+    ) -> Result<(), RegistryError> {
+        let mut statement = self.connection.prepare_cached(query).map_err(self.refused())?;
+        let mut rows = statement.query(parameters).map_err(self.refused())?;
+        while let Some(row) = rows.next().map_err(self.refused())? {
+            each(self.entry(row)?);
+        }
+        Ok(())
+    }
+
+    fn entry(&self, row: &Row<'_>) -> Result<Entry, RegistryError> {
+        let text = |column| row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from);
+        let name = text(1).map_err(self.refused())?.unwrap_or_default();
+        let address = text(2).map_err(self.refused())?.map(str::parse).transpose();
+        match (name.parse(), address) {
+            (Ok(atsign), Ok(address)) => Ok(Entry {
+                change: row.get(0).map_err(self.refused())?,
+                atsign,
+                address,
+                is_signed: row.get(3).map_err(self.refused())?,
+            }),
+            _ => Err(RegistryError::Damaged { path: self.path.clone(), row: name.to_owned() }),
+        }
+    }
+
+    fn change<T>(
+        &mut self,
+        perform: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, RegistryError> {
+        let path = &self.path;
+        let refused = |source| RegistryError::Database { path: path.clone(), source };
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(refused)?;
+        let result = perform(&transaction).map_err(refused)?;
+        transaction.commit().map_err(refused)?;
+        Ok(result)
+    }
+
+    fn refused(&self) -> impl Fn(rusqlite::Error) -> RegistryError {
+        let path = self.path.clone();
+        move |source| RegistryError::Database { path: path.clone(), source }
+    }
+}
+
+fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached("SELECT coalesce(max(changed), 0) FROM atsign")?;
+    statement.query_row([], |row| row.get(0))
+}
+
+/// The only statement by which a name changes.
+fn write(
+    transaction: &Transaction<'_>,
+    atsign: &AtSign,
+    address: Option<&Address>,
+    change: i64,
+    is_signed: bool,
+) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO atsign VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name)
+         DO UPDATE SET address = ?2, changed = ?3, signed = ?4",
+    )?;
+    let address = address.map(Address::to_string);
+    statement.execute(params![atsign.as_str(), address, change, is_signed])?;
+    Ok(())
+}
+
+/// Keeps a record, if it is newer than what is known of its atSign. Its number then stays known, whatever
+/// becomes of the record.
+fn keep(transaction: &Transaction<'_>, record: &VerifiedRecord) -> rusqlite::Result<Registered> {
+    let (name, text) = (record.atsign.as_str(), record.to_string());
+    let Ok(seq) = i64::try_from(record.at.seq) else { return Ok(Registered::TooHigh) };
+    let mut known = transaction.prepare_cached("SELECT seq, text FROM record WHERE name = ?1")?;
+    let known: Option<(i64, Option<String>)> =
+        known.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    match known {
+        Some((known, kept)) if seq == known && kept.as_ref() == Some(&text) => return Ok(Registered::Again),
+        Some((known, _)) if seq <= known => {
+            return Ok(Registered::Older { known: known.unsigned_abs() });
+        }
+        _ => {}
+    }
+    let ends = record.at.not_after.min(record.grant.not_after);
+    transaction
+        .prepare_cached(
+            "INSERT INTO record VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name)
+             DO UPDATE SET seq = ?2, ends = ?3, text = ?4",
+        )?
+        .execute(params![name, seq, ends.as_millis(), text])?;
+    Ok(Registered::New)
+}
+
+/// Makes place for another word on an atSign: the end of the record that is in its way, if there is one.
+fn signed_until(
+    transaction: &Transaction<'_>,
+    atsign: &AtSign,
+    say: Say,
+) -> rusqlite::Result<Option<Timestamp>> {
+    let mut live =
+        transaction.prepare_cached("SELECT ends FROM record WHERE name = ?1 AND text IS NOT NULL")?;
+    let ends: Option<i64> = live.query_row([atsign.as_str()], |row| row.get(0)).optional()?;
+    let Some(ends) = ends.map(Timestamp::from_millis) else { return Ok(None) };
+    if let Say::At(now) = say
+        && now < ends
+    {
+        return Ok(Some(ends));
+    }
+    let mut forget = transaction.prepare_cached("UPDATE record SET text = NULL WHERE name = ?1")?;
+    forget.execute([atsign.as_str()])?;
+    Ok(None)
+}
+
+fn address_of(connection: &Connection, atsign: &AtSign) -> rusqlite::Result<Option<Address>> {
+    let mut statement = connection.prepare_cached("SELECT address FROM atsign WHERE name = ?1")?;
+    let address: Option<Option<String>> =
+        statement.query_row([atsign.as_str()], |row| row.get(0)).optional()?;
+    // What is no address is nowhere.
+    Ok(address.flatten().and_then(|address| address.parse().ok()))
+}
+
+/// Sets the connection up and brings the database to this schema. Returns the schema it has, which is
+/// newer only if it was left alone.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA cell_size_check = ON;
+         PRAGMA mmap_size = 0;
+         PRAGMA journal_size_limit = 1048576;",
+    )?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found < SCHEMA {
+        match found {
+            0 => transaction.execute_batch(TABLES)?,
+            _ => {
+                transaction.execute_batch("ALTER TABLE atsign RENAME TO before")?;
+                transaction.execute_batch(TABLES)?;
+                transaction.execute_batch(
+                    "INSERT INTO atsign
+                     SELECT name, address, row_number() OVER (ORDER BY name), 0 FROM before;
+                     DROP TABLE before;",
+                )?;
+            }
+        }
+        transaction.pragma_update(None, "user_version", SCHEMA)?;
+    }
+    if found <= SCHEMA {
+        forget(&transaction)?;
+    }
+    transaction.commit()?;
+    Ok(found.max(SCHEMA))
+}
+
+/// Forgets names that went long ago.
+fn forget(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let floor = last_change(transaction)? - REMEMBERED;
+    let forgotten =
+        transaction.execute("DELETE FROM atsign WHERE address IS NULL AND changed <= ?1", [floor])?;
+    if forgotten > 0 {
+        transaction.execute("UPDATE registry SET floor = ?1", [floor])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(change: i64, name: &str, address: Option<&str>) -> Entry {
+        Entry {
+            change,
+            atsign: name.parse().unwrap(),
+            address: address.map(|text| text.parse().unwrap()),
+            is_signed: false,
+        }
+    }
+
+    fn changes(database: &Database, after: i64) -> Vec<Entry> {
+        let mut all = Vec::new();
+        database.changes(after, 100, |entry| all.push(entry)).unwrap();
+        all
+    }
+
+    #[test]
+    fn each_change_has_a_number_and_what_went_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        let [a, b] = ["a.example:1", "b.example:2"].map(|text| text.parse::<Address>().unwrap());
+        let [alice, bob] = ["@alice", "@bob"].map(|name| name.parse::<AtSign>().unwrap());
+        database.put(&[(alice.clone(), a.clone()), (bob.clone(), b.clone())], Say::Anyway).unwrap();
+        let before = Some(a);
+        assert_eq!(database.put(&[(alice, b.clone())], Say::Anyway).unwrap(), [Put::Done { before }]);
+        assert_eq!(database.remove(&bob).unwrap(), Some(b));
+        assert_eq!(database.remove(&bob).unwrap(), None);
+        let both = [entry(3, "alice", Some("b.example:2")), entry(4, "bob", None)];
+        assert_eq!(changes(&database, 0), both);
+        assert_eq!(changes(&database, 3), both[1..]);
+        assert_eq!(database.last_change().unwrap(), 4);
+    }
+
+    #[test]
+    fn what_went_long_ago_is_forgotten_and_it_shows() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        let bob: AtSign = "@bob".parse().unwrap();
+        database.put(&[(bob.clone(), "b.example:2".parse().unwrap())], Say::Anyway).unwrap();
+        database.remove(&bob).unwrap();
+        drop(database);
+        let database = Database::open(folder.path()).unwrap();
+        assert_eq!((database.floor().unwrap(), changes(&database, 0).len()), (0, 1));
+        let later = REMEMBERED + 10;
+        database.connection.execute("INSERT INTO atsign VALUES ('carol', 'c:1', ?1, 0)", [later]).unwrap();
+        drop(database);
+        let database = Database::open(folder.path()).unwrap();
+        assert_eq!(database.floor().unwrap(), 10);
+        assert_eq!(changes(&database, 0), [entry(later, "carol", Some("c:1"))]);
+    }
+
+    #[test]
+    fn the_first_schema_is_brought_to_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join(FILE)).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE atsign (name TEXT PRIMARY KEY, address TEXT NOT NULL) STRICT, WITHOUT ROWID;
+                 INSERT INTO atsign VALUES ('bob', 'b.example:2'), ('alice', 'a.example:1');
+                 PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        drop(connection);
+        let database = Database::open(folder.path()).unwrap();
+        assert_eq!(
+            changes(&database, 0),
+            [entry(1, "alice", Some("a.example:1")), entry(2, "bob", Some("b.example:2"))]
+        );
+    }
+
+    #[test]
+    fn a_newer_schema_and_a_damaged_row_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path()).unwrap();
+        database.connection.execute("INSERT INTO atsign VALUES ('alice', 'nowhere', 1, 0)", []).unwrap();
+        assert!(matches!(
+            database.list(|_, _, _| {}),
+            Err(RegistryError::Damaged { row, .. }) if row == "alice"
+        ));
+        database.connection.pragma_update(None, "user_version", SCHEMA + 1).unwrap();
+        assert!(matches!(
+            Database::open(folder.path()),
+            Err(RegistryError::Newer { found, .. }) if found == SCHEMA + 1
+        ));
+    }
+}

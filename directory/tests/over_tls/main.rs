@@ -1,0 +1,6 @@
+//! The directory over real TLS.
+
+mod classic;
+mod extended;
+mod site;
+mod upstream;
