@@ -37,6 +37,12 @@ mod verbs;
 mod visits;
 pub mod web;
 
+/// What decides how servers speak to each other, without sockets, stores or clocks: for simulations.
+#[doc(hidden)]
+pub mod pure {
+    pub use crate::peers::{AskError, claim, fences, inlet, lane, outlet, roads};
+}
+
 pub use config::ServerConfig;
 pub use identity::{Concern, Identity, IdentityError};
 pub use node::Node;

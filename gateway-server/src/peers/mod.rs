@@ -8,13 +8,18 @@
 
 mod arrival;
 mod certificate;
+pub mod claim;
 mod cookies;
 mod delivery;
-mod fences;
+pub mod fences;
+pub mod inlet;
+pub mod lane;
 mod links;
 mod nodes;
+pub mod outlet;
 mod proof;
 mod quic;
+pub mod roads;
 mod window;
 
 use at_protocol::response::{Failure, RemoteError};
@@ -33,7 +38,7 @@ pub(crate) use quic::{serve as serve_node, serve_made};
 
 /// Why another atServer gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub enum AskError {
     /// The directory does not know it.
     #[error("unable to find the secondary server of {0}")]
     NoSuchAtSign(AtSign),
@@ -56,7 +61,7 @@ pub(crate) enum AskError {
 
 impl AskError {
     /// Whether the same words will be refused for ever.
-    pub(crate) fn is_final(&self) -> bool {
+    pub fn is_final(&self) -> bool {
         match self {
             Self::NoSuchAtSign(_) => true,
             Self::Refused(error) => matches!(

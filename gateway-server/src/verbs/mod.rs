@@ -40,7 +40,7 @@ use crate::streams::{Receiving, Sending};
 
 pub(crate) use copies::refresh;
 pub(crate) use login::{Evidence, verify};
-pub(crate) use notify::{copy_fits, notification};
+pub(crate) use notify::{copy_fits, said};
 pub(crate) use read::Whole;
 
 /// Largest answer, in bytes: what clients take as a line (atProtocol wire reference §2.2).

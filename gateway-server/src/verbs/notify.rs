@@ -46,6 +46,16 @@ pub(crate) fn notification(
     from: &AtSign,
     notify: Notify,
 ) -> Result<Notification, Failure> {
+    said(from, notify, request.node.config.notifications.ttln_ms(), request.now)
+}
+
+/// What a `notify` comes to that `from` says at `now`; it lives for `ttln_ms` if it does not say how long.
+pub(crate) fn said(
+    from: &AtSign,
+    notify: Notify,
+    ttln_ms: u64,
+    now: Timestamp,
+) -> Result<Notification, Failure> {
     let strategy = notify.strategy.unwrap_or_default();
     if strategy == Strategy::Latest && notify.notifier.is_none() {
         let message = "For Strategy latest, notifier cannot be null";
@@ -60,14 +70,13 @@ pub(crate) fn notification(
         MessageType::Key => notify.metadata.is_encrypted.unwrap_or(true),
         MessageType::Text => notify.metadata.is_encrypted.unwrap_or(false),
     };
-    let default = request.node.config.notifications.ttln_ms();
     let ttln = match notify.expires {
         Some(expires) => {
-            let left = expires.as_millis().saturating_sub(request.now.as_millis());
+            let left = expires.as_millis().saturating_sub(now.as_millis());
             // What is over already is sent to nobody, and asking for it says so.
             u64::try_from(left).unwrap_or(0).max(1)
         }
-        None => notify.ttln.filter(|ttln| *ttln > 0).unwrap_or(default),
+        None => notify.ttln.filter(|ttln| *ttln > 0).unwrap_or(ttln_ms),
     };
     Ok(Notification {
         kind: Kind::Sent,
@@ -85,8 +94,8 @@ pub(crate) fn notification(
         ttln,
         is_encrypted,
         metadata: notify.metadata,
-        created: request.now,
-        expires: Timestamp::plus_millis(request.now, ttln),
+        created: now,
+        expires: Timestamp::plus_millis(now, ttln),
         status: Status::Queued,
         attempts: 0,
     })
