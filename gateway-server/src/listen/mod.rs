@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use at_protocol::AtSign;
 use atedge_service::tls::{BothCertificates, ClientCertificates, TlsError};
+use rustls::CipherSuite;
+use rustls::server::ClientHello;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,17 +31,40 @@ const TRIES: usize = 32;
 /// What is shown to those who connect, over TCP and over QUIC.
 #[derive(Clone)]
 pub(crate) struct Shown {
+    /// Over TCP, with the order of suites that the client asks for.
     pub(crate) tls: Arc<rustls::ServerConfig>,
+    /// Over TCP, with the server's own order.
+    ordered: Arc<rustls::ServerConfig>,
     pub(crate) quic: Arc<rustls::ServerConfig>,
 }
 
 impl Shown {
     /// With these certificates; and others may show theirs.
     pub(crate) fn of(certificates: &Arc<BothCertificates>) -> Result<Self, TlsError> {
+        let tls = certificates.server_config(ClientCertificates::Recorded, &Protocol::OFFERED)?;
+        let mut ordered = rustls::ServerConfig::clone(&tls);
+        ordered.ignore_client_order = true;
         Ok(Self {
-            tls: certificates.server_config(ClientCertificates::Recorded, &Protocol::OFFERED)?,
+            tls,
+            ordered: Arc::new(ordered),
             quic: certificates.server_config(ClientCertificates::Recorded, &quic::OFFERED)?,
         })
+    }
+}
+
+impl Shown {
+    /// For a client over TCP: who begins with ChaCha20 has a processor without AES and knows best.
+    fn tls_for(&self, hello: &ClientHello<'_>) -> Arc<rustls::ServerConfig> {
+        let first = hello.cipher_suites().first();
+        let is_chacha = first.is_some_and(|suite| {
+            [
+                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+                CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            ]
+            .contains(suite)
+        });
+        Arc::clone(if is_chacha { &self.tls } else { &self.ordered })
     }
 }
 

@@ -2,11 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::peer::ALPN;
-use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Door, FULL};
+use super::{Door, FULL, Shown};
 use crate::admission::Source;
 use crate::node::Node;
 use crate::peers::{Certificate, Visitor};
@@ -81,7 +79,7 @@ impl Door {
         let Some(place) = node.admission.place(source) else { return };
         // On the heap, so that the connection does not carry its handshake along.
         let handshake =
-            Box::pin(timeout(node.config.limits.node.handshake, shake(&node, shown.tls, tcp, source)));
+            Box::pin(timeout(node.config.limits.node.handshake, shake(&node, &shown, tcp, source)));
         let mut stream = tokio::select! {
             shaken = handshake => match shaken {
                 Ok(Ok(stream)) => stream,
@@ -125,13 +123,14 @@ impl Door {
 /// The hello is read before it is the source's turn: until then the connection costs no more than its place.
 async fn shake(
     node: &Node,
-    tls: Arc<ServerConfig>,
+    shown: &Shown,
     tcp: TcpStream,
     source: Source,
 ) -> io::Result<TlsStream<TcpStream>> {
     tcp.set_nodelay(true)?;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
     let _turn = node.admission.turn(source).await;
+    let tls = shown.tls_for(&hello.client_hello());
     hello.into_stream(tls).await
 }
 

@@ -27,6 +27,7 @@ mod refusals;
 mod resume;
 mod revocation;
 mod satellite;
+mod scanner;
 mod server_crash;
 mod silent_peers;
 mod slow_senders;
@@ -65,6 +66,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "disk-full", run: disk_full::run },
     Scenario { group: SERVER, name: "server-crash", run: server_crash::run },
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
+    Scenario { group: FEDERATION, name: "scanner", run: scanner::run },
     Scenario { group: FEDERATION, name: "link", run: link::run },
     Scenario { group: FEDERATION, name: "lossy-peers", run: lossy_peers::run },
     Scenario { group: FEDERATION, name: "heavy-loss", run: lossy_peers::run_heavy },
