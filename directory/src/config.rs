@@ -12,6 +12,7 @@ use atedge_service::tls::{OwnCertificate, TlsError, TlsSettings};
 use serde::Deserialize;
 
 use crate::desk::{Limits, Rules};
+use crate::follow::{FollowersSettings, ReplicaSettings};
 use crate::upstream::{Upstream, UpstreamError, UpstreamSettings};
 
 /// The configuration file as it is written.
@@ -31,6 +32,11 @@ pub struct Settings {
     pub registrar: Vec<RegistrarSettings>,
     /// The directory that is asked for names that are not kept here.
     pub upstream: Option<UpstreamSettings>,
+    /// The directory that this one follows.
+    pub replica: Option<ReplicaSettings>,
+    /// The directories that may follow this one.
+    #[serde(default)]
+    pub followers: FollowersSettings,
 }
 
 /// The only version there is.
@@ -123,11 +129,22 @@ impl Settings {
             limits: Limits { connections, handshake, idle },
             registrars: Registrars::new(registrars.collect()),
             upstream,
+            followers: self.followers.nodes.clone(),
         }
     }
 
     /// What is looked at only at the start, and whether it is not what it was `before`.
-    pub fn at_start(&self, before: &Self) -> [(&'static str, bool); 1] {
-        [("[listen] address", self.listen.address != before.listen.address)]
+    pub fn at_start(&self, before: &Self) -> [(&'static str, bool); 3] {
+        let is_first = self.speaks_with_nodes() && !before.speaks_with_nodes();
+        [
+            ("[listen] address", self.listen.address != before.listen.address),
+            ("[replica]", self.replica != before.replica),
+            ("[followers]", is_first && self.replica == before.replica),
+        ]
+    }
+
+    /// Whether other directories follow this one or the other way round, which needs a UDP port and a node key.
+    pub fn speaks_with_nodes(&self) -> bool {
+        self.replica.is_some() || !self.followers.nodes.is_empty()
     }
 }

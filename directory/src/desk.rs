@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{Address, Distrust, EXTENDED, Registrars, SignedRecord};
 use at_protocol::{AtSign, Timestamp};
 use atedge_service::tls::{ClientCertificates, OwnCertificate, TlsError};
@@ -25,6 +26,8 @@ pub struct Rules {
     pub registrars: Registrars,
     /// Whom it asks for names that it does not know, but for those about which a registrar is believed.
     pub upstream: Option<Arc<Upstream>>,
+    /// The node keys of directories that may follow this one.
+    pub followers: Vec<Ed25519Public>,
 }
 
 /// What a directory puts up with. The reference sets none; clients need at least a minute of silence.
@@ -47,7 +50,13 @@ impl Default for Limits {
 impl Rules {
     /// Those of a directory that only answers what operators told it.
     pub fn plain(certificate: Arc<OwnCertificate>) -> Self {
-        Self { certificate, limits: Limits::default(), registrars: Registrars::default(), upstream: None }
+        Self {
+            certificate,
+            limits: Limits::default(),
+            registrars: Registrars::default(),
+            upstream: None,
+            followers: Vec::new(),
+        }
     }
 }
 
@@ -69,6 +78,9 @@ pub enum RegisterError {
     /// Its number is too large.
     #[error("the record has number {0}, which is beyond 2^63")]
     TooHigh(u64),
+    /// Records are taken by another directory.
+    #[error("this directory follows another one: register there")]
+    Follows,
     /// The disk, or the database.
     #[error("the registry cannot be written now")]
     Registry,
@@ -116,6 +128,11 @@ impl Desk {
         let taken = self.seats.fetch_add(1, Ordering::Relaxed);
         let seat = Seat(Arc::clone(self));
         (taken < most).then_some(seat)
+    }
+
+    /// Whether a directory with this node key may follow.
+    pub(crate) fn is_follower(&self, key: &[u8; 32]) -> bool {
+        self.in_force().rules.followers.iter().any(|follower| follower.as_bytes() == key)
     }
 
     /// Where a name is served, appended to `out`, as far as it is known here.
@@ -173,7 +190,7 @@ impl Drop for Seat {
 }
 
 /// Runs what waits for the disk on a thread that may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
@@ -198,9 +215,13 @@ fn register(
     let kept = match registry.register(&believed) {
         Ok(kept) => kept,
         Err(error) => {
-            tracing::error!(%error, "registrations are refused");
+            let is_follower = matches!(error, RegistryError::Follows);
+            if !is_follower {
+                tracing::error!(%error, "registrations are refused");
+            }
             results.iter_mut().filter(|result| result.is_ok()).for_each(|result| {
-                *result = Err(RegisterError::Registry);
+                let why = if is_follower { RegisterError::Follows } else { RegisterError::Registry };
+                *result = Err(why);
             });
             return results;
         }
@@ -220,7 +241,9 @@ impl RegisterError {
     /// Whether who sent it may be guessing.
     pub(crate) fn is_suspicious(&self) -> bool {
         match self {
-            Self::Distrust(Distrust::Older { .. }) | Self::TooHigh(_) | Self::Registry => false,
+            Self::Distrust(Distrust::Older { .. }) | Self::TooHigh(_) | Self::Follows | Self::Registry => {
+                false
+            }
             Self::Distrust(_) => true,
         }
     }

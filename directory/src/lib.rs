@@ -8,7 +8,9 @@
 pub mod config;
 mod connection;
 mod desk;
+pub mod follow;
 pub mod import;
+mod quic;
 pub mod registry;
 pub mod serve;
 pub mod upstream;
@@ -17,4 +19,4 @@ pub mod wire;
 pub use config::Settings;
 pub use desk::{Limits, RegisterError, Rules};
 pub use registry::{Database, Registry};
-pub use serve::{Directory, DirectoryConfig, Running, StartError};
+pub use serve::{Directory, DirectoryConfig, Nodes, Running, StartError};

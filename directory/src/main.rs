@@ -4,17 +4,19 @@ use std::fs::File;
 use std::io::{BufReader, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use at_protocol::AtSign;
+use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::Address;
 use atedge_directory::import::{Imported, import, is_signed};
 use atedge_directory::registry::{Put, Say};
 use atedge_directory::upstream::UpstreamError;
-use atedge_directory::{Database, Directory, DirectoryConfig, Registry, Running, Settings};
+use atedge_directory::{Database, Directory, DirectoryConfig, Nodes, Registry, Running, Settings};
 use atedge_service::config::{ConfigError, Sources};
-use atedge_service::tls::TlsError;
+use atedge_service::tls::{NodeIdentity, TlsError};
 use atedge_service::{Exit, Notifier, OneLine, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +24,9 @@ use tracing::{error, info, warn};
 
 /// Imported lines after which a log is told how far it is.
 const PROGRESS: u64 = 100_000;
+
+/// The file of the node's key in the state folder.
+const NODE_KEY: &str = "node.key";
 
 /// The atDirectory: says which host and port serve an atSign.
 #[derive(Parser)]
@@ -85,6 +90,10 @@ enum Command {
         #[command(flatten)]
         place: State,
     },
+    /// Print the node key by which other directories know this one; it is made if there is none.
+    ///
+    /// Example: atedge-directory node --state ./state
+    Node(State),
     /// List what is served, one per line.
     ///
     /// Example: atedge-directory list --json
@@ -184,6 +193,12 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             say(format!("{taken} lines are in the registry, {bad} are not"), json);
             return Ok(if bad == 0 { Exit::Done } else { Exit::Failed });
         }
+        Command::Node(State { state }) => {
+            std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+            let identity = NodeIdentity::open_or_create(&state.join(NODE_KEY))?;
+            let key = Ed25519Public::from_bytes(*identity.public()).context("the node's key is weak")?;
+            say(key.to_string(), serde_json::json!({ "node": key }));
+        }
         Command::List(place) => Database::open(&place.state)?.list(|atsign, address, _| {
             let json = serde_json::json!({ "atsign": atsign, "address": address });
             say(format!("{atsign} {address}"), json);
@@ -230,6 +245,12 @@ async fn serve(place: &Where) -> anyhow::Result<()> {
         address: settings.listen.address,
         registry: Registry::open(state)?,
         rules: settings.rules(certificate, upstream),
+        nodes: if settings.speaks_with_nodes() {
+            let identity = Arc::new(NodeIdentity::open_or_create(&state.join(NODE_KEY))?);
+            Some(Nodes { identity, replica: settings.replica.clone() })
+        } else {
+            None
+        },
     };
     let running = Directory::start(running, stop.clone()).await?;
     let notifier = Notifier;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::directory::EXTENDED;
-use atedge_service::tls::TlsError;
+use atedge_service::tls::{NodeIdentity, TlsError};
 use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -17,7 +17,9 @@ use tracing::{debug, info, warn};
 
 use crate::connection;
 use crate::desk::{Desk, Rules};
-use crate::registry::Registry;
+use crate::follow::{Replica, ReplicaSettings};
+use crate::quic;
+use crate::registry::{Registry, RegistryError};
 use crate::wire::Dialect;
 
 /// How soon a change by another process is answered.
@@ -37,6 +39,16 @@ pub struct DirectoryConfig {
     pub registry: Arc<Registry>,
     /// What it goes by.
     pub rules: Rules,
+    /// What it needs to speak with other directories, over QUIC; without, it opens no UDP port.
+    pub nodes: Option<Nodes>,
+}
+
+/// What a directory needs to speak with others.
+pub struct Nodes {
+    /// Who it is.
+    pub identity: Arc<NodeIdentity>,
+    /// Whom it follows.
+    pub replica: Option<ReplicaSettings>,
 }
 
 /// Why a directory does not start.
@@ -53,6 +65,9 @@ pub enum StartError {
     /// The certificate cannot be shown.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The registry cannot be changed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
 }
 
 /// The service: [`Directory::start`].
@@ -74,7 +89,12 @@ impl Directory {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn start(config: DirectoryConfig, stop: CancellationToken) -> Result<Running, StartError> {
-        let DirectoryConfig { address, registry, rules } = config;
+        let DirectoryConfig { address, registry, rules, nodes } = config;
+        let replica = nodes.as_ref().and_then(|nodes| nodes.replica.clone());
+        match &replica {
+            Some(_) => drop(registry.begin()?),
+            None => registry.lead()?,
+        }
         let failed = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -82,6 +102,13 @@ impl Directory {
         info!(%address, names = registry.len(), "answering");
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_up(Arc::clone(&desk), stop.clone()));
+        if let Some(Nodes { identity, .. }) = nodes {
+            let socket = quic::bind(address).map_err(failed)?;
+            tasks.spawn(quic::hear(socket, Arc::clone(&identity), Arc::clone(&desk), stop.clone()));
+            if let Some(settings) = replica {
+                tasks.spawn(Replica { settings, identity, desk: Arc::clone(&desk) }.run(stop.clone()));
+            }
+        }
         tasks.spawn(accept(listener, Arc::clone(&desk), stop));
         Ok(Running { address, registry, desk, tasks })
     }

@@ -226,6 +226,7 @@ async fn start_directory(
         address,
         registry: Registry::open(&state)?,
         rules: Rules::plain(OwnCertificate::open(&authority.cert(), &authority.key())?),
+        nodes: None,
     };
     let running = Directory::start(config, stop)
         .await

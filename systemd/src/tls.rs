@@ -5,6 +5,7 @@ mod authority;
 mod client;
 mod node;
 mod own;
+mod pin;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

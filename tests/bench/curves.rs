@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use atedge_tests::random::Random;
 
 use crate::client::Crowd;
+use crate::directory::{PIPELINED, Site};
 use crate::ground::{Ground, Holds, Host};
 use crate::meter::{median, micros, spent};
 use crate::report::Row;
@@ -26,10 +27,12 @@ pub(crate) enum Curve {
     Idle,
     /// Monitors on one atSign
     Monitors,
+    /// Names in the directory
+    Names,
 }
 
 impl Curve {
-    pub(crate) const ALL: [Self; 4] = [Self::Keys, Self::Atsigns, Self::Idle, Self::Monitors];
+    pub(crate) const ALL: [Self; 5] = [Self::Keys, Self::Atsigns, Self::Idle, Self::Monitors, Self::Names];
 
     pub(crate) async fn run(self, long: bool) -> Result<Vec<Row>> {
         match self {
@@ -37,6 +40,7 @@ impl Curve {
             Self::Atsigns => atsigns(&[1, 100, 10_000]).await,
             Self::Idle => idle(if long { &[1, 1_000, 10_000] } else { &[1, 1_000] }).await,
             Self::Monitors => monitors(if long { &[1, 100, 5_000] } else { &[1, 100, 1_000] }).await,
+            Self::Names => names(if long { &[1_000, 100_000, 1_000_000] } else { &[1_000, 100_000] }).await,
         }
     }
 }
@@ -197,4 +201,25 @@ async fn monitors(sizes: &[usize]) -> Result<Vec<Row>> {
         Ok((cost - none) / (times * sizes[place]) as f64)
     };
     Ok(vec![grows("monitors: a delivery", "us", sizes, 1.2, deliveries).await?])
+}
+
+async fn names(sizes: &[usize]) -> Result<Vec<Row>> {
+    let ground = Ground::new()?;
+    let mut sites = Vec::new();
+    for size in sizes {
+        let site = Site::start(&ground, *size)?;
+        let crowd = site.crowd(CLIENTS).await?;
+        sites.push((site, crowd));
+    }
+    let mut rows = Vec::new();
+    for (what, rounds, window) in
+        [("names: look-up of any", 300, 1), ("names: look-up of any, 32 a write", 200, PIPELINED)]
+    {
+        let lookups = async |place: usize| {
+            let (site, crowd) = &mut sites[place];
+            site.cost(crowd, rounds, window).await
+        };
+        rows.push(grows(what, "us", sizes, 1.3, lookups).await?);
+    }
+    Ok(rows)
 }

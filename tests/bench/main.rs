@@ -1,11 +1,12 @@
-//! The load program: what the atServer costs, against limits that are measured in the same run.
+//! The load program: what the atServer and the atDirectory cost, against limits that are measured in the same run.
 //!
-//! Every measurement starts a real `atedge-server` and reads its processor time from the kernel. Its limit
+//! Every measurement starts a real `atedge-server` (or `atedge-directory`) and reads its processor time from the kernel. Its limit
 //! is measured in turn with it: a bare TLS loop on the same runtime, SQLite alone on the same disk, one
 //! signature checked. Ratios are medians over rounds; absolute figures are the machine's.
 
 mod client;
 mod curves;
+mod directory;
 mod fanout;
 mod floor;
 mod ground;
@@ -28,7 +29,7 @@ use curves::Curve;
 use report::Row;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Measure the atServer against the limits of this machine
+/// Measure the atServer and the atDirectory against the limits of this machine
 #[derive(Parser)]
 #[command(name = "load", after_help = "Example: load all --json; load curves keys --long")]
 struct Cli {
@@ -64,6 +65,8 @@ enum What {
     Hosted,
     /// Time to the first answer
     Start,
+    /// The directory: look-ups, cold clients, and what its names take
+    Directory,
     /// How costs grow
     Curves {
         /// Which; all of them without
@@ -105,6 +108,7 @@ async fn run(cli: Cli) -> Result<()> {
         What::Idle => tell(&idle::run(long).await?, json),
         What::Hosted => tell(&hosted::run(long).await?, json),
         What::Start => tell(&start::run(long).await?, json),
+        What::Directory => tell(&directory::run(long).await?, json),
         What::Curves { which } => {
             curves(if which.is_empty() { &Curve::ALL } else { &which }, json, long).await?
         }
@@ -117,6 +121,7 @@ async fn run(cli: Cli) -> Result<()> {
             tell(&idle::run(long).await?, json);
             tell(&hosted::run(long).await?, json);
             tell(&start::run(long).await?, json);
+            tell(&directory::run(long).await?, json);
             curves(&Curve::ALL, json, long).await?;
         }
     }

@@ -46,7 +46,7 @@ pub(crate) async fn cold(host: &mut Host<'_>) -> Result<f64> {
 }
 
 /// Connects as soon as somebody listens.
-async fn dial(address: SocketAddr, tls: &Arc<ClientConfig>) -> Result<Client> {
+pub(crate) async fn dial(address: SocketAddr, tls: &Arc<ClientConfig>) -> Result<Client> {
     let began = Instant::now();
     loop {
         match Client::dial(address, tls).await {

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use at_protocol::directory::{Address, VerifiedRecord};
-use at_protocol::{AtSign, Timestamp};
+use at_protocol::AtSign;
+use at_protocol::directory::Address;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::RegistryError;
@@ -30,6 +30,8 @@ const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX atsign_changed ON atsign (changed);
     CREATE INDEX atsign_gone ON atsign (changed) WHERE address IS NULL;
+    -- One row in a directory that follows another: whose changes it has, and how many of them.
+    CREATE TABLE follows (id TEXT NOT NULL, change INTEGER NOT NULL) STRICT;
     CREATE TABLE record (
         name TEXT PRIMARY KEY,
         -- The highest that there ever was.
@@ -47,7 +49,7 @@ const TABLES: &str = "
 /// The registry's database. All methods wait for the disk; changes are on it when they return.
 pub struct Database {
     path: PathBuf,
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 /// A name as it is since its last change.
@@ -58,46 +60,6 @@ pub(super) struct Entry {
     /// `None` where it has gone.
     pub(super) address: Option<Address>,
     pub(super) is_signed: bool,
-}
-
-/// Whether what an operator says counts for more than what a node has signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Say {
-    /// It does not, while the record holds, which depends on the time.
-    At(Timestamp),
-    /// It does.
-    Anyway,
-}
-
-/// What became of an operator's word.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Put {
-    /// It is answered from now on.
-    Done {
-        /// Where the atSign was before.
-        before: Option<Address>,
-    },
-    /// Nothing: a signed record says otherwise.
-    Signed {
-        /// When the record ends.
-        until: Timestamp,
-    },
-}
-
-/// What became of a signed record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registered {
-    /// It is answered from now on.
-    New,
-    /// It is the one that was kept already.
-    Again,
-    /// It is refused, or another with the same number.
-    Older {
-        /// The highest number that there was.
-        known: u64,
-    },
-    /// It is refused: its number is beyond what can be kept.
-    TooHigh,
 }
 
 impl Database {
@@ -116,62 +78,6 @@ impl Database {
             return Err(RegistryError::Newer { path, found, known: SCHEMA });
         }
         Ok(Self { path, connection })
-    }
-
-    /// Says from now on where these atSigns are served, all in one transaction.
-    ///
-    /// # Errors
-    /// When the database refuses; nothing has changed then.
-    pub fn put(&mut self, entries: &[(AtSign, Address)], say: Say) -> Result<Vec<Put>, RegistryError> {
-        self.change(|transaction| {
-            let mut change = last_change(transaction)?;
-            let mut results = Vec::with_capacity(entries.len());
-            for (atsign, address) in entries {
-                if let Some(until) = signed_until(transaction, atsign, say)? {
-                    results.push(Put::Signed { until });
-                    continue;
-                }
-                results.push(Put::Done { before: address_of(transaction, atsign)? });
-                change += 1;
-                write(transaction, atsign, Some(address), change, false)?;
-            }
-            Ok(results)
-        })
-    }
-
-    /// Forgets `atsign`, whoever said where it is.
-    ///
-    /// # Errors
-    /// When the database refuses; nothing has changed then.
-    pub fn remove(&mut self, atsign: &AtSign) -> Result<Option<Address>, RegistryError> {
-        self.change(|transaction| {
-            let before = address_of(transaction, atsign)?;
-            if before.is_some() {
-                signed_until(transaction, atsign, Say::Anyway)?;
-                write(transaction, atsign, None, last_change(transaction)? + 1, false)?;
-            }
-            Ok(before)
-        })
-    }
-
-    /// Takes in signed records, all in one transaction.
-    ///
-    /// # Errors
-    /// When the database refuses; nothing has changed then.
-    pub fn register(&mut self, records: &[VerifiedRecord]) -> Result<Vec<Registered>, RegistryError> {
-        self.change(|transaction| {
-            let mut change = last_change(transaction)?;
-            let mut results = Vec::with_capacity(records.len());
-            for record in records {
-                let result = keep(transaction, record)?;
-                if result == Registered::New {
-                    change += 1;
-                    write(transaction, &record.atsign, Some(&record.at.address), change, true)?;
-                }
-                results.push(result);
-            }
-            Ok(results)
-        })
     }
 
     /// The signed record of an atSign as it came, if there is one.
@@ -211,6 +117,18 @@ impl Database {
         self.entries(NEWER, params![after, most], each)
     }
 
+    /// Hands to `each` what is served and has not changed since the change `upto`, at most `most`.
+    pub(super) fn changes_upto(
+        &self,
+        upto: i64,
+        most: usize,
+        each: impl FnMut(Entry),
+    ) -> Result<(), RegistryError> {
+        const OLDER: &str = "SELECT changed, name, address, signed FROM atsign
+                             WHERE changed <= ?1 AND address IS NOT NULL ORDER BY changed LIMIT ?2";
+        self.entries(OLDER, params![upto, most], each)
+    }
+
     /// The number of the last change.
     pub(super) fn last_change(&self) -> Result<i64, RegistryError> {
         last_change(&self.connection).map_err(self.refused())
@@ -220,6 +138,12 @@ impl Database {
     pub(super) fn floor(&self) -> Result<i64, RegistryError> {
         let floor = "SELECT floor FROM registry";
         self.connection.query_row(floor, [], |row| row.get(0)).map_err(self.refused())
+    }
+
+    /// What it is called among directories: another registry's changes have other numbers.
+    pub(super) fn id(&self) -> Result<String, RegistryError> {
+        let id = "SELECT id FROM registry";
+        self.connection.query_row(id, [], |row| row.get(0)).map_err(self.refused())
     }
 
     /// What changes whenever another connection commits.
@@ -268,7 +192,7 @@ impl Database {
         }
     }
 
-    fn change<T>(
+    pub(super) fn change<T>(
         &mut self,
         perform: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, RegistryError> {
@@ -281,85 +205,15 @@ impl Database {
         Ok(result)
     }
 
-    fn refused(&self) -> impl Fn(rusqlite::Error) -> RegistryError {
+    pub(super) fn refused(&self) -> impl Fn(rusqlite::Error) -> RegistryError {
         let path = self.path.clone();
         move |source| RegistryError::Database { path: path.clone(), source }
     }
 }
 
-fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
+pub(super) fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
     let mut statement = connection.prepare_cached("SELECT coalesce(max(changed), 0) FROM atsign")?;
     statement.query_row([], |row| row.get(0))
-}
-
-/// The only statement by which a name changes.
-fn write(
-    transaction: &Transaction<'_>,
-    atsign: &AtSign,
-    address: Option<&Address>,
-    change: i64,
-    is_signed: bool,
-) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare_cached(
-        "INSERT INTO atsign VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name)
-         DO UPDATE SET address = ?2, changed = ?3, signed = ?4",
-    )?;
-    let address = address.map(Address::to_string);
-    statement.execute(params![atsign.as_str(), address, change, is_signed])?;
-    Ok(())
-}
-
-/// Keeps a record, if it is newer than what is known of its atSign. Its number then stays known, whatever
-/// becomes of the record.
-fn keep(transaction: &Transaction<'_>, record: &VerifiedRecord) -> rusqlite::Result<Registered> {
-    let (name, text) = (record.atsign.as_str(), record.to_string());
-    let Ok(seq) = i64::try_from(record.at.seq) else { return Ok(Registered::TooHigh) };
-    let mut known = transaction.prepare_cached("SELECT seq, text FROM record WHERE name = ?1")?;
-    let known: Option<(i64, Option<String>)> =
-        known.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    match known {
-        Some((known, kept)) if seq == known && kept.as_ref() == Some(&text) => return Ok(Registered::Again),
-        Some((known, _)) if seq <= known => {
-            return Ok(Registered::Older { known: known.unsigned_abs() });
-        }
-        _ => {}
-    }
-    let ends = record.at.not_after.min(record.grant.not_after);
-    transaction
-        .prepare_cached(
-            "INSERT INTO record VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name)
-             DO UPDATE SET seq = ?2, ends = ?3, text = ?4",
-        )?
-        .execute(params![name, seq, ends.as_millis(), text])?;
-    Ok(Registered::New)
-}
-
-/// Makes place for another word on an atSign: the end of the record that is in its way, if there is one.
-fn signed_until(
-    transaction: &Transaction<'_>,
-    atsign: &AtSign,
-    say: Say,
-) -> rusqlite::Result<Option<Timestamp>> {
-    let mut live =
-        transaction.prepare_cached("SELECT ends FROM record WHERE name = ?1 AND text IS NOT NULL")?;
-    let ends: Option<i64> = live.query_row([atsign.as_str()], |row| row.get(0)).optional()?;
-    let Some(ends) = ends.map(Timestamp::from_millis) else { return Ok(None) };
-    if let Say::At(now) = say
-        && now < ends
-    {
-        return Ok(Some(ends));
-    }
-    let mut forget = transaction.prepare_cached("UPDATE record SET text = NULL WHERE name = ?1")?;
-    forget.execute([atsign.as_str()])?;
-    Ok(None)
-}
-
-fn address_of(connection: &Connection, atsign: &AtSign) -> rusqlite::Result<Option<Address>> {
-    let mut statement = connection.prepare_cached("SELECT address FROM atsign WHERE name = ?1")?;
-    let address: Option<Option<String>> =
-        statement.query_row([atsign.as_str()], |row| row.get(0)).optional()?;
-    // What is no address is nowhere.
-    Ok(address.flatten().and_then(|address| address.parse().ok()))
 }
 
 /// Sets the connection up and brings the database to this schema. Returns the schema it has, which is
@@ -412,6 +266,7 @@ fn forget(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::{Put, Say};
 
     fn entry(change: i64, name: &str, address: Option<&str>) -> Entry {
         Entry {

@@ -1,6 +1,8 @@
 //! What the directory knows: kept in SQLite, answered from memory.
 
+mod changes;
 mod database;
+mod follow;
 mod served;
 
 use std::path::{Path, PathBuf};
@@ -8,9 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use at_protocol::directory::{Address, VerifiedRecord};
 use at_protocol::{AtSign, Timestamp};
+use tokio::sync::watch;
 
+pub use changes::{Put, Registered, Say};
+pub use database::Database;
 use database::Entry;
-pub use database::{Database, Put, Registered, Say};
+pub(crate) use follow::{News, Story, Word};
 use served::Served;
 
 /// Changes that are taken over at a time, while look-ups wait.
@@ -27,6 +32,8 @@ pub struct Registry {
     /// Reads records while something is written.
     reader: Mutex<Database>,
     served: RwLock<Served>,
+    /// The last change that is answered.
+    changed: watch::Sender<i64>,
 }
 
 struct Kept {
@@ -74,6 +81,9 @@ pub enum RegistryError {
         /// The row's name.
         row: String,
     },
+    /// Another directory says what is known here.
+    #[error("this directory follows another one: say it there")]
+    Follows,
     /// There are too many names for the memory's form.
     #[error("the registry has too many names: they take more than 4 GiB")]
     TooMany,
@@ -96,6 +106,7 @@ impl Registry {
             kept: Mutex::new(Kept { database, seen: -1, version: -1 }),
             reader: Mutex::new(reader),
             served: RwLock::default(),
+            changed: watch::Sender::new(0),
         };
         registry.refresh()?;
         Ok(Arc::new(registry))
@@ -152,7 +163,7 @@ impl Registry {
     /// # Errors
     /// When the database cannot be read.
     pub fn record(&self, atsign: &AtSign) -> Result<Option<String>, RegistryError> {
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner).record(atsign)
+        self.reader().record(atsign)
     }
 
     /// Forgets `atsign`. Returns where it was, or `None` if it was nowhere.
@@ -178,6 +189,56 @@ impl Registry {
         Ok(())
     }
 
+    /// Tells of changes.
+    pub(crate) fn changed(&self) -> watch::Receiver<i64> {
+        self.changed.subscribe()
+    }
+
+    /// Where another directory would begin to follow this one.
+    pub(crate) fn story(&self) -> Result<Story, RegistryError> {
+        self.reader().story()
+    }
+
+    /// What has changed after the change `after`, oldest first.
+    pub(crate) fn news(&self, after: i64) -> Result<News, RegistryError> {
+        self.reader().news(after, STEP)
+    }
+
+    /// Whose changes are taken over here, and up to which; none after the first [`Registry::begin`].
+    pub(crate) fn followed(&self) -> Result<Option<(String, i64)>, RegistryError> {
+        self.reader().followed()
+    }
+
+    /// Takes no word but that of another directory from now on; gives the last change before.
+    pub(crate) fn begin(&self) -> Result<i64, RegistryError> {
+        self.change(Database::begin)
+    }
+
+    /// Takes an operator's and nodes' words again.
+    pub(crate) fn lead(&self) -> Result<(), RegistryError> {
+        self.change(Database::lead)
+    }
+
+    /// Takes over what another directory says; with `upto`, all of it up to that change is here then.
+    pub(crate) fn take_over(
+        &self,
+        words: &[Word],
+        upto: Option<(&str, i64)>,
+        now: Timestamp,
+    ) -> Result<(), RegistryError> {
+        self.change(|database| database.take_over(words, upto, now))
+    }
+
+    /// Forgets all that was not said since the change `before`.
+    pub(crate) fn forget_before(&self, before: i64) -> Result<(), RegistryError> {
+        while self.change(|database| database.forget_before(before, STEP))? {}
+        Ok(())
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Database> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change<T>(
         &self,
         perform: impl FnOnce(&mut Database) -> Result<T, RegistryError>,
@@ -190,6 +251,12 @@ impl Registry {
     }
 
     fn catch_up(&self, kept: &mut Kept) -> Result<(), RegistryError> {
+        let caught_up = self.read_changes(kept);
+        self.changed.send_replace(kept.seen);
+        caught_up
+    }
+
+    fn read_changes(&self, kept: &mut Kept) -> Result<(), RegistryError> {
         if kept.seen < kept.database.floor()? {
             return self.read_all(kept);
         }

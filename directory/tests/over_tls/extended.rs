@@ -18,11 +18,11 @@ use zeroize::Zeroizing;
 
 use crate::site::{Site, ask, one_read, site};
 
-fn key(first: u8) -> Ed25519Secret {
+pub(crate) fn key(first: u8) -> Ed25519Secret {
     Ed25519Secret::from_seed(&Zeroizing::new([first; 32]))
 }
 
-fn patterns(texts: &[&str]) -> Vec<Pattern> {
+pub(crate) fn patterns(texts: &[&str]) -> Vec<Pattern> {
     texts.iter().map(|text| text.parse().expect("a pattern")).collect()
 }
 
@@ -31,7 +31,7 @@ fn in_hours(hours: u64) -> Timestamp {
 }
 
 /// What the node 2 says, by a grant of the registrar 1.
-fn record(atsign: &str, host: &str, seq: u64) -> Result<SignedRecord> {
+pub(crate) fn record(atsign: &str, host: &str, seq: u64) -> Result<SignedRecord> {
     let grant = Grant::sign(&key(1), key(2).public(), patterns(&["@plant7*"]), in_hours(2));
     let at = Location { address: host.parse()?, quic: 6465, seq, not_after: in_hours(1) };
     Ok(SignedRecord::sign(&key(2), atsign.parse()?, at, grant))

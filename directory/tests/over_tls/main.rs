@@ -1,6 +1,7 @@
-//! The directory over real TLS.
+//! The directory over real TLS and QUIC.
 
 mod classic;
 mod extended;
+mod replica;
 mod site;
 mod upstream;

@@ -31,7 +31,7 @@ pub(crate) async fn site(limits: Limits) -> Result<Site> {
     let stop = CancellationToken::new();
     let certificate = OwnCertificate::open(&authority.cert(), &authority.key())?;
     let rules = Rules { limits, ..Rules::plain(certificate) };
-    let config = DirectoryConfig { address: "127.0.0.1:0".parse()?, registry, rules };
+    let config = DirectoryConfig { address: "127.0.0.1:0".parse()?, registry, rules, nodes: None };
     let running = Directory::start(config, stop.clone()).await?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(read_certificates(&authority.ca())?);
