@@ -172,7 +172,7 @@ fn believed(lines: Vec<Line>, registrars: &Registrars, now: Timestamp) -> Vec<Wo
         Line::Record(record) => {
             let atsign = record.atsign.clone();
             match registrars.verify(*record, now) {
-                Ok(record) => Some(Word::Signed(record)),
+                Ok(record) => Some(Word::Signed(Box::new(record))),
                 Err(error) => {
                     warn!(%atsign, %error, "the other directory has a record that is not to be believed");
                     None

@@ -34,7 +34,7 @@ pub(crate) enum Word {
     /// Its operator said so.
     At(AtSign, Address),
     /// A node has signed it.
-    Signed(VerifiedRecord),
+    Signed(Box<VerifiedRecord>),
     /// It is served no more.
     Gone(AtSign),
 }
