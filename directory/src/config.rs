@@ -27,6 +27,9 @@ pub struct Settings {
     /// The certificate.
     #[serde(default)]
     pub tls: TlsSettings,
+    /// The same answers for browsers.
+    #[serde(default)]
+    pub https: Https,
     /// Who says which nodes may register which atSigns.
     #[serde(default)]
     pub registrar: Vec<RegistrarSettings>,
@@ -79,6 +82,14 @@ impl Default for Listen {
             idle: limits.idle,
         }
     }
+}
+
+/// The `[https]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Https {
+    /// Address and port, usually 443, for `GET /@name`; left out: no HTTPS.
+    pub address: Option<SocketAddr>,
 }
 
 /// A `[[registrar]]` table.
@@ -134,10 +145,11 @@ impl Settings {
     }
 
     /// What is looked at only at the start, and whether it is not what it was `before`.
-    pub fn at_start(&self, before: &Self) -> [(&'static str, bool); 3] {
+    pub fn at_start(&self, before: &Self) -> [(&'static str, bool); 4] {
         let is_first = self.speaks_with_nodes() && !before.speaks_with_nodes();
         [
             ("[listen] address", self.listen.address != before.listen.address),
+            ("[https] address", self.https.address != before.https.address),
             ("[replica]", self.replica != before.replica),
             ("[followers]", is_first && self.replica == before.replica),
         ]

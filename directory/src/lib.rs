@@ -14,6 +14,7 @@ mod quic;
 pub mod registry;
 pub mod serve;
 pub mod upstream;
+mod web;
 pub mod wire;
 
 pub use config::Settings;

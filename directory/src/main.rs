@@ -243,6 +243,7 @@ async fn serve(place: &Where) -> anyhow::Result<()> {
     let upstream = settings.upstream().map_err(|error| unasked(&sources, &error))?;
     let running = DirectoryConfig {
         address: settings.listen.address,
+        https: settings.https.address,
         registry: Registry::open(state)?,
         rules: settings.rules(certificate, upstream),
         nodes: if settings.speaks_with_nodes() {

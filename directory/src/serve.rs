@@ -20,6 +20,7 @@ use crate::desk::{Desk, Rules};
 use crate::follow::{Replica, ReplicaSettings};
 use crate::quic;
 use crate::registry::{Registry, RegistryError};
+use crate::web;
 use crate::wire::Dialect;
 
 /// How soon a change by another process is answered.
@@ -35,6 +36,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub struct DirectoryConfig {
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
+    /// Where it answers over HTTPS as well, if it does.
+    pub https: Option<SocketAddr>,
     /// What it answers.
     pub registry: Arc<Registry>,
     /// What it goes by.
@@ -77,6 +80,8 @@ pub struct Directory;
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it listens for HTTPS.
+    pub https: Option<SocketAddr>,
     /// What it answers; changes are answered at once.
     pub registry: Arc<Registry>,
     desk: Arc<Desk>,
@@ -89,29 +94,52 @@ impl Directory {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn start(config: DirectoryConfig, stop: CancellationToken) -> Result<Running, StartError> {
-        let DirectoryConfig { address, registry, rules, nodes } = config;
+        let DirectoryConfig { address, https, registry, rules, nodes } = config;
         let replica = nodes.as_ref().and_then(|nodes| nodes.replica.clone());
         match &replica {
             Some(_) => drop(registry.begin()?),
             None => registry.lead()?,
         }
-        let failed = |source| StartError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = listen(address).await?;
+        let https = match https {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let desk = Arc::new(Desk::new(Arc::clone(&registry), rules)?);
         info!(%address, names = registry.len(), "answering");
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_up(Arc::clone(&desk), stop.clone()));
         if let Some(Nodes { identity, .. }) = nodes {
-            let socket = quic::bind(address).map_err(failed)?;
+            let socket = quic::bind(address).map_err(|source| StartError::Listen { address, source })?;
             tasks.spawn(quic::hear(socket, Arc::clone(&identity), Arc::clone(&desk), stop.clone()));
             if let Some(settings) = replica {
                 tasks.spawn(Replica { settings, identity, desk: Arc::clone(&desk) }.run(stop.clone()));
             }
         }
-        tasks.spawn(accept(listener, Arc::clone(&desk), stop));
-        Ok(Running { address, registry, desk, tasks })
+        let https = https.map(|(listener, address)| {
+            info!(%address, "answering over HTTPS");
+            tasks.spawn(accept(listener, Door::Web, Arc::clone(&desk), stop.clone()));
+            address
+        });
+        tasks.spawn(accept(listener, Door::Lines, Arc::clone(&desk), stop));
+        Ok(Running { address, https, registry, desk, tasks })
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// What is spoken behind a port.
+#[derive(Clone, Copy)]
+enum Door {
+    /// What clients of directories speak.
+    Lines,
+    /// HTTP.
+    Web,
 }
 
 impl Running {
@@ -169,7 +197,7 @@ async fn keep_up(desk: Arc<Desk>, stop: CancellationToken) {
     }
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, door: Door, desk: Arc<Desk>, stop: CancellationToken) {
     let mut guests = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -191,7 +219,7 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, stop: CancellationToken)
         };
         let (desk, stop) = (Arc::clone(&desk), stop.clone());
         guests.spawn(async move {
-            if let Err(error) = welcome(socket, &desk, &stop).await {
+            if let Err(error) = welcome(socket, door, &desk, &stop).await {
                 debug!(%peer, %error, "connection ended");
             }
             drop(seat);
@@ -204,7 +232,7 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, stop: CancellationToken)
     }
 }
 
-async fn welcome(socket: TcpStream, desk: &Desk, stop: &CancellationToken) -> io::Result<()> {
+async fn welcome(socket: TcpStream, door: Door, desk: &Desk, stop: &CancellationToken) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let in_force = desk.in_force();
     let handshake = Box::pin(async {
@@ -224,5 +252,11 @@ async fn welcome(socket: TcpStream, desk: &Desk, stop: &CancellationToken) -> io
         () = stop.cancelled() => return Ok(()),
     };
     drop(in_force);
-    connection::serve(stream, desk, dialect, stop).await
+    match door {
+        Door::Lines => connection::serve(stream, desk, dialect, stop).await,
+        Door::Web => {
+            web::serve(stream, desk, stop).await;
+            Ok(())
+        }
+    }
 }

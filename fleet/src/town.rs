@@ -224,6 +224,7 @@ async fn start_directory(
     std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
     let config = DirectoryConfig {
         address,
+        https: None,
         registry: Registry::open(&state)?,
         rules: Rules::plain(OwnCertificate::open(&authority.cert(), &authority.key())?),
         nodes: None,

@@ -5,3 +5,4 @@ mod extended;
 mod replica;
 mod site;
 mod upstream;
+mod web;

@@ -60,6 +60,7 @@ impl Node {
         });
         let config = DirectoryConfig {
             address: address.parse()?,
+            https: None,
             registry: Registry::open(self.path())?,
             rules,
             nodes: Some(Nodes { identity: Arc::clone(&self.identity), replica: of.transpose()? }),

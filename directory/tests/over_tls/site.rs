@@ -1,5 +1,6 @@
 //! A directory of one's own.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -31,7 +32,8 @@ pub(crate) async fn site(limits: Limits) -> Result<Site> {
     let stop = CancellationToken::new();
     let certificate = OwnCertificate::open(&authority.cert(), &authority.key())?;
     let rules = Rules { limits, ..Rules::plain(certificate) };
-    let config = DirectoryConfig { address: "127.0.0.1:0".parse()?, registry, rules, nodes: None };
+    let address = "127.0.0.1:0".parse()?;
+    let config = DirectoryConfig { address, https: Some(address), registry, rules, nodes: None };
     let running = Directory::start(config, stop.clone()).await?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(read_certificates(&authority.ca())?);
@@ -47,7 +49,12 @@ impl Site {
 
     /// The same, of a client that asks for these protocols.
     pub(crate) async fn speaking(&self, protocols: &[&[u8]]) -> Result<TlsStream<TcpStream>> {
-        let socket = TcpStream::connect(self.running.address).await?;
+        self.to(self.running.address, protocols).await
+    }
+
+    /// A connection to another port of the directory.
+    pub(crate) async fn to(&self, address: SocketAddr, protocols: &[&[u8]]) -> Result<TlsStream<TcpStream>> {
+        let socket = TcpStream::connect(address).await?;
         let mut client = ClientConfig::clone(&self.client);
         client.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         let tls = TlsConnector::from(Arc::new(client));
