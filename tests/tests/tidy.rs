@@ -54,6 +54,7 @@ const PLACES: &[(&str, &[&str], &str)] = &[
             "protocol/at-client/src/stub/quic.rs",
             "gateway-server/src/listen/quic.rs",
             "gateway-server/src/peers/",
+            "gateway-server/tests/over_nodes",
             "gateway-server/tests/over_quic.rs",
             "directory/src/quic.rs",
             "tests/",

@@ -46,8 +46,8 @@ impl Visitor {
         Some(Self { node, key, address: caller.address, known: CancellationToken::new() })
     }
 
-    /// Serves one stream until either side ends it, or `stop`.
-    pub(crate) async fn serve<S>(&self, mut stream: S, stop: CancellationToken)
+    /// Serves one stream until either side ends it, or `stop`; `false` if it was not let in.
+    pub(crate) async fn serve<S>(&self, mut stream: S, stop: CancellationToken) -> bool
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -55,9 +55,9 @@ impl Visitor {
         let mut lines = LineSplitter::new(LONGEST_OPENING);
         let opening = tokio::select! {
             opening = timeout(limits.login, first_line(&mut stream, &mut lines)) => opening,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return true,
         };
-        let Ok(Some(line)) = opening else { return };
+        let Ok(Some(line)) = opening else { return false };
         let admitted = match line.parse::<Opening>() {
             Ok(opening) => self.admit(&opening).await.map(|()| opening),
             Err(error) => Err(Failure::new(ErrorCode::InvalidSyntax, error.to_string())),
@@ -66,10 +66,13 @@ impl Visitor {
             Ok(opening) => opening,
             Err(failure) => {
                 tracing::info!(node = %self.key, line, why = failure.message, "a stream is refused");
-                return say(&mut stream, &refusal(failure), limits.write).await.unwrap_or(());
+                say(&mut stream, &refusal(failure), limits.write).await.unwrap_or(());
+                return false;
             }
         };
-        self.known.cancel();
+        if opening.from().is_some() {
+            self.known.cancel();
+        }
         match opening {
             Opening::Ask { from, to } => {
                 lines.set_limit(MAX_AUTHENTICATED);
@@ -82,6 +85,7 @@ impl Visitor {
                 Receiving { node: &self.node, inlet, turn, stream, room: None }.serve(self, &stop).await;
             }
         }
+        true
     }
 
     /// Whether the node may speak for whom it says, to whom it says.

@@ -31,6 +31,9 @@ const STREAMS: u32 = 4096;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Bytes that may wait on one connection in either direction: at 80 ms they carry 200 MB a second.
 const WINDOW: u32 = 16 * 1024 * 1024;
+/// Streams that are refused to a node that was never found to speak for anybody, before it is sent away: each may
+/// cost a question to the directory.
+const MOST_REFUSED: usize = 16;
 /// How long last words may take to arrive.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -43,6 +46,8 @@ pub(super) enum Reason {
     Unused = 1,
     /// The other end showed no node's certificate.
     Nameless = 2,
+    /// It spoke for nobody that it serves, again and again.
+    Unwelcome = 3,
 }
 
 /// Both halves of a stream.
@@ -105,6 +110,7 @@ pub(super) fn close(connection: &Connection, reason: Reason) {
         Reason::Stop => b"the server stops",
         Reason::Unused => b"unused",
         Reason::Nameless => b"no node's certificate was shown",
+        Reason::Unwelcome => b"too many streams were refused",
     };
     connection.close(VarInt::from_u32(reason as u32), words);
 }
@@ -122,7 +128,9 @@ pub(crate) async fn serve_made(node: Arc<Node>, stop: CancellationToken) {
     loop {
         tokio::select! {
             connection = made.recv() => match connection {
-                Some(connection) => drop(serving.spawn(serve(Arc::clone(&node), connection, stop.clone()))),
+                Some(connection) => {
+                    serving.spawn(converse(Arc::clone(&node), connection, stop.clone(), true));
+                }
                 None => break,
             },
             Some(_) = serving.join_next() => {}
@@ -132,8 +140,14 @@ pub(crate) async fn serve_made(node: Arc<Node>, stop: CancellationToken) {
     while serving.join_next().await.is_some() {}
 }
 
-/// Serves the streams of a connection, whichever end has made it, until either end closes it, or the stop.
+/// Serves the streams of a connection that another node has made, until either end closes it, or the stop.
 pub(crate) async fn serve(node: Arc<Node>, connection: Connection, stop: CancellationToken) {
+    converse(node, connection, stop, false).await;
+}
+
+/// Serves the streams of a connection, whichever end has made it. `is_known` says whether the other end is one
+/// that we wanted to reach.
+async fn converse(node: Arc<Node>, connection: Connection, stop: CancellationToken, mut is_known: bool) {
     let Some(key) = key_of(&connection) else {
         close(&connection, Reason::Nameless);
         return;
@@ -141,7 +155,7 @@ pub(crate) async fn serve(node: Arc<Node>, connection: Connection, stop: Cancell
     let address = Some(connection.remote_address());
     let known = CancellationToken::new();
     let visitor = Visitor { node: Arc::clone(&node), key: key.clone(), address, known: known.clone() };
-    let (mut streams, mut is_known) = (JoinSet::new(), false);
+    let (mut streams, mut refused) = (JoinSet::new(), 0);
     loop {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
@@ -149,17 +163,26 @@ pub(crate) async fn serve(node: Arc<Node>, connection: Connection, stop: Cancell
                     let (visitor, stop) = (visitor.clone(), stop.clone());
                     streams.spawn(async move {
                         let mut stream = join(recv, send);
-                        visitor.serve(&mut stream, stop).await;
+                        let is_admitted = visitor.serve(&mut stream, stop).await;
                         let (_, mut send) = stream.into_inner();
                         // It fails for one that was finished before; and then what was said is on its way.
                         drop(send.finish());
                         drop(timeout(FAREWELL, send.stopped()).await);
+                        is_admitted
                     });
                 }
                 // They see it, too.
                 Err(_) => break,
             },
-            Some(_) = streams.join_next() => {}
+            Some(ended) = streams.join_next() => {
+                refused += usize::from(!ended.unwrap_or(false));
+                if !is_known && refused >= MOST_REFUSED {
+                    return close(&connection, Reason::Unwelcome);
+                }
+            }
+            () = tokio::time::sleep(node.config.limits.node.login), if !is_known && streams.is_empty() => {
+                return close(&connection, Reason::Unused);
+            }
             () = known.cancelled(), if !is_known => {
                 is_known = true;
                 grant(&connection);

@@ -274,3 +274,37 @@ async fn until_copy(bob: &mut fleet::Owner, line: &str, expected: Option<&str>) 
     });
     waited.await.unwrap_or_else(|_| panic!("{line} never was {expected:?}"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_for_nobody_is_sent_away_from_a_connection() {
+    let fleet = Fleet::start().await;
+    let first = fleet.node("first", &["@alice"], "").await;
+    let second = fleet.node("second", &["@bob"], "").await;
+    let stranger = Stranger::new(&fleet);
+    let crypto = pinned(&second.public(), Some(stranger.0.clone()), ALPN);
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto).unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(crypto));
+    let connection = endpoint.connect_with(config, second.address, "localhost").unwrap().await.unwrap();
+    let mut refused = 0;
+    let closed = loop {
+        let (mut send, mut recv) = match connection.open_bi().await {
+            Ok(both) => both,
+            Err(closed) => break closed,
+        };
+        if send.write_all(format!("{ALICE_TO_BOB}\n").as_bytes()).await.is_err() {
+            break connection.closed().await;
+        }
+        match timeout(PATIENCE, recv.read_to_end(1000)).await.expect("an answer") {
+            Ok(answer) => assert!(answer.starts_with(b"error:AT0401-")),
+            Err(_) => break connection.closed().await,
+        }
+        refused += 1;
+        assert!(refused < 100, "it is never sent away");
+    };
+    assert!(closed.to_string().contains("too many streams were refused"), "{closed}");
+    // Those who are known are not troubled.
+    let mut alice = fleet.owner(&first, "@alice").await;
+    alice.notifies("@bob", 0..1).await;
+    alice.until_status("ae1-alice-0-1", "delivered").await;
+}
