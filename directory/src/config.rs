@@ -160,3 +160,37 @@ impl Settings {
         self.replica.is_some() || !self.followers.nodes.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_says_what_the_defaults_are() {
+        let sample = include_str!("../../packaging/directory.toml");
+        let told: Settings = toml::from_str(&sample.replace("#: ", "")).unwrap();
+        let defaults: Settings = toml::from_str("schema = 1").unwrap();
+        assert_eq!(format!("{told:#?}"), format!("{defaults:#?}"));
+        assert!(toml::from_str::<Settings>(sample).is_ok());
+    }
+
+    #[test]
+    fn the_samples_examples_are_settings() {
+        let sample = include_str!("../../packaging/directory.toml");
+        // What is commented out and looks like TOML.
+        let examples: String = sample
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.starts_with('[') || line.contains(" = "))
+            .filter(|line| !line.starts_with("dev"))
+            .fold("schema = 1\n[tls]\n".to_owned(), |all, line| all + line + "\n");
+        let told: Settings = toml::from_str(&examples).unwrap();
+        let upstream = told.upstream.as_ref().unwrap();
+        let defaults = format!("[upstream]\naddress = \"{}\"\n", upstream.address);
+        let defaults: Settings = toml::from_str(&format!("schema = 1\n{defaults}")).unwrap();
+        let defaults = defaults.upstream.unwrap();
+        assert_eq!((upstream.fresh, upstream.names), (defaults.fresh, defaults.names));
+        assert_eq!((told.registrar.len(), told.followers.nodes.len()), (1, 1));
+        assert!(told.replica.is_some() && told.https.address.is_some());
+    }
+}

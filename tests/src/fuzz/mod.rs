@@ -5,6 +5,7 @@
 //! checks that, too.
 
 mod config;
+mod directory;
 mod field;
 mod keys;
 mod payload;
@@ -28,6 +29,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http_target", web::http_target),
     ("base2e15", web::base2e15),
     ("directory_answer", wire::directory_answer),
+    ("directory_session", directory::directory_session),
+    ("signed_record", directory::signed_record),
+    ("follow_line", directory::follow_line),
     ("rpc", wire::rpc),
     ("key_file", keys::key_file),
     ("pkam_key", keys::pkam_key),
