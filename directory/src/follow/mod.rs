@@ -78,6 +78,11 @@ fn invalid(text: &str) -> InvalidLine {
     InvalidLine(text.chars().take(80).collect())
 }
 
+/// What registries are called.
+fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 impl fmt::Display for Request {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "follow:{}:{}", self.id, self.change)
@@ -92,8 +97,10 @@ impl FromStr for Request {
             .strip_prefix("follow:")
             .and_then(|rest| rest.split_once(':'))
             .ok_or_else(|| invalid(text))?;
-        let change = change.parse().map_err(|_| invalid(text))?;
-        Ok(Self { id: id.to_owned(), change })
+        match change.parse() {
+            Ok(change) if id.is_empty() || is_id(id) => Ok(Self { id: id.to_owned(), change }),
+            _ => Err(invalid(text)),
+        }
     }
 }
 
@@ -117,7 +124,7 @@ impl FromStr for Line {
     fn from_str(text: &str) -> Result<Self, InvalidLine> {
         let (verb, rest) = text.split_once(':').ok_or_else(|| invalid(text))?;
         let line = match verb {
-            "anew" if !rest.is_empty() => Some(Self::Anew(rest.to_owned())),
+            "anew" if is_id(rest) => Some(Self::Anew(rest.to_owned())),
             "on" if rest.is_empty() => Some(Self::On),
             "at" => rest
                 .split_once(' ')
