@@ -16,6 +16,7 @@ mod clock;
 pub mod config;
 mod descriptors;
 pub mod enrollment;
+mod house;
 mod identity;
 mod listen;
 mod login_keys;

@@ -3,15 +3,19 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use at_protocol::AtSign;
-use atedge_server::store::{self, Checked, Progress, Tenant};
+use at_protocol::directory::Address;
+use atedge_server::store::{self, Checked, Departure, Progress, Tenant};
 use atedge_server::{Concern, Identity, Offline, Server, ServerConfig, ServerTls};
 use atedge_service::{Exit, Notifier, OneLine, config, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 
+/// How often somebody looks how far a move is, and how long the server may take to begin with it.
+const LOOK: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Environment variables that override settings begin so.
 const ENVIRONMENT: &str = "ATEDGE";
 
@@ -121,6 +125,20 @@ enum TenantCommand {
         /// An address that is this atSign's alone, instead of the one it had
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<SocketAddr>,
+    },
+    /// Move an atSign, with all that it has, to another node of the fleet while this server runs. Others find
+    /// it there; nothing is lost if either node stops meanwhile: the same command goes on, or tells what became
+    /// of it
+    #[command(after_help = "Example: atedge-server tenant move @alice node2.example:6464
+
+Both nodes need a grant of the registrar that covers the atSign, and one [directory]. While it is copied, the
+atSign is served by neither. Exit codes: 0 it has moved, 1 it has not.")]
+    Move {
+        /// The atSign
+        atsign: AtSign,
+        /// The other node: its host and the port that all its atSigns share
+        #[arg(value_name = "HOST:PORT")]
+        node: Address,
     },
     /// Print the atSigns that are hosted here
     #[command(after_help = "Example: atedge-server tenant list --json")]
@@ -286,6 +304,7 @@ async fn tenant(settings: ServerConfig, place: &Place, command: TenantCommand) -
         TenantCommand::Add { atsign, listen } => add_tenant(settings, place, Tenant { atsign, listen }).await,
         TenantCommand::List => list_tenants(settings, place).await,
         TenantCommand::Show { atsign } => show_tenant(settings, place, &atsign).await,
+        TenantCommand::Move { atsign, node } => move_tenant(settings, place, &atsign, node).await,
         TenantCommand::Remove { atsign, yes } => {
             anyhow::ensure!(yes, "all that {atsign} has would be gone; say --yes if you mean it");
             let removed = Offline::open(settings, &place.state).await?.remove(&atsign).await?;
@@ -307,6 +326,45 @@ async fn tenant(settings: ServerConfig, place: &Place, command: TenantCommand) -
             answer(place, &json, &format!("{atsign} is hosted here"));
             Ok(())
         }
+    }
+}
+
+/// Has the running server move an atSign, and tells how far it is until that is decided.
+async fn move_tenant(
+    settings: ServerConfig,
+    place: &Place,
+    atsign: &AtSign,
+    to: Address,
+) -> anyhow::Result<()> {
+    let store = Offline::existing(settings, &place.state).await?;
+    let store = store.with_context(|| format!("there is no store in {}", place.state.display()))?;
+    store.move_tenant(atsign, to).await?;
+    let (mut told, asked, mut is_warned) = (None, Instant::now(), false);
+    loop {
+        let state =
+            store.departure(atsign).await?.context("another command has seen the end of this move")?;
+        if told.as_ref() != Some(&state) {
+            let text = match &state {
+                Departure::Asked { to } => format!("{atsign} is to move to {to}"),
+                Departure::Copying { to } => {
+                    format!("{atsign} is being copied to {to}, and not served meanwhile")
+                }
+                Departure::Given { to, .. } => format!("{to} is to serve {atsign} now"),
+                Departure::Done { record } => format!("{atsign} is served at {}", record.at.address),
+                Departure::Refused { why } => format!("{atsign} stays here: {why}"),
+            };
+            answer(place, &serde_json::json!({ "atsign": atsign, "move": state }), &text);
+        } else if matches!(state, Departure::Asked { .. }) && asked.elapsed() > PATIENCE && !is_warned {
+            is_warned = true;
+            tracing::warn!("nobody takes it up; does the server run, on this state folder?");
+        }
+        if !state.is_underway() {
+            store.forget_departure(atsign).await?;
+            anyhow::ensure!(matches!(state, Departure::Done { .. }), "{atsign} has not moved");
+            return Ok(());
+        }
+        told = Some(state);
+        tokio::time::sleep(LOOK).await;
     }
 }
 

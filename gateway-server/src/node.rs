@@ -16,7 +16,8 @@ use crate::config::ServerConfig;
 use crate::enrollment::Enrolling;
 use crate::login_keys::LoginKeys;
 use crate::monitors::Monitors;
-use crate::peers::{AskError, Cookies, Fences, Links, Reach, Waiting};
+use crate::moving::Gate;
+use crate::peers::{AskError, Cookies, Fences, Lanes, Links, Reach, Waiting};
 use crate::server::StartError;
 use crate::sessions::Sessions;
 use crate::store::{Committed, Expired, OpenError, SqliteStore, Store, StoreError, Tenant, Watcher};
@@ -30,6 +31,10 @@ pub struct Node {
     pub(crate) config: ServerConfig,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cookies: Cookies,
+    /// Which deliveries are under way.
+    pub(crate) lanes: Arc<Lanes>,
+    /// Where tenants come in that move here.
+    pub(crate) gate: Gate,
     /// Which streams of other nodes are under way.
     pub(crate) fences: Arc<Fences>,
     pub(crate) login_keys: LoginKeys,
@@ -162,6 +167,8 @@ impl Node {
             config,
             store,
             cookies: Cookies::default(),
+            lanes: Arc::default(),
+            gate: Gate::default(),
             fences: Arc::default(),
             login_keys: LoginKeys::default(),
             watchers,

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use at_protocol::AtSign;
+use at_protocol::directory::Address;
 use zeroize::Zeroizing;
 
 use crate::config::ServerConfig;
 use crate::moving::{self, MoveError};
 use crate::node::Node;
 use crate::server::{AddTenantError, StartError};
-use crate::store::{self, StoreError, Tenant, Usage};
+use crate::store::{self, Departure, StoreError, Tenant, Usage};
 use crate::tenant::ensure_signing_key;
 
 /// The store of a server that may or may not be running.
@@ -95,6 +96,34 @@ impl Offline {
     /// See [`MoveError`].
     pub async fn import(&self, file: &Path, listen: Option<SocketAddr>) -> Result<Tenant, MoveError> {
         moving::import(self.node.store.as_ref(), file, listen, self.node.now()).await
+    }
+
+    /// Has the server that runs on the store move a tenant to the node at `to`, unless it moves already.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn move_tenant(&self, atsign: &AtSign, to: Address) -> Result<(), StoreError> {
+        if self.departure(atsign).await?.is_some_and(|state| state.is_underway()) {
+            return Ok(());
+        }
+        self.node.store.set_departure(atsign, Some(Departure::Asked { to })).await
+    }
+
+    /// How far a tenant's move is; `None` if it was not asked to.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn departure(&self, atsign: &AtSign) -> Result<Option<Departure>, StoreError> {
+        let departures = self.node.store.departures().await?;
+        Ok(departures.into_iter().find(|(who, _)| who == atsign).map(|(_, state)| state))
+    }
+
+    /// Forgets a move whose end was seen.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn forget_departure(&self, atsign: &AtSign) -> Result<(), StoreError> {
+        self.node.store.set_departure(atsign, None).await
     }
 
     /// All tenants.

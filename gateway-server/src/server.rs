@@ -1,28 +1,27 @@
 //! A node that listens: on the address that all tenants share, and on those that are one tenant's alone.
 
-use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use at_client::tls::{ClientTls, Trust};
 use at_protocol::AtSign;
-use at_protocol::directory::SignedRecord;
+use at_protocol::directory::Address;
 use atedge_service::tls::{BothCertificates, NodeIdentity, NodeIdentityError, OwnCertificate};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::announce::{Announcer, Household};
+use crate::announce::Announcer;
 use crate::config::ServerConfig;
 use crate::descriptors;
+use crate::house::House;
 use crate::identity::{Identity, IdentityError, KEY_FILE};
-use crate::listen::{Bound, Door, ResetKey, Shown};
+use crate::listen::{Bound, ResetKey, Shown};
+use crate::moving::Mover;
 use crate::node::Node;
 use crate::peers::{CertificateCheck, Reach, deliver, serve_made};
-use crate::store::{StoreError, Tenant};
-use crate::tenant::ensure_signing_key;
-use crate::timers::{self, Job};
+use crate::store::{Departure, StoreError, Tenant};
 
 /// The certificates of a server, at both ends of its connections.
 pub struct ServerTls {
@@ -164,31 +163,6 @@ pub struct Running {
     shared: SocketAddr,
 }
 
-/// A node and its doors.
-struct House {
-    node: Arc<Node>,
-    dedicated: Mutex<BTreeMap<AtSign, Dedicated>>,
-    shown: Shown,
-    resets: ResetKey,
-    certificate: Arc<OwnCertificate>,
-    shared: SocketAddr,
-    /// Tells the directory who is served here.
-    announcer: Option<Announcer>,
-    /// Tenants of the store that another node serves now.
-    away: Mutex<HashSet<AtSign>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-    /// Held while a tenant moves in, so that nobody lets it in twice.
-    moving: tokio::sync::Mutex<()>,
-}
-
-/// A door that is one tenant's alone.
-struct Dedicated {
-    address: SocketAddr,
-    /// Closes it.
-    stop: CancellationToken,
-}
-
 impl Server {
     /// Opens the store below `state` and listens, for all tenants that are in it.
     ///
@@ -211,6 +185,13 @@ impl Server {
         let bound = Bound::to(address, node.config.listen.quic).await.map_err(failed)?;
         let shared = bound.address().map_err(failed)?;
         let announcer = announcer(&node.config, client, state, shared.port())?;
+        let mover = announcer.clone().map(|announcer| Mover {
+            node: Arc::clone(&node),
+            announcer,
+            identity: tls.identity,
+            folder: state.to_owned(),
+            settling: tokio::sync::Mutex::default(),
+        });
         let house = Arc::new(House {
             node,
             dedicated: Mutex::default(),
@@ -219,6 +200,8 @@ impl Server {
             certificate: tls.certificate,
             shared,
             announcer,
+            mover,
+            leaving: Mutex::default(),
             away: Mutex::default(),
             tasks: TaskTracker::new(),
             stop,
@@ -240,6 +223,7 @@ impl Server {
         tasks.spawn(serve_made(Arc::clone(&house.node), house.stop.clone()));
         if house.announcer.is_some() {
             tasks.spawn(Arc::clone(&house).announce());
+            tasks.spawn(Arc::clone(&house).let_in());
         }
         let (node, stop) = (Arc::clone(&house.node), house.stop.clone());
         tasks.spawn(async move {
@@ -318,6 +302,24 @@ impl Running {
         Ok(self.address_of(&atsign))
     }
 
+    /// Moves a tenant to the node at `to`; see [`Running::departure`] for how far it is.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn move_tenant(&self, atsign: &AtSign, to: Address) -> Result<(), StoreError> {
+        self.house.node.store.set_departure(atsign, Some(Departure::Asked { to })).await?;
+        Arc::clone(&self.house).tend().await
+    }
+
+    /// How far a tenant is that is to move to another node; `None` if none was asked to.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn departure(&self, atsign: &AtSign) -> Result<Option<Departure>, StoreError> {
+        let departures = self.house.node.store.departures().await?;
+        Ok(departures.into_iter().find(|(who, _)| who == atsign).map(|(_, state)| state))
+    }
+
     /// Waits until everything has ended, after `stop`, and what was accepted is on disk.
     pub async fn finished(self) {
         self.house.stop.cancelled().await;
@@ -329,204 +331,13 @@ impl Running {
     }
 }
 
-impl House {
-    /// Serves a tenant of the store.
-    async fn move_in(
-        &self,
-        atsign: &AtSign,
-        listen: Option<SocketAddr>,
-    ) -> Result<(), (SocketAddr, io::Error)> {
-        if let Some(address) = listen {
-            let failed = |source| (address, source);
-            let bound = Bound::to(address, self.node.config.listen.quic).await.map_err(failed)?;
-            let stop = self.dedicate(atsign, bound.address().map_err(failed)?);
-            self.listen(bound, Some(atsign.clone()), stop);
-        }
-        self.node.host(atsign);
-        self.hosts_others();
-        Ok(())
-    }
-
-    /// Does what has to be done now and again, until the server stops.
-    async fn keep_up(self: Arc<Self>) {
-        let (house, node) = (&self, &self.node);
-        let stop = self.stop.clone();
-        let work = |job| async move {
-            let done = match job {
-                Job::Sweep => node.sweep().await,
-                Job::AccessLog => node.flush_visits().await,
-                Job::Adoption => house.adopt().await,
-                Job::Ticker => {
-                    node.monitors().tick(node.now());
-                    Ok(())
-                }
-                Job::Certificate => {
-                    let certificate = Arc::clone(&house.certificate);
-                    // It waits for the disk; a panic in there is in the log already.
-                    drop(tokio::task::spawn_blocking(move || certificate.refresh()).await);
-                    Ok(())
-                }
-                Job::Grant => {
-                    house.announcer.iter().for_each(Announcer::refresh);
-                    Ok(())
-                }
-                Job::Refresh => node.refresh_copies().await,
-                Job::Clock => {
-                    node.clock().compare();
-                    Ok(())
-                }
-            };
-            if let Err(error) = done {
-                tracing::warn!(?job, %error, "not done, and tried again later");
-            }
-        };
-        timers::run(&node.config, || node.now(), stop, work).await;
-    }
-
-    /// Takes in tenants that another process, `tenant add`, has put into the store, and lets go those that
-    /// `tenant remove` has removed.
-    async fn adopt(&self) -> Result<(), StoreError> {
-        let _turn = self.moving.lock().await;
-        // An atSign may have been removed and added again since the last look.
-        self.node.store.reconcile().await?;
-        let tenants = self.node.store.tenants().await?;
-        let there: HashSet<&AtSign> = tenants.iter().map(|tenant| &tenant.atsign).collect();
-        for atsign in self.node.hosted().iter().filter(|atsign| !there.contains(atsign)) {
-            // What is out of service may not even be able to say whom it holds.
-            if let Err(StoreError::Damaged(_)) = self.node.store.last_commit(atsign).await {
-                continue;
-            }
-            self.move_out(atsign);
-            tracing::info!(%atsign, "a tenant has gone");
-        }
-        // Who has gone from the store may be added again.
-        self.away().retain(|atsign| there.contains(atsign));
-        for Tenant { atsign, listen } in tenants {
-            if self.node.is_hosted(&atsign) || self.is_away(&atsign) {
-                continue;
-            }
-            match self.move_in(&atsign, listen).await {
-                Ok(()) => {
-                    tracing::info!(%atsign, "a new tenant");
-                    // An imported one may have brought its queue.
-                    let pairs = self.node.store.waiting_pairs().await?;
-                    pairs
-                        .into_iter()
-                        .filter(|pair| pair.0 == atsign)
-                        .for_each(|pair| self.node.waiting().tell(pair));
-                }
-                Err((address, error)) => tracing::warn!(%atsign, %address, %error, "cannot listen"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Serves a tenant no more.
-    fn move_out(&self, atsign: &AtSign) {
-        let door = self.dedicated.lock().unwrap_or_else(PoisonError::into_inner).remove(atsign);
-        if let Some(door) = door {
-            door.stop.cancel();
-        }
-        self.node.unhost(atsign);
-        self.hosts_others();
-    }
-
-    /// Finds the tenants that another node serves, as far as that was known at the last stop.
-    async fn find_away(&self) -> Result<(), StoreError> {
-        let Some(announcer) = &self.announcer else { return Ok(()) };
-        let store = &self.node.store;
-        let elsewhere = announcer.elsewhere(&store.signed_records().await?, self.node.now());
-        for tenant in store.tenants().await? {
-            if let Some(record) = elsewhere.get(&tenant.atsign) {
-                self.retire(record);
-            }
-        }
-        Ok(())
-    }
-
-    fn is_away(&self, atsign: &AtSign) -> bool {
-        self.away().contains(atsign)
-    }
-
-    fn away(&self) -> MutexGuard<'_, HashSet<AtSign>> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hosts_others(&self) {
-        if let Some(announcer) = &self.announcer {
-            announcer.hosts_others();
-        }
-    }
-
-    /// Tells the directory who is served here, until the stop.
-    async fn announce(self: Arc<Self>) {
-        if let Some(announcer) = &self.announcer {
-            announcer.run(&self.node, &*self, &self.stop).await;
-        }
-    }
-
-    /// Notes the address that is a tenant's alone; gives what closes it.
-    fn dedicate(&self, atsign: &AtSign, address: SocketAddr) -> CancellationToken {
-        let stop = self.stop.child_token();
-        let door = Dedicated { address, stop: stop.clone() };
-        self.dedicated.lock().unwrap_or_else(PoisonError::into_inner).insert(atsign.clone(), door);
-        stop
-    }
-
-    fn listen(&self, bound: Bound, tenant: Option<AtSign>, stop: CancellationToken) {
-        let door = Door {
-            node: Arc::clone(&self.node),
-            shown: self.shown.clone(),
-            resets: self.resets.clone(),
-            tenant,
-            tasks: self.tasks.clone(),
-            stop,
-        };
-        door.open(bound);
-    }
-
-    fn make_signing_key(&self, atsign: AtSign) {
-        let (node, stop) = (Arc::clone(&self.node), self.stop.clone());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                made = ensure_signing_key(&node, &atsign) => if let Err(error) = made {
-                    tracing::error!(%atsign, %error, "no signing key: other servers will not believe us");
-                },
-                () = stop.cancelled() => {}
-            }
-        });
-    }
-}
-
-impl Household for House {
-    fn hosted(&self) -> Vec<AtSign> {
-        self.node.hosted()
-    }
-
-    fn port_of(&self, atsign: &AtSign) -> u16 {
-        let dedicated = self.dedicated.lock().unwrap_or_else(PoisonError::into_inner);
-        dedicated.get(atsign).map_or(self.shared, |door| door.address).port()
-    }
-
-    fn retire(&self, record: &SignedRecord) {
-        let (atsign, at) = (&record.atsign, &record.at);
-        tracing::error!(
-            %atsign, node = %record.node(), address = %at.address, seq = at.seq,
-            "another node serves this atSign now, by a record that is newer than ours: it is NOT SERVED HERE any \
-             more; what it has here is kept until `tenant remove`"
-        );
-        self.away().insert(atsign.clone());
-        self.move_out(atsign);
-    }
-}
-
 /// Who tells the directory of a node's atSigns; nobody where no registrar has granted it any.
 fn announcer(
     config: &ServerConfig,
     tls: Option<ClientTls>,
     state: &Path,
     quic: u16,
-) -> Result<Option<Announcer>, StartError> {
+) -> Result<Option<Arc<Announcer>>, StartError> {
     if config.server.node_grant.is_none() {
         return Ok(None);
     }
@@ -539,5 +350,6 @@ fn announcer(
         return Err(StartError::NoHost);
     }
     let directory = (directory.address.clone(), &tls);
-    Ok(Some(Announcer::new(config.server.clone(), &config.listen, identity, directory, quic)))
+    let announcer = Announcer::new(config.server.clone(), &config.listen, identity, directory, quic);
+    Ok(Some(Arc::new(announcer)))
 }

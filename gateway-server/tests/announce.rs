@@ -178,6 +178,7 @@ impl House {
         config.store.check = false;
         let mut house = Self { state, config, running: None };
         // All of them in a few commits, and without signing keys, which take a second each.
+        let grant = house.config.server.node_grant.take();
         let running = house.start().await;
         let added = tenants.into_iter().map(|atsign| {
             let tenant = Tenant { atsign, listen: None };
@@ -185,6 +186,7 @@ impl House {
         });
         join_all(added).await;
         house.stop().await;
+        house.config.server.node_grant = grant;
         house
     }
 

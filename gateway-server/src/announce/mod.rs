@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use at_client::tls::ClientTls;
 use at_protocol::directory::{
-    Address, EXTENDED, Grant, InvalidAddress, Location, Registrar, Registrars, SignedRecord, record_answer,
-    record_question, registration, registration_answer,
+    Address, Distrust, EXTENDED, Grant, InvalidAddress, Location, Registrar, Registrars, SignedRecord,
+    record_answer, record_question, registration, registration_answer,
 };
 use at_protocol::{AtSign, Timestamp};
 use futures_util::future::try_join_all;
@@ -71,6 +71,17 @@ pub(crate) trait Household: Send + Sync {
     fn port_of(&self, atsign: &AtSign) -> u16;
     /// Serves an atSign no more: this record says that another node does.
     fn retire(&self, record: &SignedRecord);
+}
+
+/// What became of one record.
+#[derive(Debug)]
+pub(crate) enum Registered {
+    /// The directory has it.
+    Taken,
+    /// The directory has another one, of the same number or a higher one.
+    Newer(Box<SignedRecord>),
+    /// The directory does not take it, for another reason.
+    NotNow(String),
 }
 
 /// Why a round of announcements failed.
@@ -133,6 +144,80 @@ impl Announcer {
     pub(crate) fn elsewhere(&self, kept: &[SignedRecord], now: Timestamp) -> HashMap<AtSign, SignedRecord> {
         let moved = kept.iter().filter(|record| !self.is_ours(record) && self.believes(record, now));
         moved.map(|record| (record.atsign.clone(), record.clone())).collect()
+    }
+
+    /// Notes the record by which an atSign has come to be served here.
+    pub(crate) fn learn(&self, record: &SignedRecord) {
+        self.note(|news| {
+            news.records.push(record.clone());
+            news.hosts_others = true;
+        });
+    }
+
+    /// The grant by which this node may serve an atSign.
+    pub(crate) fn grant_for(&self, atsign: &AtSign, now: Timestamp) -> Option<Grant> {
+        self.identity().good_grant(now).filter(|grant| grant.covers(atsign)).cloned()
+    }
+
+    /// Whether another node may serve an atSign by this grant.
+    pub(crate) fn may_serve(&self, grant: &Grant, atsign: &AtSign, now: Timestamp) -> Result<(), Distrust> {
+        self.trusted.grants(grant, atsign, now).or_else(|why| match self.own_registrar() {
+            Some(own) => own.grants(grant, atsign, now),
+            None => Err(why),
+        })
+    }
+
+    /// Has those who send from here know where an atSign is served now.
+    pub(crate) async fn tell_others(&self, node: &Node, record: &SignedRecord) {
+        if let Ok(links) = node.links()
+            && !self.trusted.is_empty()
+            && let Err(why) = links.directory().tell(record.clone()).await
+        {
+            tracing::debug!(atsign = %record.atsign, %why, "the directory is asked");
+        }
+    }
+
+    /// Whether a record is this node's.
+    pub(crate) fn is_own(&self, record: &SignedRecord) -> bool {
+        self.is_ours(record)
+    }
+
+    /// Whether a record is to be believed now.
+    pub(crate) fn trusts(&self, record: &SignedRecord, now: Timestamp) -> bool {
+        self.believes(record, now)
+    }
+
+    /// Signs that an atSign is served at the address that all share; `None` if the node may not.
+    pub(crate) fn record(&self, atsign: &AtSign, seq: u64, now: Timestamp) -> Option<SignedRecord> {
+        let (Place { address, quic }, grant) = (self.place(atsign, self.quic)?, self.grant_for(atsign, now)?);
+        Some(self.sign(atsign, Location { address, quic, seq, not_after: plan::end(&grant, now) }, grant))
+    }
+
+    /// Asks the directory for its record of an atSign.
+    pub(crate) async fn ask(&self, atsign: &AtSign) -> Result<Option<SignedRecord>, DeskError> {
+        let mut desk = Desk::open(&self.directory, &self.tls).await?;
+        let answers = desk.ask(&[record_question(atsign)]).await?;
+        desk.end().await;
+        Ok(answers.first().and_then(|answer| record_answer(answer).ok()).flatten())
+    }
+
+    /// Registers one record at once.
+    pub(crate) async fn register(&self, record: &SignedRecord) -> Result<Registered, DeskError> {
+        let mut desk = Desk::open(&self.directory, &self.tls).await?;
+        let answers = desk.ask(&[registration(record), record_question(&record.atsign)]).await?;
+        desk.end().await;
+        let [registered, found] = answers.as_slice() else {
+            return Ok(Registered::NotNow("the directory answers something else".to_owned()));
+        };
+        let refused = match registration_answer(registered) {
+            Ok(_) => return Ok(Registered::Taken),
+            Err(refused) => refused,
+        };
+        Ok(match record_answer(found).ok().flatten() {
+            Some(found) if found == *record => Registered::Taken,
+            Some(found) if found.at.seq >= record.at.seq => Registered::Newer(Box::new(found)),
+            Some(_) | None => Registered::NotNow(refused.to_string()),
+        })
     }
 
     /// Announces, until `stop`.
@@ -287,6 +372,13 @@ impl Announcer {
         address.ok().map(|address| Place { address, quic: self.quic })
     }
 
+    /// The registrar of this node's own grant: another node that has a grant of the same may rightly serve what
+    /// this one has.
+    fn own_registrar(&self) -> Option<Registrars> {
+        let key = self.identity().grant()?.registrar.clone();
+        Some(Registrars::new(vec![Registrar { key, atsigns: Vec::new() }]))
+    }
+
     fn note(&self, what: impl FnOnce(&mut News)) {
         what(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
         self.told.notify_one();
@@ -303,16 +395,13 @@ impl Voice for Announcer {
     }
 
     fn believes(&self, record: &SignedRecord, now: Timestamp) -> bool {
-        // Another node that has a grant of the same registrar may rightly serve what this one has.
-        let own = self.identity().grant().map(|grant| grant.registrar.clone());
-        let own = own.map(|key| Registrars::new(vec![Registrar { key, atsigns: Vec::new() }]));
         std::iter::once(&self.trusted)
-            .chain(own.as_ref())
+            .chain(self.own_registrar().as_ref())
             .any(|trusted| trusted.verify(record.clone(), now).is_ok())
     }
 
     fn grant(&self, atsign: &AtSign, now: Timestamp) -> Option<Grant> {
-        self.identity().good_grant(now).filter(|grant| grant.covers(atsign)).cloned()
+        self.grant_for(atsign, now)
     }
 
     fn sign(&self, atsign: &AtSign, at: Location, grant: Grant) -> SignedRecord {

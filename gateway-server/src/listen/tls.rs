@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use super::{Door, FULL, Shown};
 use crate::admission::Source;
 use crate::node::Node;
-use crate::peers::{Certificate, Visitor};
+use crate::peers::{Certificate, Served, Visitor};
 use crate::session::{Caller, serve};
 use crate::web;
 
@@ -112,8 +112,9 @@ impl Door {
             Protocol::At => serve(stream, node, caller, stop).await,
             Protocol::Http => Box::pin(web::serve(stream, node, caller, stop)).await,
             Protocol::Peer => {
-                if let Some(visitor) = Visitor::of(node, &caller) {
-                    Box::pin(visitor.serve(stream, stop)).await;
+                let Some(visitor) = Visitor::of(node, &caller) else { return };
+                if let Served::Moves(atsign) = Box::pin(visitor.serve(&mut stream, stop)).await {
+                    visitor.hand_on(atsign, stream);
                 }
             }
         }

@@ -17,6 +17,7 @@ use super::claim::{Claim, Verdict};
 use super::fences::Turn;
 use super::inlet::{Inlet, refusal};
 use crate::admission::{Held, SMALL};
+use crate::moving::{Duplex, Visit};
 use crate::node::Node;
 use crate::session::{Caller, Entered, serve_entered};
 use crate::store::Notification;
@@ -38,6 +39,16 @@ pub(crate) struct Visitor {
     pub(crate) known: CancellationToken,
 }
 
+/// What became of a stream.
+pub(crate) enum Served {
+    /// It was let in, and served.
+    Done,
+    /// It was not.
+    Refused,
+    /// By it this atSign moves here: it is not served yet.
+    Moves(AtSign),
+}
+
 impl Visitor {
     /// The node that has made a connection for one stream, if it has shown its key.
     pub(crate) fn of(node: Arc<Node>, caller: &Caller) -> Option<Self> {
@@ -46,8 +57,8 @@ impl Visitor {
         Some(Self { node, key, address: caller.address, known: CancellationToken::new() })
     }
 
-    /// Serves one stream until either side ends it, or `stop`; `false` if it was not let in.
-    pub(crate) async fn serve<S>(&self, mut stream: S, stop: CancellationToken) -> bool
+    /// Serves one stream until either side ends it, or `stop`.
+    pub(crate) async fn serve<S>(&self, mut stream: S, stop: CancellationToken) -> Served
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -55,10 +66,11 @@ impl Visitor {
         let mut lines = LineSplitter::new(LONGEST_OPENING);
         let opening = tokio::select! {
             opening = timeout(limits.login, first_line(&mut stream, &mut lines)) => opening,
-            () = stop.cancelled() => return true,
+            () = stop.cancelled() => return Served::Done,
         };
-        let Ok(Some(line)) = opening else { return false };
+        let Ok(Some(line)) = opening else { return Served::Refused };
         let admitted = match line.parse::<Opening>() {
+            Ok(Opening::Move { atsign }) => return Served::Moves(atsign),
             Ok(opening) => self.admit(&opening).await.map(|()| opening),
             Err(error) => Err(Failure::new(ErrorCode::InvalidSyntax, error.to_string())),
         };
@@ -67,13 +79,14 @@ impl Visitor {
             Err(failure) => {
                 tracing::info!(node = %self.key, line, why = failure.message, "a stream is refused");
                 say(&mut stream, &refusal(failure), limits.write).await.unwrap_or(());
-                return false;
+                return Served::Refused;
             }
         };
         if opening.from().is_some() {
             self.known.cancel();
         }
         match opening {
+            Opening::Move { .. } => {}
             Opening::Ask { from, to } => {
                 lines.set_limit(MAX_AUTHENTICATED);
                 let entered = Entered { tenant: to, peer: from, lines, address: self.address };
@@ -85,7 +98,14 @@ impl Visitor {
                 Receiving { node: &self.node, inlet, turn, stream, room: None }.serve(self, &stop).await;
             }
         }
-        true
+        Served::Done
+    }
+
+    /// Has a stream served by which a tenant moves here.
+    pub(crate) fn hand_on(self, atsign: AtSign, stream: impl Duplex + 'static) {
+        if !self.node.gate.come(Visit { atsign, from: self.key.clone(), stream: Box::new(stream) }) {
+            tracing::warn!(node = %self.key, "no place for another tenant that moves here");
+        }
     }
 
     /// Whether the node may speak for whom it says, to whom it says.

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::lane::{LONGEST_PAUSE, Lane, Pair, Step};
+use super::lanes::Lease;
 use crate::node::Node;
 use crate::store::{Notification, Reached, StoreError};
 use carry::carry;
@@ -120,12 +121,27 @@ impl Delivery {
     async fn run(self) -> Pair {
         let (from, to) = &self.pair;
         let mut lane = Lane::new(from.clone(), to.clone());
-        let mut step = Step::Look;
+        let (mut step, mut lease) = (Step::Look, None);
         loop {
-            step = match self.perform(&mut lane, step).await {
+            // From a look to the next, or to a rest, the sender does not leave.
+            if let Step::Rest(time) = step {
+                drop(lease.take());
+                self.rest(time).await;
+                step = Step::Look;
+            }
+            if matches!(step, Step::Look) {
+                lease = None;
+            }
+            let entered = lease.get_or_insert_with(|| self.node.lanes.enter(from));
+            // Who has gone elsewhere took its queue along.
+            if matches!(step, Step::Look) && !self.node.is_hosted(from) {
+                return self.pair;
+            }
+            step = match self.perform(&mut lane, step, entered).await {
                 Ok(Step::End) | Err(StoreError::Closed) => return self.pair,
                 Ok(next) => next,
                 Err(error) => {
+                    lease = None;
                     tracing::warn!(%from, %to, %error, "a delivery waits for the store");
                     tokio::time::sleep(LONGEST_PAUSE).await;
                     Step::Look
@@ -135,7 +151,7 @@ impl Delivery {
     }
 
     /// Does one step; gives the next.
-    async fn perform(&self, lane: &mut Lane, step: Step) -> Result<Step, StoreError> {
+    async fn perform(&self, lane: &mut Lane, step: Step, lease: &Lease) -> Result<Step, StoreError> {
         let (node, (from, to)) = (&self.node, &self.pair);
         Ok(match step {
             Step::Look => {
@@ -148,7 +164,9 @@ impl Delivery {
                 Ok(links) => links.find(to).await,
                 Err(error) => Err(error),
             }),
-            Step::Carry(record) => lane.on_ended(carry(node, &self.pair, &self.more, &record).await?),
+            Step::Carry(record) => {
+                lane.on_ended(carry(node, &self.pair, &self.more, &record, lease.leaves()).await?)
+            }
             Step::Say(line) => {
                 // One at a time: a server of old takes no more.
                 let Ok(_place) = self.places.acquire().await else { return Err(StoreError::Closed) };
@@ -158,10 +176,7 @@ impl Delivery {
                 node.store.settle(from, vec![settled]).await?;
                 lane.on_settled(crate::random::byte())
             }
-            Step::Rest(time) => {
-                self.rest(time).await;
-                Step::Look
-            }
+            Step::Rest(_) => Step::Look,
             Step::End => Step::End,
         })
     }

@@ -32,6 +32,8 @@ pub struct Outlet {
     /// When something was last heard, or the stream had something to do after a rest.
     heard: Instant,
     moved: bool,
+    /// Whether the sender is about to go to another node: what was sent is settled here, and no more is.
+    is_leaving: bool,
     end: Option<Option<AskError>>,
 }
 
@@ -69,12 +71,22 @@ impl Outlet {
     #[must_use]
     pub fn new(from: AtSign, to: AtSign, now: Instant) -> Self {
         let window = Window::default();
-        Self { from, to, window, is_admitted: false, is_more: true, heard: now, moved: false, end: None }
+        Self {
+            from,
+            to,
+            window,
+            is_admitted: false,
+            is_more: true,
+            heard: now,
+            moved: false,
+            is_leaving: false,
+            end: None,
+        }
     }
 
     /// What to do next. A page that is read, and outcomes that are noted, are told before this is asked again.
     pub fn step(&mut self) -> Step {
-        if self.end.is_none() && self.is_more {
+        if self.end.is_none() && self.is_more && !self.is_leaving {
             let limit = self.window.room();
             if limit > 0 {
                 return Step::Read { reached: self.window.reached(), limit };
@@ -83,6 +95,9 @@ impl Outlet {
         if let Some(settled) = self.window.settle() {
             self.moved = true;
             return Step::Settle(settled);
+        }
+        if self.is_leaving && !self.window.is_waiting() {
+            self.end.get_or_insert(None);
         }
         match self.end.take() {
             Some(why) => Step::End(Ended { was_admitted: self.is_admitted, moved: self.moved, why }),
@@ -150,6 +165,17 @@ impl Outlet {
         if !self.is_due() {
             self.heard = now;
         }
+    }
+
+    /// The sender is about to go to another node.
+    pub fn on_leave(&mut self) {
+        self.is_leaving = true;
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving
     }
 
     /// It was waited for in vain.
@@ -253,5 +279,23 @@ mod tests {
         idle.on_deadline();
         let end = ended(idle.step());
         assert!(end.was_admitted && !end.moved && end.why.is_none());
+    }
+
+    #[test]
+    fn who_leaves_settles_what_was_sent_and_sends_no_more() {
+        let now = Instant::now();
+        let mut outlet = outlet(now);
+        outlet.on_page(&page(0..2), Timestamp::from_millis(0), |_| {});
+        outlet.on_answer(Ok(()), now);
+        outlet.on_answer(Ok(()), now);
+        outlet.on_leave();
+        assert_eq!(settled(outlet.step()), [("0".to_owned(), Outcome::Delivered)]);
+        outlet.on_settled();
+        outlet.on_more(now);
+        assert!(matches!(outlet.step(), Step::Wait(_)), "one is under way");
+        outlet.on_answer(Ok(()), now);
+        assert_eq!(settled(outlet.step()), [("1".to_owned(), Outcome::Delivered)]);
+        outlet.on_settled();
+        assert!(ended(outlet.step()).why.is_none());
     }
 }

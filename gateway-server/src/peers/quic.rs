@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::arrival::Visitor;
+use super::arrival::{Served, Visitor};
 use crate::node::Node;
 
 /// After this silence a connection is lost.
@@ -163,7 +163,8 @@ async fn converse(node: Arc<Node>, connection: Connection, stop: CancellationTok
                     let (visitor, stop) = (visitor.clone(), stop.clone());
                     streams.spawn(async move {
                         let mut stream = join(recv, send);
-                        let is_admitted = visitor.serve(&mut stream, stop).await;
+                        // Who moves comes by a connection of its own.
+                        let is_admitted = matches!(visitor.serve(&mut stream, stop).await, Served::Done);
                         let (_, mut send) = stream.into_inner();
                         // It fails for one that was finished before; and then what was said is on its way.
                         drop(send.finish());

@@ -5,6 +5,7 @@
 //! [`Watcher`] in the order of the commits, which is what monitors live on.
 
 mod commit;
+mod moves;
 mod notification;
 mod record;
 mod sqlite;
@@ -22,6 +23,7 @@ use at_protocol::{AtKey, AtSign, Metadata, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use commit::{Change, Commit};
+pub use moves::{Arrival, Departure};
 #[cfg(test)]
 pub(crate) use notification::tests;
 pub use notification::{Kind, Notification, Status, is_unique};
@@ -41,6 +43,9 @@ pub enum StoreError {
     /// The database failed; nothing of the operation is kept.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// The tenant moves to another node: nothing is written for it here.
+    #[error("this atSign is moving to another node")]
+    Moving,
     /// What keeps this tenant's data is damaged and out of service; other tenants may be served.
     #[error("out of service, because it is damaged: {0}")]
     Damaged(String),
@@ -344,6 +349,27 @@ pub trait Store: Send + Sync {
     /// Adds a tenant with what was exported, commit ids included; `false` if it is hosted already, which then
     /// stays as it is. All of it or nothing.
     fn import(&self, tenant: Tenant, rows: Rows, now: Timestamp) -> Answer<'_, bool>;
+    /// Writes nothing for a tenant from now on, and delivers nothing to it, whether it is one of this store or
+    /// not: until [`Self::thaw`]. What was accepted before is on disk once [`Self::reconcile`] is done.
+    fn freeze(&self, tenant: &AtSign);
+    /// Writes for a tenant again.
+    fn thaw(&self, tenant: &AtSign);
+    /// The tenants that move to another node, or did.
+    fn departures(&self) -> Answer<'_, Vec<(AtSign, Departure)>>;
+    /// Notes how far a tenant is that moves to another node; `None` forgets it.
+    fn set_departure(&self, tenant: &AtSign, state: Option<Departure>) -> Answer<'_, ()>;
+    /// The tenants that move to this node.
+    fn arrivals(&self) -> Answer<'_, Vec<(AtSign, Arrival)>>;
+    /// Begins anew with a tenant that moves to this node; `false` if it is hosted already.
+    fn arrive(&self, tenant: &AtSign, state: Arrival) -> Answer<'_, bool>;
+    /// Adds rows to one that arrives; `false` if it does not any more.
+    fn add_rows(&self, tenant: &AtSign, rows: Vec<Row>) -> Answer<'_, bool>;
+    /// Notes how far one is that arrives; `false` if it does not any more.
+    fn set_arrival(&self, tenant: &AtSign, state: Arrival) -> Answer<'_, bool>;
+    /// Makes a tenant of one that has arrived; `false` if it has not.
+    fn settle_in(&self, tenant: &AtSign, now: Timestamp) -> Answer<'_, bool>;
+    /// Gives up one that arrives.
+    fn drop_arrival(&self, tenant: &AtSign) -> Answer<'_, ()>;
     /// A record, whether it is active or not.
     fn record(&self, tenant: &AtSign, key: &AtKey) -> Answer<'_, Option<Record>>;
     /// Forgets what it remembers of a tenant that another process may have changed.

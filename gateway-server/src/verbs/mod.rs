@@ -174,6 +174,7 @@ impl From<StoreError> for Failure {
             StoreError::Damaged(_) => {
                 "this atSign's store is damaged and out of service until it is restored"
             }
+            StoreError::Moving => "this atSign is moving to another node, and is served there soon",
             StoreError::Failed(_) | StoreError::Closed => {
                 tracing::error!(%error, "a verb could not be performed");
                 "the server's store failed, nothing was changed"

@@ -13,7 +13,7 @@ use at_protocol::crypto::{Ed25519Public, Ed25519Secret, cram_digest};
 use at_protocol::directory::{Address, EXTENDED, Grant, Location, SignedRecord};
 use at_protocol::notification::Frame;
 use at_protocol::{AtSign, Timestamp};
-use atedge_server::{Running, Server, ServerConfig, ServerTls};
+use atedge_server::{Identity, Running, Server, ServerConfig, ServerTls};
 use atedge_service::tls::{ClientCertificates, DevAuthority};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -81,11 +81,7 @@ impl Fleet {
                     let (mut stream, mut line) = (BufReader::new(stream), String::new());
                     stream.write_all(b"@").await.expect("a greeting");
                     while stream.read_line(&mut line).await.is_ok_and(|size| size > 0) {
-                        let name = line.trim().strip_prefix("record:").and_then(|name| name.parse().ok());
-                        let found = name.and_then(|name| {
-                            known.lock().expect("nobody panicked").get::<AtSign>(&name).cloned()
-                        });
-                        let answer = format!("{}\r\n@", found.as_deref().unwrap_or("null"));
+                        let answer = format!("{}\r\n@", answer(&known, line.trim()));
                         line.clear();
                         if stream.write_all(answer.as_bytes()).await.is_err() {
                             return;
@@ -95,6 +91,46 @@ impl Fleet {
             }
         });
         Self { folder, authority, directory, answers, tasks }
+    }
+
+    /// Starts a node that has a grant for everybody, and says by itself who is there.
+    pub(crate) async fn house(&self, name: &str, atsigns: &[&str]) -> Node {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let identity = Identity::open(&ServerConfig::default().server, &folder).expect("a key");
+        let file = folder.join("node.grant");
+        std::fs::write(&file, grant(&identity.public()).to_string()).expect("a file");
+        let more = format!("server.host = \"localhost\"\nserver.node_grant = {file:?}");
+        let node = self.node(name, &[], &more).await;
+        for atsign in atsigns {
+            node.running().add_tenant(self::atsign(atsign), SECRET, None).await.expect("a new tenant");
+            self.until(atsign, |record| *record.node() == node.public()).await;
+        }
+        node
+    }
+
+    /// What the directory has of an atSign.
+    pub(crate) fn record(&self, atsign: &str) -> Option<SignedRecord> {
+        let answers = self.answers.lock().expect("nobody panicked");
+        answers.get(&self::atsign(atsign)).map(|text| text.parse().expect("a record"))
+    }
+
+    /// Waits until the directory has the record that is meant.
+    pub(crate) async fn until(&self, atsign: &str, is_it: impl Fn(&SignedRecord) -> bool) {
+        let waiting = async {
+            while !self.record(atsign).is_some_and(|record| is_it(&record)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("the directory is told");
+    }
+
+    /// Whether the directory takes records.
+    pub(crate) fn set_deaf(&self, deaf: bool) {
+        self.answers.lock().expect("nobody panicked").retain(|who, _| *who != atsign(DEAF));
+        if deaf {
+            self.answers.lock().expect("nobody panicked").insert(atsign(DEAF), String::new());
+        }
     }
 
     /// The directory goes away.
@@ -151,6 +187,34 @@ impl Fleet {
     }
 }
 
+/// Who stands in the directory while it takes no records.
+const DEAF: &str = "@deaf";
+
+/// What the directory answers: it takes a record whose number grows.
+fn answer(known: &Mutex<HashMap<AtSign, String>>, line: &str) -> String {
+    let mut known = known.lock().expect("nobody panicked");
+    if let Some(name) = line.strip_prefix("record:") {
+        let found = name.parse().ok().and_then(|name: AtSign| known.get(&name).cloned());
+        return found.unwrap_or_else(|| "null".to_owned());
+    }
+    let Some(record) = line.strip_prefix("register:").and_then(|json| json.parse::<SignedRecord>().ok())
+    else {
+        return "null".to_owned();
+    };
+    if known.contains_key(&atsign(DEAF)) {
+        return "error:not now".to_owned();
+    }
+    let before = known.get(&record.atsign).and_then(|text| text.parse::<SignedRecord>().ok());
+    match before.filter(|before| before.at.seq >= record.at.seq && *before != record) {
+        Some(before) => format!("error:number {} is known", before.at.seq),
+        None => {
+            let answer = format!("ok seq={}", record.at.seq);
+            known.insert(record.atsign.clone(), record.to_string());
+            answer
+        }
+    }
+}
+
 async fn start(config: &ServerConfig, folder: &Path) -> (Running, CancellationToken) {
     let stop = CancellationToken::new();
     let tls = ServerTls::load(config, folder).expect("certificates");
@@ -185,12 +249,16 @@ impl Node {
 
 /// A record signed by a node that the registrar has granted everybody.
 pub(crate) fn record(node: &Ed25519Secret, atsign: &str, port: u16, seq: u64) -> SignedRecord {
-    let end = Timestamp::from(std::time::SystemTime::now()).plus_millis(3_600_000);
-    let everybody = vec!["*".parse().expect("a pattern")];
-    let grant = Grant::sign(&registrar(), node.public(), everybody, end);
+    let grant = grant(&node.public());
+    let end = grant.not_after;
     let address: Address = format!("localhost:{port}").parse().expect("an address");
     let at = Location { address, quic: port, seq, not_after: end };
     SignedRecord::sign(node, self::atsign(atsign), at, grant)
+}
+
+fn grant(node: &Ed25519Public) -> Grant {
+    let end = Timestamp::from(std::time::SystemTime::now()).plus_millis(3_600_000);
+    Grant::sign(&registrar(), node.clone(), vec!["*".parse().expect("a pattern")], end)
 }
 
 /// An owner's connection.

@@ -2,6 +2,7 @@
 //! the keys are wrong.
 
 mod fleet;
+mod moving;
 
 use std::sync::Arc;
 

@@ -89,10 +89,10 @@ impl LoginError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Wire { .. } | Self::EnrollmentPending { .. } => true,
+            // It may be moving from one node to another, and the directory says soon which.
+            Self::Wire { .. } | Self::EnrollmentPending { .. } | Self::WrongServer { .. } => true,
             Self::Refused { source, .. } => crate::refusal::is_transient(source),
-            Self::WrongServer { .. }
-            | Self::NotActivated { .. }
+            Self::NotActivated { .. }
             | Self::KeysRefused { .. }
             | Self::SecretRefused { .. }
             | Self::SecretUsed { .. }

@@ -23,8 +23,30 @@ pub fn pinned(
     identity: Option<Arc<dyn ResolvesClientCert>>,
     protocol: &[u8],
 ) -> ClientConfig {
+    config(Some(node.clone()), identity, protocol)
+}
+
+/// TLS 1.3 with whatever node is there, which proves its key and nothing else: [`key`] says which, and a grant
+/// has to say whose.
+#[must_use]
+pub fn any_node(identity: Option<Arc<dyn ResolvesClientCert>>, protocol: &[u8]) -> ClientConfig {
+    config(None, identity, protocol)
+}
+
+/// The key of a node by the certificate that it has shown; `None` for certificates of another kind.
+#[must_use]
+pub fn key(certificate: &CertificateDer<'_>) -> Option<Ed25519Public> {
+    let spki = ParsedCertificate::try_from(certificate).ok()?.subject_public_key_info();
+    Ed25519Public::from_bytes(spki.strip_prefix(&SPKI)?.try_into().ok()?).ok()
+}
+
+fn config(
+    node: Option<Ed25519Public>,
+    identity: Option<Arc<dyn ResolvesClientCert>>,
+    protocol: &[u8],
+) -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(Pinned { node: node.clone(), provider: Arc::clone(&provider) });
+    let verifier = Arc::new(Pinned { node, provider: Arc::clone(&provider) });
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("aws-lc has the suites of TLS 1.3")
@@ -38,10 +60,10 @@ pub fn pinned(
     config
 }
 
-/// Takes a certificate over one key, whoever signed it and whatever it names.
+/// Takes a certificate over one key, or over any of its kind, whoever signed it and whatever it names.
 #[derive(Debug)]
 struct Pinned {
-    node: Ed25519Public,
+    node: Option<Ed25519Public>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -54,11 +76,11 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let spki = ParsedCertificate::try_from(end_entity)?.subject_public_key_info();
-        if spki.strip_prefix(&SPKI) == Some(self.node.as_bytes()) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
+        match key(end_entity) {
+            Some(key) if self.node.as_ref().is_none_or(|node| *node == key) => {
+                Ok(ServerCertVerified::assertion())
+            }
+            Some(_) | None => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
     }
 

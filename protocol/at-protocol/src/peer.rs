@@ -33,11 +33,16 @@ pub enum Opening {
         /// Who is asked.
         to: AtSign,
     },
+    /// `move:@alice`: all that @alice has, who is to be served there.
+    Move {
+        /// Who moves.
+        atsign: AtSign,
+    },
 }
 
 /// The line is no opening.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a stream between nodes begins with from:@alice to:@bob, or ask:@alice to:@bob")]
+#[error("a stream between nodes begins with from:@alice to:@bob, ask:@alice to:@bob, or move:@alice")]
 pub struct InvalidOpening;
 
 impl Opening {
@@ -47,14 +52,16 @@ impl Opening {
         match self {
             Self::Notify { from, .. } => Some(from),
             Self::Ask { from, .. } => from.as_ref(),
+            Self::Move { .. } => None,
         }
     }
 
-    /// To whose atServer it speaks.
+    /// Of whose atServer it speaks.
     #[must_use]
     pub fn to(&self) -> &AtSign {
         match self {
             Self::Notify { to, .. } | Self::Ask { to, .. } => to,
+            Self::Move { atsign } => atsign,
         }
     }
 }
@@ -65,6 +72,7 @@ impl fmt::Display for Opening {
             Self::Notify { from, to } => write!(f, "from:{from} to:{to}"),
             Self::Ask { from: Some(from), to } => write!(f, "ask:{from} to:{to}"),
             Self::Ask { from: None, to } => write!(f, "ask to:{to}"),
+            Self::Move { atsign } => write!(f, "move:{atsign}"),
         }
     }
 }
@@ -73,8 +81,11 @@ impl FromStr for Opening {
     type Err = InvalidOpening;
 
     fn from_str(line: &str) -> Result<Self, InvalidOpening> {
-        let (from, to) = line.trim().split_once(" to:").ok_or(InvalidOpening)?;
         let atsign = |text: &str| text.parse().map_err(|_| InvalidOpening);
+        if let Some(moves) = line.trim().strip_prefix("move:") {
+            return Ok(Self::Move { atsign: atsign(moves)? });
+        }
+        let (from, to) = line.trim().split_once(" to:").ok_or(InvalidOpening)?;
         let to = atsign(to)?;
         if let Some(from) = from.strip_prefix("from:") {
             return Ok(Self::Notify { from: atsign(from)?, to });
@@ -92,7 +103,7 @@ mod tests {
 
     #[test]
     fn openings_read_back_and_other_lines_are_none() {
-        for line in ["from:@alice to:@bob", "ask:@alice to:@bob", "ask to:@bob"] {
+        for line in ["from:@alice to:@bob", "ask:@alice to:@bob", "ask to:@bob", "move:@alice"] {
             assert_eq!(line.parse::<Opening>().unwrap().to_string(), line);
         }
         for line in ["", "from:@alice", "from:@alice to:", "to:@bob", "asks to:@bob", "from:@a b to:@bob"] {

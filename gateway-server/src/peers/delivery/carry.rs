@@ -8,6 +8,7 @@ use at_client::wire::{Said, WireError};
 use at_protocol::directory::VerifiedRecord;
 use at_protocol::peer::Opening;
 use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
 
 use super::More;
 use crate::node::Node;
@@ -27,6 +28,7 @@ pub(super) async fn carry(
     pair: &Pair,
     more: &More,
     record: &VerifiedRecord,
+    leaves: &CancellationToken,
 ) -> Result<Ended, StoreError> {
     let unopened = |why| Ended { was_admitted: false, moved: false, why: Some(why) };
     let links = match node.links() {
@@ -38,7 +40,7 @@ pub(super) async fn carry(
         Ok(stream) => {
             let mut wire = Wire::begin(stream);
             wire.say(&Opening::Notify { from: from.clone(), to: to.clone() });
-            drive(node, more, pair, wire).await?
+            drive((node, more, leaves), pair, wire).await?
         }
         Err(error) => unopened(AskError::Unreachable(error.to_string())),
     };
@@ -49,7 +51,11 @@ pub(super) async fn carry(
     Ok(ended)
 }
 
-async fn drive(node: &Node, more: &More, pair: &Pair, mut wire: Wire<Stream>) -> Result<Ended, StoreError> {
+async fn drive(
+    (node, more, leaves): (&Node, &More, &CancellationToken),
+    pair: &Pair,
+    mut wire: Wire<Stream>,
+) -> Result<Ended, StoreError> {
     let (from, to) = pair;
     let mut outlet = Outlet::new(from.clone(), to.clone(), now());
     loop {
@@ -74,6 +80,7 @@ async fn drive(node: &Node, more: &More, pair: &Pair, mut wire: Wire<Stream>) ->
                 () = more.told() => if more.take() {
                     outlet.on_more(now());
                 },
+                () = leaves.cancelled(), if !outlet.is_leaving() => outlet.on_leave(),
                 () = sleep_until(until.into()) => outlet.on_deadline(),
             },
             Step::End(ended) => return Ok(ended),

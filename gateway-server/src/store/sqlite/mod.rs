@@ -10,6 +10,7 @@ mod edits;
 mod file;
 mod hot;
 mod layout;
+mod moves;
 mod notifications;
 mod operations;
 mod queue;
@@ -36,8 +37,9 @@ use super::{Answer, Quota, StoreError, Tenant, Watcher};
 pub use care::{BackupError, Checked, Progress, back_up, check, exists};
 use file::{Place, ShardFile, Unopened};
 use hot::Hot;
+use moves::Frozen;
 use readers::Readers;
-use writer::{Group, Writer};
+use writer::{Group, Rules, Writer};
 
 /// Threads that read. More would only wait for each other on the few cores that a node has.
 const READERS: usize = 2;
@@ -102,6 +104,7 @@ pub struct SqliteStore {
     /// None in memory, where reads and writes take the same road.
     readers: Option<Readers>,
     threads: Vec<JoinHandle<()>>,
+    frozen: Arc<Frozen>,
     /// Ends the look for damage.
     stop: Arc<AtomicBool>,
 }
@@ -128,12 +131,14 @@ impl SqliteStore {
     ) -> Result<Self, OpenError> {
         let files = layout::files(path, shards)?.into_iter().map(Arc::new).collect::<Vec<_>>();
         let (mut shards, mut threads, mut newer) = (Vec::new(), Vec::new(), None);
+        let frozen: Arc<Frozen> = Arc::default();
         for file in &files {
             let hot = Arc::new(Hot::new(hot / files.len()));
             let writer = match file.open_writer() {
                 Ok(connection) => {
                     let (file, hot) = (Arc::clone(file), Arc::clone(&hot));
-                    let started = Writer::start(file, hot, connection, quota, Arc::clone(&watcher))?;
+                    let rules = Rules { quota, frozen: Arc::clone(&frozen) };
+                    let started = Writer::start(file, hot, connection, rules, Arc::clone(&watcher))?;
                     threads.push(started.1);
                     Some(started.0)
                 }
@@ -154,7 +159,7 @@ impl SqliteStore {
         }
         let (readers, more) = Readers::start(files, READERS)?;
         threads.extend(more);
-        Ok(Self { shards, readers: Some(readers), threads, stop: Arc::default() })
+        Ok(Self { shards, readers: Some(readers), threads, frozen, stop: Arc::default() })
     }
 
     /// A store of one shard that lives as long as this value.
@@ -166,12 +171,15 @@ impl SqliteStore {
         schema::migrate(&mut connection)?;
         let file = Arc::new(ShardFile::new(PathBuf::from(":memory:"), Place { number: 0, shards: 1 }));
         let hot = Arc::new(Hot::new(IN_MEMORY));
+        let frozen: Arc<Frozen> = Arc::default();
+        let rules = Rules { quota, frozen: Arc::clone(&frozen) };
         let (writer, thread) =
-            Writer::start(Arc::clone(&file), Arc::clone(&hot), connection, quota, watcher)?;
+            Writer::start(Arc::clone(&file), Arc::clone(&hot), connection, rules, watcher)?;
         Ok(Self {
             shards: vec![Shard { file, hot, writer: Some(writer) }],
             readers: None,
             threads: vec![thread],
+            frozen,
             stop: Arc::default(),
         })
     }
@@ -238,6 +246,22 @@ impl SqliteStore {
             let id: Option<i64> = find.query_row([tenant.as_str()], |row| row.get(0)).optional()?;
             query(sql, id.unwrap_or(NOBODY))
         })
+    }
+
+    /// What all shards that are in service have, one after the other.
+    async fn read_all<T: Send + 'static>(
+        &self,
+        query: fn(&Connection) -> rusqlite::Result<Vec<T>>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut all = Vec::new();
+        for shard in self.sound() {
+            match self.read_at(shard, query).await {
+                Ok(found) => all.extend(found),
+                Err(StoreError::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
     }
 
     /// The shards that are in service.

@@ -6,8 +6,9 @@ use at_protocol::directory::SignedRecord;
 use at_protocol::{AtKey, AtSign, Timestamp};
 
 use super::super::{
-    Answer, Commit, Edit, Expired, KeyPage, Notification, Outcome, Reached, Record, Refused, Rows, Settled,
-    Store, StoreError, TakeRow, Taken, Tally, Tenant, Usage, Visit, Visits, Write,
+    Answer, Arrival, Commit, Departure, Edit, Expired, KeyPage, Notification, Outcome, Reached, Record,
+    Refused, Row, Rows, Settled, Store, StoreError, TakeRow, Taken, Tally, Tenant, Usage, Visit, Visits,
+    Write,
 };
 use super::hot::Name;
 use super::*;
@@ -44,8 +45,8 @@ impl Store for SqliteStore {
     fn remove_tenant(&self, tenant: &AtSign) -> Answer<'_, bool> {
         let atsign = tenant.clone();
         Box::pin(async move {
-            let tenant = atsign.clone();
-            if !self.write(&atsign, 0, move |group| tenants::remove(group, &tenant)).await? {
+            let (tenant, shard) = (atsign.clone(), self.shard_of(&atsign));
+            if !self.write_at(shard, None, 0, move |group| tenants::remove(group, &tenant)).await? {
                 return Ok(false);
             }
             let tenant = atsign.clone();
@@ -80,6 +81,64 @@ impl Store for SqliteStore {
             });
             imported.await
         })
+    }
+
+    fn freeze(&self, tenant: &AtSign) {
+        self.frozen.insert(tenant);
+    }
+
+    fn thaw(&self, tenant: &AtSign) {
+        self.frozen.remove(tenant);
+    }
+
+    fn departures(&self) -> Answer<'_, Vec<(AtSign, Departure)>> {
+        Box::pin(self.read_all(moves::departures))
+    }
+
+    fn set_departure(&self, tenant: &AtSign, state: Option<Departure>) -> Answer<'_, ()> {
+        let atsign = tenant.clone();
+        self.write_at(self.shard_of(tenant), None, 0, move |group| {
+            moves::set_departure(group.sql, &atsign, state.as_ref())
+        })
+    }
+
+    fn arrivals(&self) -> Answer<'_, Vec<(AtSign, Arrival)>> {
+        Box::pin(self.read_all(moves::arrivals))
+    }
+
+    fn arrive(&self, tenant: &AtSign, state: Arrival) -> Answer<'_, bool> {
+        let atsign = tenant.clone();
+        self.write_at(self.shard_of(tenant), None, 0, move |group| moves::begin(group, &atsign, &state))
+    }
+
+    fn add_rows(&self, tenant: &AtSign, rows: Vec<Row>) -> Answer<'_, bool> {
+        let atsign = tenant.clone();
+        self.write_at(self.shard_of(tenant), None, 0, move |group| moves::add_rows(group.sql, &atsign, rows))
+    }
+
+    fn set_arrival(&self, tenant: &AtSign, state: Arrival) -> Answer<'_, bool> {
+        let atsign = tenant.clone();
+        self.write_at(self.shard_of(tenant), None, 0, move |group| {
+            moves::set_arrival(group.sql, &atsign, &state)
+        })
+    }
+
+    fn settle_in(&self, tenant: &AtSign, now: Timestamp) -> Answer<'_, bool> {
+        let atsign = tenant.clone();
+        Box::pin(async move {
+            let tenant = Tenant { atsign: atsign.clone(), listen: None };
+            self.tell_neighbour(&atsign, move |sql| tenants::note_neighbour(sql, &tenant)).await?;
+            let settled = atsign.clone();
+            self.write_at(self.shard_of(&atsign), None, 0, move |group| {
+                moves::settle_in(group, &settled, now)
+            })
+            .await
+        })
+    }
+
+    fn drop_arrival(&self, tenant: &AtSign) -> Answer<'_, ()> {
+        let atsign = tenant.clone();
+        self.write_at(self.shard_of(tenant), None, 0, move |group| moves::drop_arrival(group.sql, &atsign))
     }
 
     fn record(&self, tenant: &AtSign, key: &AtKey) -> Answer<'_, Option<Record>> {
@@ -300,17 +359,7 @@ impl Store for SqliteStore {
     }
 
     fn signed_records(&self) -> Answer<'_, Vec<SignedRecord>> {
-        Box::pin(async move {
-            let mut all = Vec::new();
-            for shard in self.sound() {
-                match self.read_at(shard, signed::all).await {
-                    Ok(records) => all.extend(records),
-                    Err(StoreError::Damaged(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(all)
-        })
+        Box::pin(self.read_all(signed::all))
     }
 
     fn keep_signed_record(&self, record: SignedRecord) -> Answer<'_, ()> {

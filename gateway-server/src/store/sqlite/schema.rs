@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 9] = ["
+const STEPS: [&str; 10] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -144,6 +144,11 @@ const STEPS: [&str; 9] = ["
 ", "
     -- The newest signed record that was believed, or made, of each atSign, as JSON.
     CREATE TABLE signed_record (atsign TEXT PRIMARY KEY, seq INTEGER NOT NULL, record TEXT NOT NULL) STRICT;
+", "
+    -- Tenants that move to another node, and those that move here: how far they are, as JSON. Rows of one that
+    -- arrives have its number, which is no tenant's until it is served.
+    CREATE TABLE departure (atsign TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT;
+    CREATE TABLE arrival (tenant INTEGER PRIMARY KEY, atsign TEXT NOT NULL UNIQUE, state TEXT NOT NULL) STRICT;
 "];
 
 /// Brings the database to the newest version.

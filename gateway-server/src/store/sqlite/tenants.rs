@@ -41,23 +41,31 @@ pub(super) fn forget_neighbour(sql: &Connection, atsign: &AtSign) -> rusqlite::R
 /// Makes a tenant and gives its number, which none before had whose rows are still there; `None` if it is
 /// hosted already.
 pub(super) fn add(group: &mut Group<'_>, tenant: &Tenant, now: Timestamp) -> rusqlite::Result<Option<i64>> {
-    if group.tenant(&tenant.atsign)?.is_some() {
+    if group.any_tenant(&tenant.atsign)?.is_some() {
         return Ok(None);
     }
+    let id = next_id(group.sql)?;
+    let listen = tenant.listen.map(|listen| listen.to_string());
     group.sql.execute(
-        "INSERT INTO tenant (id, atsign, listen, created) VALUES (
-             1 + max((SELECT ifnull(max(id), 0) FROM tenant), (SELECT ifnull(max(tenant), 0) FROM removed)),
-             ?1, ?2, ?3)",
-        params![tenant.atsign.as_str(), tenant.listen.map(|listen| listen.to_string()), now.as_millis()],
+        "INSERT INTO tenant (id, atsign, listen, created) VALUES (?1, ?2, ?3, ?4)",
+        params![id, tenant.atsign.as_str(), listen, now.as_millis()],
     )?;
-    let id = group.sql.last_insert_rowid();
     group.sql.execute("INSERT INTO usage (tenant, keys, bytes) VALUES (?1, 0, 0)", [id])?;
     Ok(Some(id))
 }
 
+/// A number that nobody has, who is here, arrives, or is being swept.
+pub(super) fn next_id(sql: &Connection) -> rusqlite::Result<i64> {
+    let mut query = sql.prepare_cached(
+        "SELECT 1 + max((SELECT ifnull(max(id), 0) FROM tenant), (SELECT ifnull(max(tenant), 0) FROM removed),
+                        (SELECT ifnull(max(tenant), 0) FROM arrival))",
+    )?;
+    query.query_row([], |row| row.get(0))
+}
+
 /// Ends a tenant; its rows are swept later, a few at a time. `false` if it was not there.
 pub(super) fn remove(group: &mut Group<'_>, atsign: &AtSign) -> rusqlite::Result<bool> {
-    let Some(id) = group.tenant(atsign)? else { return Ok(false) };
+    let Some(id) = group.any_tenant(atsign)? else { return Ok(false) };
     group.forget(atsign);
     group.sql.execute("INSERT INTO removed (tenant) VALUES (?1)", [id])?;
     group.sql.execute("DELETE FROM usage WHERE tenant = ?1", [id])?;

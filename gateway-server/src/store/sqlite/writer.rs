@@ -20,6 +20,7 @@ use super::super::{Committed, Quota, StoreError, Watcher};
 use super::commits::last_given;
 use super::file::{ShardFile, Unopened, is_damage, is_of_disk};
 use super::hot::{Hot, Name};
+use super::moves::Frozen;
 use super::queue::Queue;
 
 /// How long the sabotaged build waits between its answer and the COMMIT.
@@ -34,11 +35,21 @@ pub(super) struct Writer {
     jobs: Arc<Queue<Box<dyn Job>>>,
 }
 
+/// What all writes are held to.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    /// What each tenant may store.
+    pub(super) quota: Quota,
+    /// For whom nothing is written.
+    pub(super) frozen: Arc<Frozen>,
+}
+
 /// The transaction that a group shares, and what is to be told when it has been committed.
 pub(super) struct Group<'a> {
     pub(super) sql: &'a Transaction<'a>,
     /// What each tenant may store.
     pub(super) quota: Quota,
+    frozen: &'a Frozen,
     counters: &'a mut Counters,
     committed: &'a mut Vec<Committed>,
     changed: &'a mut Vec<Name>,
@@ -57,6 +68,8 @@ struct Counters {
 }
 
 pub(super) trait Job: Send {
+    /// For whom it writes, if it does so for somebody.
+    fn tenant(&self) -> Option<&AtSign>;
     fn perform(&mut self, group: &mut Group<'_>) -> rusqlite::Result<()>;
     /// Decides the answer, if none is decided yet.
     fn fail(&mut self, error: StoreError);
@@ -64,6 +77,7 @@ pub(super) trait Job: Send {
 }
 
 struct Request<T, F> {
+    tenant: Option<AtSign>,
     work: Option<F>,
     made: Option<Result<T, StoreError>>,
     reply: Option<oneshot::Sender<Result<T, StoreError>>>,
@@ -74,6 +88,10 @@ where
     T: Send,
     F: FnOnce(&mut Group<'_>) -> rusqlite::Result<T> + Send,
 {
+    fn tenant(&self) -> Option<&AtSign> {
+        self.tenant.as_ref()
+    }
+
     fn perform(&mut self, group: &mut Group<'_>) -> rusqlite::Result<()> {
         if let Some(work) = self.work.take() {
             self.made = Some(Ok(work(group)?));
@@ -101,7 +119,7 @@ impl Writer {
         file: Arc<ShardFile>,
         hot: Arc<Hot>,
         connection: Connection,
-        quota: Quota,
+        rules: Rules,
         watcher: Arc<dyn Watcher>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let jobs = Arc::new(Queue::new());
@@ -112,7 +130,7 @@ impl Writer {
                 file,
                 hot,
                 connection,
-                quota,
+                rules,
                 is_suspect: false,
                 version: 0,
                 counters: Counters::default(),
@@ -134,7 +152,7 @@ impl Writer {
         F: FnOnce(&mut Group<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Request { work: Some(work), made: None, reply: Some(reply) });
+        let job = Box::new(Request { tenant: who.clone(), work: Some(work), made: None, reply: Some(reply) });
         self.jobs.push(who, bytes, job);
         answer.await.map_err(|_| StoreError::Closed)?
     }
@@ -151,7 +169,7 @@ struct Desk {
     file: Arc<ShardFile>,
     hot: Arc<Hot>,
     connection: Connection,
-    quota: Quota,
+    rules: Rules,
     /// Whether the disk has failed under the connection.
     is_suspect: bool,
     /// SQLite's count of changes by others.
@@ -217,12 +235,17 @@ impl Desk {
         let alone = jobs.len() == 1;
         for job in jobs.iter_mut() {
             let told = committed.len();
+            if job.tenant().is_some_and(|tenant| self.rules.frozen.contains(tenant)) {
+                job.fail(StoreError::Moving);
+                continue;
+            }
             if !alone {
                 transaction.prepare_cached("SAVEPOINT request")?.execute([])?;
             }
-            let (quota, counters) = (self.quota, &mut self.counters);
+            let (Rules { quota, frozen }, counters) = (&self.rules, &mut self.counters);
+            let sql = &transaction;
             let performed =
-                job.perform(&mut Group { sql: &transaction, quota, counters, committed, changed });
+                job.perform(&mut Group { sql, quota: *quota, frozen, counters, committed, changed });
             if let Err(error) = performed {
                 if alone || transaction.is_autocommit() || is_damage(&error) || is_of_disk(&error) {
                     return Err(error);
@@ -237,8 +260,8 @@ impl Desk {
                 transaction.prepare_cached("RELEASE request")?.execute([])?;
             }
         }
-        let (quota, counters) = (self.quota, &mut self.counters);
-        Group { sql: &transaction, quota, counters, committed, changed }.mark_time()?;
+        let (Rules { quota, frozen }, counters) = (&self.rules, &mut self.counters);
+        Group { sql: &transaction, quota: *quota, frozen, counters, committed, changed }.mark_time()?;
         if cfg!(feature = "sabotage") {
             // The sabotaged build answers before the COMMIT, and gives a crash time to fall in between.
             jobs.iter_mut().for_each(|job| job.answer());
@@ -312,8 +335,13 @@ impl Group<'_> {
         self.changed.push(Name::new(tenant, &key.to_string()));
     }
 
-    /// The number of a tenant, if it is one of this store's.
+    /// The number of a tenant, if it is one of this store's and not about to leave.
     pub(super) fn tenant(&mut self, atsign: &AtSign) -> rusqlite::Result<Option<i64>> {
+        if self.frozen.contains(atsign) { Ok(None) } else { self.any_tenant(atsign) }
+    }
+
+    /// The number of a tenant, if it is one of this store's.
+    pub(super) fn any_tenant(&mut self, atsign: &AtSign) -> rusqlite::Result<Option<i64>> {
         if let Some(id) = self.counters.tenants.get(atsign) {
             return Ok(Some(*id));
         }

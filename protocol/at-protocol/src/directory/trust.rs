@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::{Pattern, SignedRecord};
+use super::{Grant, Pattern, SignedRecord};
 use crate::crypto::Ed25519Public;
 use crate::{AtSign, Timestamp};
 
@@ -92,7 +92,21 @@ impl Registrars {
     /// # Errors
     /// With the first link that does not hold.
     pub fn verify(&self, record: SignedRecord, now: Timestamp) -> Result<VerifiedRecord, Distrust> {
-        let (atsign, grant) = (&record.atsign, &record.grant);
+        self.grants(&record.grant, &record.atsign, now)?;
+        if !record.is_signed() {
+            return Err(Distrust::RecordSignature);
+        }
+        if record.at.not_after <= now {
+            return Err(Distrust::RecordExpired(record.at.not_after));
+        }
+        Ok(VerifiedRecord(record))
+    }
+
+    /// Checks whether a grant lets its node speak for an atSign.
+    ///
+    /// # Errors
+    /// With the first link that does not hold.
+    pub fn grants(&self, grant: &Grant, atsign: &AtSign, now: Timestamp) -> Result<(), Distrust> {
         let mut trusted = self.0.iter().filter(|registrar| registrar.key == grant.registrar).peekable();
         if trusted.peek().is_none() {
             return Err(Distrust::UnknownRegistrar(grant.registrar.clone()));
@@ -109,13 +123,7 @@ impl Registrars {
         if !grant.covers(atsign) {
             return Err(Distrust::BeyondGrant(grant.node.clone(), atsign.clone()));
         }
-        if !record.is_signed() {
-            return Err(Distrust::RecordSignature);
-        }
-        if record.at.not_after <= now {
-            return Err(Distrust::RecordExpired(record.at.not_after));
-        }
-        Ok(VerifiedRecord(record))
+        Ok(())
     }
 }
 

@@ -1,5 +1,8 @@
 //! Quotas, and tenants that come and go.
 
+use at_protocol::crypto::Ed25519Secret;
+use zeroize::Zeroizing;
+
 use super::super::super::Row;
 use super::*;
 
@@ -89,4 +92,93 @@ async fn a_tenant_moves_to_another_store_with_its_commit_ids() {
     foreign.columns.insert("x) --".to_owned(), 1.into());
     let bob = Tenant { atsign: atsign("@bob"), listen: None };
     assert!(other.store.import(bob, Box::new([Ok(foreign)].into_iter()), now(4)).await.is_err());
+}
+
+#[tokio::test]
+async fn for_a_frozen_tenant_nothing_is_written_and_nothing_is_lost() {
+    let at = At::over(1).await;
+    let (alice, bob) = (atsign("@alice"), atsign("@bob"));
+    at.update("a@alice", "1", Metadata::default(), 1).await;
+    at.store.freeze(&alice);
+    at.store.reconcile().await.unwrap();
+    let refused = Store::write(
+        &at.store,
+        &alice,
+        Write { edits: vec![plain("a@alice", "2")], notification: None, now: now(2) },
+    );
+    assert!(matches!(refused.await, Err(StoreError::Moving)));
+    let received = at.store.receive(notification("n1", "@carol", "@alice"), now(2)).await;
+    assert!(matches!(received, Err(StoreError::Moving)));
+    let all = at.store.receive_all(&alice, vec![notification("n2", "@carol", "@alice")], now(2)).await;
+    assert!(matches!(all, Err(StoreError::Moving)));
+    // From another tenant of the same shard it waits, like what goes to another server.
+    at.store.send(notification("n3", "@bob", "@alice"), now(2)).await.unwrap();
+    let waiting = at.store.waiting(&bob, &alice, Reached::default(), 9).await.unwrap();
+    assert_eq!(waiting.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["n3"]);
+    assert_eq!(at.store.usage(&alice).await.unwrap().keys, 1, "it is read as before");
+    at.store.thaw(&alice);
+    assert_eq!(at.update("a@alice", "3", Metadata::default(), 3).await, 1);
+    at.store.freeze(&alice);
+    assert!(at.store.remove_tenant(&alice).await.unwrap(), "it may go");
+}
+
+#[tokio::test]
+async fn what_arrives_is_nobodys_until_it_settles_in() {
+    let at = At::over(APART).await;
+    let alice = atsign("@alice");
+    at.update("a@alice", "1", Metadata::default(), 1).await;
+    at.store.send(notification("n", "@alice", "@carol"), now(3)).await.unwrap();
+    let (give, rows) = std::sync::mpsc::channel();
+    at.store.export(&alice, Box::new(move |row| give.send(row).is_ok())).await.unwrap();
+    let rows: Vec<Row> = rows.into_iter().collect();
+    let copy = || rows.iter().map(|row| Row { table: row.table.clone(), columns: row.columns.clone() });
+
+    let from = Ed25519Secret::from_seed(&Zeroizing::new([1; 32])).public();
+    let (copying, stored) =
+        (Arrival::Copying { from: from.clone() }, Arrival::Stored { from, since: now(4) });
+    assert!(!at.store.arrive(&alice, copying.clone()).await.unwrap(), "it is hosted here");
+    let there = At::open(TempDir::new().unwrap(), Some(APART));
+    let store = &there.store;
+    assert!(
+        !store.add_rows(&alice, copy().collect()).await.unwrap()
+            && !store.settle_in(&alice, now(4)).await.unwrap()
+    );
+    // A first attempt is given up in the middle.
+    assert!(store.arrive(&alice, copying.clone()).await.unwrap());
+    assert!(store.add_rows(&alice, copy().take(1).collect()).await.unwrap());
+    assert!(store.arrive(&alice, copying.clone()).await.unwrap());
+    assert!(store.add_rows(&alice, copy().collect()).await.unwrap());
+    assert!(store.set_arrival(&alice, stored.clone()).await.unwrap());
+    assert_eq!(store.arrivals().await.unwrap(), [(alice.clone(), stored)]);
+    assert_eq!(store.tenants().await.unwrap(), []);
+    assert_eq!(there.keys("", 4).await, Vec::<String>::new());
+    store.receive(notification("m", "@carol", "@alice"), now(4)).await.unwrap();
+    while !store.expire(now(4)).await.unwrap().is_none() {}
+    // A tenant that comes meanwhile has another number.
+    assert!(
+        store.add_tenant(Tenant { atsign: atsign("@bob"), listen: None }, Vec::new(), now(4)).await.unwrap()
+    );
+
+    let there = there.again();
+    let store = &there.store;
+    assert!(
+        store.settle_in(&alice, now(5)).await.unwrap() && !store.settle_in(&alice, now(5)).await.unwrap()
+    );
+    assert_eq!(store.arrivals().await.unwrap(), []);
+    assert_eq!(there.keys("", 5).await, ["a@alice"]);
+    assert_eq!(store.last_commit(&alice).await.unwrap(), 0);
+    assert_eq!(there.next().await.as_deref(), Some("n"), "its queue came with it");
+    assert_eq!(there.received("@alice").await, [], "nothing came while it was nobody's");
+    assert_eq!(store.usage(&alice).await.unwrap(), Usage { keys: 1, bytes: 8 });
+
+    // One that is given up leaves nothing.
+    let carol = atsign("@carol");
+    assert!(store.arrive(&carol, copying).await.unwrap());
+    store.drop_arrival(&carol).await.unwrap();
+    assert!(!store.settle_in(&carol, now(5)).await.unwrap());
+    let left = Departure::Refused { why: "no room".to_owned() };
+    store.set_departure(&carol, Some(left.clone())).await.unwrap();
+    assert_eq!(store.departures().await.unwrap(), [(carol.clone(), left)]);
+    store.set_departure(&carol, None).await.unwrap();
+    assert_eq!(store.departures().await.unwrap(), []);
 }

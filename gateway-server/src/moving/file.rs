@@ -1,6 +1,6 @@
-//! A tenant in a file: how it moves from one store to another.
+//! A tenant in lines of text: how it moves from one store to another, in a file or otherwise.
 //!
-//! The file is lines of JSON. The first says what it is, `{"format": "atedge-tenant", "version": 1,
+//! The lines are JSON. The first says what it is, `{"format": "atedge-tenant", "version": 1,
 //! "atsign": …, "listen": …}`; each further one is a row of the store, `{"table": …, "columns": {…}}`:
 //! records with their keys and metadata, the newest commit of each key with its id, notifications with their
 //! queue. The last one, `{"rows": …}`, says how many there were, so that a file that was cut is known for one.
@@ -132,37 +132,69 @@ pub(crate) async fn import(
     let wrong = |what: String| MoveError::Format { file: path.to_owned(), what };
     let mut lines = BufReader::new(File::open(path).map_err(failed)?).lines();
     let first = lines.next().transpose().map_err(failed)?.unwrap_or_default();
-    let head: Head = serde_json::from_str(&first).map_err(|error| wrong(error.to_string()))?;
-    if (head.format.as_str(), head.version) != (FORMAT, VERSION) {
-        return Err(wrong(format!("it says {} {}, expected {FORMAT} {VERSION}", head.format, head.version)));
-    }
-    let tenant = Tenant { atsign: head.atsign, listen: listen.or(head.listen) };
-    if store.import(tenant.clone(), rows(lines), now).await? {
+    let (tenant, reading) = Reading::begin(&first).map_err(wrong)?;
+    let tenant = Tenant { listen: listen.or(tenant.listen), ..tenant };
+    if store.import(tenant.clone(), rows(lines, reading), now).await? {
         Ok(tenant)
     } else {
         Err(MoveError::Exists(tenant.atsign))
     }
 }
 
+/// Takes a tenant's lines one after the other.
+pub(super) struct Reading {
+    rows: u64,
+}
+
+/// What a line behind the first one is.
+pub(super) enum Counted {
+    /// A row.
+    Row(Row),
+    /// The end, after so many rows.
+    End(u64),
+}
+
+impl Reading {
+    /// Begins with the first line; gives whose lines they are.
+    pub(super) fn begin(line: &str) -> Result<(Tenant, Self), String> {
+        let Head { format, version, atsign, listen } =
+            serde_json::from_str(line).map_err(|error| error.to_string())?;
+        if (format.as_str(), version) != (FORMAT, VERSION) {
+            return Err(format!("it says {format} {version}, expected {FORMAT} {VERSION}"));
+        }
+        Ok((Tenant { atsign, listen }, Self { rows: 0 }))
+    }
+
+    /// Takes another line.
+    pub(super) fn read(&mut self, line: &str) -> Result<Counted, String> {
+        match serde_json::from_str(line) {
+            Ok(Line::Row(row)) => {
+                self.rows += 1;
+                Ok(Counted::Row(row))
+            }
+            Ok(Line::End { rows }) if rows == self.rows => Ok(Counted::End(rows)),
+            Ok(Line::End { rows }) => Err(format!("it has {} rows, not {rows}", self.rows)),
+            Err(error) => Err(format!("line {}: {error}", self.rows + 2)),
+        }
+    }
+}
+
 /// The rows, and behind the last one an error if they are not as many as the file says.
-fn rows(lines: impl Iterator<Item = io::Result<String>> + Send + 'static) -> Rows {
-    let (mut number, mut ended) = (1, false);
+fn rows(lines: impl Iterator<Item = io::Result<String>> + Send + 'static, mut reading: Reading) -> Rows {
+    let mut ended = false;
     let mut lines = lines.fuse();
     Box::new(std::iter::from_fn(move || {
         if ended {
             return None;
         }
-        number += 1;
-        let line = match lines.next() {
-            Some(Ok(line)) => serde_json::from_str(&line).map_err(|error| error.to_string()),
-            Some(Err(error)) => Err(error.to_string()),
-            None => Err("the end is missing".to_owned()),
-        };
-        match line {
-            Ok(Line::Row(row)) => return Some(Ok(row)),
-            Ok(Line::End { rows }) if rows == number - 2 => ended = true,
-            Ok(Line::End { rows }) => return Some(Err(format!("it has {} rows, not {rows}", number - 2))),
-            Err(what) => return Some(Err(format!("line {number}: {what}"))),
+        match lines.next() {
+            Some(Ok(line)) => match reading.read(&line) {
+                Ok(Counted::Row(row)) => return Some(Ok(row)),
+                Ok(Counted::End(_)) => ended = true,
+                Err(what) => return Some(Err(what)),
+            },
+            Some(Err(error)) => return Some(Err(error.to_string())),
+            None => return Some(Err(format!("line {}: the end is missing", reading.rows + 2))),
         }
         None
     }))
@@ -174,7 +206,7 @@ mod tests {
 
     fn read(lines: &[&str]) -> Vec<Result<String, String>> {
         let lines: Vec<_> = lines.iter().map(|line| Ok((*line).to_owned())).collect();
-        rows(lines.into_iter()).take(5).map(|row| row.map(|row| row.table)).collect()
+        rows(lines.into_iter(), Reading { rows: 0 }).take(5).map(|row| row.map(|row| row.table)).collect()
     }
 
     #[test]

@@ -1,0 +1,92 @@
+//! How a tenant moves: in a file from one store to another, or alive from node to node.
+//!
+//! A move from node to node never leaves two of them serving. The node that it leaves ([`leaving`]) stops
+//! serving, copies all rows, and commits that it has given the tenant away; the other one ([`arriving`]) keeps
+//! what it gets where nobody finds it, until the directory has taken its record with the next number. The
+//! directory is the judge: it takes one record of a number, whichever comes first. So the node that has given
+//! away takes back in the same way, by a record of its own with that number; and whichever node crashes in
+//! whatever state asks the directory what became of it.
+
+mod arriving;
+mod file;
+mod leaving;
+mod words;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use at_protocol::AtSign;
+use at_protocol::crypto::Ed25519Public;
+use atedge_service::tls::NodeIdentity;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use crate::announce::Announcer;
+use crate::node::Node;
+use crate::store::StoreError;
+pub use file::MoveError;
+pub(crate) use file::{export, import};
+
+/// Tenants that may be waiting to arrive from other nodes at the same time.
+const AT_ONCE: usize = 8;
+
+/// Moves tenants between this node and others.
+pub(crate) struct Mover {
+    pub(crate) node: Arc<Node>,
+    pub(crate) announcer: Arc<Announcer>,
+    /// What is shown to other nodes.
+    pub(crate) identity: Arc<NodeIdentity>,
+    /// Where a tenant's rows wait to be sent.
+    pub(crate) folder: PathBuf,
+    /// Held while one that has arrived is let in.
+    pub(crate) settling: tokio::sync::Mutex<()>,
+}
+
+/// The doors of a node.
+pub(crate) trait Doors: Send + Sync {
+    /// Serves a tenant of the store no more, and waits until what it was sending is settled.
+    fn shut(&self, atsign: &AtSign) -> impl Future<Output = ()> + Send;
+    /// Serves what is in the store and was not shut out, or is not any more.
+    fn open(&self, atsign: &AtSign) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// A stream that another node has opened to move a tenant here.
+pub(crate) struct Visit {
+    /// Who moves.
+    pub(crate) atsign: AtSign,
+    /// The node, which has proved its key.
+    pub(crate) from: Ed25519Public,
+    /// The stream behind its first line.
+    pub(crate) stream: Box<dyn Duplex>,
+}
+
+/// Both directions.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// Where such streams wait for who moves tenants in; where nobody does, they find no place.
+pub(crate) struct Gate {
+    come: mpsc::Sender<Visit>,
+    to_serve: Mutex<Option<mpsc::Receiver<Visit>>>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        let (come, to_serve) = mpsc::channel(AT_ONCE);
+        Self { come, to_serve: Mutex::new(Some(to_serve)) }
+    }
+}
+
+impl Gate {
+    /// Hands a stream on; `false` if there is no place.
+    pub(crate) fn come(&self, visit: Visit) -> bool {
+        self.come.try_send(visit).is_ok()
+    }
+
+    /// The streams that come; once.
+    pub(crate) fn to_serve(&self) -> Option<mpsc::Receiver<Visit>> {
+        self.to_serve.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
