@@ -1,18 +1,21 @@
 //! `town`: a private atPlatform in a folder.
 //!
-//! A directory and one or more servers on loopback ports, with an authority of their own. The folder holds
-//! all of it: `ca.pem`, a folder each for the directory and the servers, and one file a resident with its
-//! activation secret. Started again on the same folder, the town is as it was.
+//! A directory and one or more servers on loopback ports, with an authority and a registrar of their own. The
+//! folder holds all of it: `ca.pem`, `registrar.key`, a folder each for the directory and the servers, and one
+//! file a resident with its activation secret. Started again on the same folder, the town is as it was.
 
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use at_protocol::AtSign;
-use at_protocol::directory::Address;
+use at_protocol::crypto::{Ed25519Public, Ed25519Secret};
+use at_protocol::directory::{Address, Grant, Pattern, Registrar, Registrars, SignedRecord};
+use at_protocol::{AtSign, Timestamp};
 use atedge_directory::{Directory, DirectoryConfig, Registry, Rules};
-use atedge_server::{Server, ServerConfig, ServerTls};
+use atedge_server::config::{NodeConfig, RegistrarSetting};
+use atedge_server::{Identity, Server, ServerConfig, ServerTls};
 use atedge_service::tls::{DevAuthority, OwnCertificate};
 use atedge_service::{Exit, files, stop_signal};
 use serde::{Deserialize, Serialize};
@@ -22,14 +25,20 @@ use tokio_util::sync::CancellationToken;
 use crate::cli;
 use crate::cmd::fresh_key;
 use crate::output::Output;
+use crate::registrar;
 
 /// The name that every certificate and every answer of the directory has; it resolves on a bare machine.
 const HOST: &str = "localhost";
+/// How long the registrar's grants last: longer than anybody develops anything.
+const GRANTED_MS: u64 = 10 * 365 * 24 * 60 * 60 * 1000;
+/// How soon the directory has to know all residents.
+const ANNOUNCED: Duration = Duration::from_secs(60);
 
 /// A town that runs.
 pub struct Town {
     folder: PathBuf,
     ca: PathBuf,
+    registrar: Ed25519Secret,
     directory: atedge_directory::Running,
     servers: Vec<atedge_server::Running>,
     residents: Vec<(AtSign, Resident)>,
@@ -98,9 +107,17 @@ impl Town {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("cannot use {}", folder.display()))?;
         let authority = DevAuthority::open_or_create(&folder, &[])?;
-        let directory = start_directory(&folder, &authority, port, stop.clone()).await?;
-        let mut town =
-            Self { ca: authority.ca(), directory, servers: Vec::new(), residents: Vec::new(), folder };
+        let registrar = registrar(&folder)?;
+        let trusted = Registrars::new(vec![Registrar { key: registrar.public(), atsigns: everybody() }]);
+        let directory = start_directory(&folder, &authority, trusted, port, stop.clone()).await?;
+        let mut town = Self {
+            ca: authority.ca(),
+            registrar,
+            directory,
+            servers: Vec::new(),
+            residents: Vec::new(),
+            folder,
+        };
         let mut next_port = port;
         for (place, atsigns) in groups.iter().enumerate() {
             let state = town.folder.join(format!("server{}", place + 1));
@@ -112,7 +129,30 @@ impl Town {
             }
             town.servers.push(server);
         }
+        tokio::time::timeout(ANNOUNCED, town.announced())
+            .await
+            .context("the servers do not announce anybody")??;
         Ok(town)
+    }
+
+    /// Waits until the directory has a record of each resident by the server that runs now.
+    async fn announced(&self) -> Result<()> {
+        for (atsign, resident) in &self.residents {
+            loop {
+                let record = self.directory.registry.record(atsign)?;
+                let record: Option<SignedRecord> = record.map(|text| text.parse()).transpose()?;
+                let runs = |record: &SignedRecord| {
+                    let ports = self.servers.iter().map(|server| server.address().port());
+                    record.at.address == resident.address
+                        && ports.into_iter().any(|port| port == record.at.quic)
+                };
+                if record.as_ref().is_some_and(runs) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
     }
 
     async fn start_server(
@@ -130,8 +170,31 @@ impl Town {
             address: self.directory(),
             ca: Some(self.ca.clone()),
         });
+        config.server = NodeConfig {
+            host: Some(HOST.to_owned()),
+            registrars: vec![RegistrarSetting::Owner { key: self.registrar.public(), atsigns: everybody() }],
+            node_grant: Some(state.join("node.grant")),
+        };
+        self.grant(state)?;
         let tls = ServerTls::load(&config, state)?;
         Ok(Server::start(config, tls, state, stop).await?)
+    }
+
+    /// Lets the server whose state is in a folder serve everybody, if it may not already.
+    fn grant(&self, state: &Path) -> Result<()> {
+        let node = Identity::open(&NodeConfig::default(), state)?.public();
+        let (file, now) = (state.join("node.grant"), Timestamp::from(SystemTime::now()));
+        let is_good = |grant: &Grant| {
+            let is_ours = grant.node == node && grant.registrar == self.registrar.public();
+            is_ours && grant.is_signed() && grant.not_after > now.plus_millis(GRANTED_MS / 2)
+        };
+        let granted = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+        if granted.as_ref().is_some_and(is_good) {
+            return Ok(());
+        }
+        let grant = Grant::sign(&self.registrar, node, everybody(), now.plus_millis(GRANTED_MS));
+        files::write_public(&file, format!("{grant}\n").as_bytes())
+            .with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// Has `server` host `atsign`, if it does not yet, and the directory know it.
@@ -172,6 +235,18 @@ impl Town {
         &self.ca
     }
 
+    /// The registrar's key, which all servers and the directory trust.
+    #[must_use]
+    pub fn registrar(&self) -> Ed25519Public {
+        self.registrar.public()
+    }
+
+    /// How many connections between servers each end knows of.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.servers.iter().map(atedge_server::Running::peers).sum()
+    }
+
     /// Who lives here, in the order given.
     pub fn residents(&self) -> impl Iterator<Item = (&AtSign, &Resident)> {
         self.residents.iter().map(|(atsign, resident)| (atsign, resident))
@@ -186,7 +261,8 @@ impl Town {
                 (atsign.to_string(), json!({ "cram": cram, "address": address }))
             })
             .collect();
-        json!({ "directory": self.directory(), "ca": self.ca, "atsigns": residents })
+        let registrar = self.registrar();
+        json!({ "directory": self.directory(), "ca": self.ca, "registrar": registrar, "atsigns": residents })
     }
 
     /// Waits until all of it has ended, after `stop`.
@@ -198,9 +274,20 @@ impl Town {
     }
 }
 
+/// The town's registrar, which is made once.
+fn registrar(folder: &Path) -> Result<Ed25519Secret> {
+    let file = folder.join("registrar.key");
+    if file.exists() { registrar::open(&file) } else { registrar::create(&file) }
+}
+
+fn everybody() -> Vec<Pattern> {
+    vec!["*".parse().expect("a star is a pattern")]
+}
+
 async fn start_directory(
     folder: &Path,
     authority: &DevAuthority,
+    registrars: Registrars,
     port: Option<u16>,
     stop: CancellationToken,
 ) -> Result<atedge_directory::Running> {
@@ -226,7 +313,10 @@ async fn start_directory(
         address,
         https: None,
         registry: Registry::open(&state)?,
-        rules: Rules::plain(OwnCertificate::open(&authority.cert(), &authority.key())?),
+        rules: Rules {
+            registrars,
+            ..Rules::plain(OwnCertificate::open(&authority.cert(), &authority.key())?)
+        },
         nodes: None,
     };
     let running = Directory::start(config, stop)

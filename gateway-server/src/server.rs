@@ -302,6 +302,12 @@ impl Running {
         Ok(self.address_of(&atsign))
     }
 
+    /// How many other nodes it is connected with.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.house.node.links().map_or(0, |links| links.nodes().count())
+    }
+
     /// Moves a tenant to the node at `to`; see [`Running::departure`] for how far it is.
     ///
     /// # Errors

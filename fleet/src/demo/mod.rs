@@ -83,7 +83,11 @@ pub async fn run(args: cli::Demo) -> Result<Exit> {
     let operator: AtSign = OPERATOR.parse()?;
 
     output.remark(|| {
-        format!("a town in {}: a directory, a server for {gateway}, another for {operator}", folder.display())
+        format!(
+            "a town in {}: a directory, a server for {gateway}, another for {operator}, and a registrar that both \
+             trust",
+            folder.display()
+        )
     })?;
     let town = Town::start(
         &folder.join("town"),
@@ -127,6 +131,11 @@ pub async fn run(args: cli::Demo) -> Result<Exit> {
     let evidence =
         evidence::search(&[&folder.join("town")], &canaries).context("search the servers' files")?;
     let plaintext = !evidence.hits.is_empty();
+    let peers = town.peers();
+    output.remark(|| {
+        let shared = if peers > 0 { "share one connection for all atSigns" } else { "were NOT connected" };
+        format!("the servers know each other's keys by signed records, and {shared}")
+    })?;
     output.remark(|| format!("what the operator's server holds of one reading: {held}"))?;
     for (path, form) in &evidence.hits {
         output.remark(|| format!("found in {form}: {}", path.display()))?;
@@ -140,6 +149,7 @@ pub async fn run(args: cli::Demo) -> Result<Exit> {
         && received.readings > 0
         && received.duplicates == 0
         && commands_done > 0
+        && peers > 0
         && !plaintext;
     output.say(
         || {
@@ -166,6 +176,7 @@ pub async fn run(args: cli::Demo) -> Result<Exit> {
                 "files_searched": evidence.files,
                 "bytes_searched": evidence.bytes,
                 "canaries": canaries.len(),
+                "peers": peers,
             })
         },
     )?;
@@ -206,6 +217,7 @@ fn write_config(folder: &Path, town: &Town, listen: SocketAddr, port: &Path) -> 
 atsign    = "{GATEWAY}"
 keys      = "file:{keys}"
 directory = "{directory}"
+registrar = "{registrar}"
 ca        = "{ca}"
 namespace = "{NAMESPACE}"
 
@@ -244,6 +256,7 @@ signed  = false
 "#,
         keys = keys.display(),
         directory = town.directory(),
+        registrar = town.registrar(),
         ca = town.ca().display(),
         port = port.display(),
         topic = devices::COMMAND_TOPIC,
