@@ -105,6 +105,22 @@ impl Database {
         })
     }
 
+    /// Hands all that is served to `each` as it is written down: the name, the address, and whether it is signed.
+    pub(super) fn rows(
+        &self,
+        mut each: impl FnMut(&str, &str, bool) -> Result<(), RegistryError>,
+    ) -> Result<(), RegistryError> {
+        const ROWS: &str = "SELECT name, address, signed FROM atsign WHERE address IS NOT NULL";
+        let mut statement = self.connection.prepare(ROWS).map_err(self.refused())?;
+        let mut rows = statement.query([]).map_err(self.refused())?;
+        while let Some(row) = rows.next().map_err(self.refused())? {
+            let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+            let (name, address) = (text(0).map_err(self.refused())?, text(1).map_err(self.refused())?);
+            each(name, address, row.get(2).map_err(self.refused())?)?;
+        }
+        Ok(())
+    }
+
     /// Hands to `each` what has changed after the change `after`, oldest first, at most `most`.
     pub(super) fn changes(
         &self,
@@ -188,8 +204,12 @@ impl Database {
                 address,
                 is_signed: row.get(3).map_err(self.refused())?,
             }),
-            _ => Err(RegistryError::Damaged { path: self.path.clone(), row: name.to_owned() }),
+            _ => Err(self.damaged(name)),
         }
+    }
+
+    pub(super) fn damaged(&self, name: &str) -> RegistryError {
+        RegistryError::Damaged { path: self.path.clone(), row: name.to_owned() }
     }
 
     pub(super) fn change<T>(

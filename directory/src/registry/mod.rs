@@ -8,6 +8,7 @@ mod served;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+use at_protocol::atsign::MAX_CODE_POINTS;
 use at_protocol::directory::{Address, VerifiedRecord};
 use at_protocol::{AtSign, Timestamp};
 use tokio::sync::watch;
@@ -280,11 +281,17 @@ impl Registry {
         let mut fresh = Served::default();
         let database = &kept.database;
         kept.seen = database.reading(|| {
-            let mut fits = Ok(());
-            database.list(|atsign, address, is_signed| {
-                fits = fits.and_then(|()| fresh.insert(atsign.as_str(), &address, is_signed));
+            database.rows(|name, address, is_signed| {
+                if is_plain(name) && fresh.insert_known(name, address, is_signed)? {
+                    return Ok(());
+                }
+                match (name.parse::<AtSign>(), address.parse()) {
+                    (Ok(atsign), Ok(address)) if atsign.as_str() == name => {
+                        Ok(fresh.insert(name, &address, is_signed)?)
+                    }
+                    _ => Err(database.damaged(name)),
+                }
             })?;
-            fits?;
             database.last_change()
         })?;
         *self.served.write().unwrap_or_else(PoisonError::into_inner) = fresh;
@@ -299,6 +306,12 @@ impl Registry {
         // A panic elsewhere left no half change: the database has transactions, and memory is behind it.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a name is an atSign at first sight, as most are.
+fn is_plain(name: &str) -> bool {
+    (1..=MAX_CODE_POINTS).contains(&name.len())
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
 }
 
 #[cfg(test)]
