@@ -548,6 +548,6 @@ mod tests {
         assert_eq!(format!("{told:#?}"), format!("{:#?}", ServerConfig::default()));
         assert!(toml::from_str::<ServerConfig>(sample).is_ok());
         let table = |line: &&str| line.starts_with('[') || line.starts_with("# [");
-        assert_eq!(sample.lines().filter(table).count(), 14, "[testing] is in no sample");
+        assert_eq!(sample.lines().filter(table).count(), 15, "[testing] is in no sample");
     }
 }
