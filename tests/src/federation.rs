@@ -12,6 +12,15 @@ use crate::scenario::Run;
 use crate::town::{Setup, Town};
 use crate::wire::Wire;
 
+/// How servers speak with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// As atServers always have: TLS, and a call back for proof.
+    Classic,
+    /// By their node keys, which a registrar has granted: QUIC, or the same over TCP.
+    Nodes,
+}
+
 /// Where clients are.
 const CLIENTS: &str = "clients";
 
@@ -40,8 +49,8 @@ impl Federation {
     ///
     /// # Errors
     /// This machine cannot make such a network, or a part does not start.
-    pub fn start(run: &Run, hosted: &[&[&str]]) -> Result<Self> {
-        Self::with(run, hosted, &[], &[])
+    pub fn start(run: &Run, way: Way, hosted: &[&[&str]]) -> Result<Self> {
+        Self::with(run, way, hosted, &[], &[])
     }
 
     /// The same with further hosts, and the directory also knows guests, who are served there.
@@ -50,6 +59,7 @@ impl Federation {
     /// As [`Self::start`].
     pub fn with(
         run: &Run,
+        way: Way,
         hosted: &[&[&str]],
         hosts: &[&str],
         guests: &[(&str, SocketAddr)],
@@ -61,7 +71,8 @@ impl Federation {
         let net = Net::start(&run.folder, run.seed, &names)?;
         // Nothing may expire before it is counted.
         let tables = "[notifications]\nttln = \"24h\"\n";
-        let setup = Setup { tables, guests, net: Some(&net), ..Setup::default() };
+        let registrar = way == Way::Nodes;
+        let setup = Setup { tables, guests, net: Some(&net), registrar, ..Setup::default() };
         let town = Town::with(&run.folder, hosted, &setup)?;
         let (host, trust) = (net.host(CLIENTS)?, town.trust()?);
         let mut doors = Vec::new();
@@ -102,6 +113,12 @@ impl Door {
     #[must_use]
     pub fn atsign(&self) -> &str {
         &self.atsign
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The same at another address.

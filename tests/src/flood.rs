@@ -213,18 +213,19 @@ impl Watch {
     /// How long each took from its sender's acknowledgement on, shortest first; of the flood at this place.
     #[must_use]
     pub fn latencies(&self, place: usize, flood: &Flood) -> Vec<Duration> {
+        self.latencies_from(place, flood, 0)
+    }
+
+    /// The same of the numbers from this one on.
+    #[must_use]
+    pub fn latencies_from(&self, place: usize, flood: &Flood, first: u64) -> Vec<Duration> {
         let took = |(number, at): &(u64, Instant)| {
-            Some(at.saturating_duration_since(flood.acknowledged_at(*number)?))
+            let acknowledged = flood.acknowledged_at(*number).filter(|_| *number >= first)?;
+            Some(at.saturating_duration_since(acknowledged))
         };
         let mut took: Vec<Duration> = self.arrived[place].iter().filter_map(took).collect();
         took.sort_unstable();
         took
-    }
-
-    /// When the first notification came after a moment.
-    #[must_use]
-    pub fn first_after(&self, moment: Instant) -> Option<Instant> {
-        self.arrived.iter().flatten().map(|(_, at)| *at).filter(|at| *at > moment).min()
     }
 
     /// The longest time without a notification, from a moment on.
@@ -235,6 +236,12 @@ impl Watch {
         came.push(from);
         came.sort_unstable();
         came.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    /// When the first notification came after a moment.
+    #[must_use]
+    pub fn first_after(&self, moment: Instant) -> Option<Instant> {
+        self.arrived.iter().flatten().map(|(_, at)| *at).filter(|at| *at > moment).min()
     }
 }
 

@@ -15,6 +15,7 @@ pub mod powercut;
 pub mod process;
 pub mod publisher;
 pub mod random;
+pub mod registrar;
 pub mod replay;
 pub mod scenario;
 pub mod scenarios;

@@ -40,8 +40,6 @@ pub struct Host {
     number: u8,
 }
 
-/// The first port that the system hands to those who connect.
-const FIRST_FREE: u16 = 32_768;
 /// What a host does with packets behind its programs' backs.
 const TABLE: &str = "atedge";
 
@@ -100,6 +98,16 @@ impl Net {
         let answer = self.ask(command)?;
         ensure!(answer == "ok", "the link was told `{command}`: {answer}");
         Ok(())
+    }
+
+    /// From now on `to` sees `from` under the other address of this last part, as behind a router that
+    /// translates; see [`Disguise`](crate::link::Disguise).
+    ///
+    /// # Errors
+    /// There are no such hosts.
+    pub fn show(&self, from: &str, to: &str, last: u8) -> Result<()> {
+        let host = self.host(from)?;
+        self.tell(&format!("{from}>{to} as {} for {}", host.other_address(last), host.address()))
     }
 
     /// What became of all packets so far, by direction as `one>two`.
@@ -212,22 +220,6 @@ impl Host {
         self.ip(&["route", "replace", "10.77.0.0/16", "dev", &self.device])
     }
 
-    /// What a router between this host and `peer` does that translates addresses and forgets: from now on
-    /// `peer` sees connections that this host has opened come from another address, and nothing that it
-    /// sends to the one before arrives. Who connects to this host still finds it.
-    ///
-    /// # Errors
-    /// nftables refuses.
-    pub fn appear_as(&self, address: Ipv4Addr, peer: &Self) -> Result<()> {
-        let (own, peer) = (self.address(), peer.address());
-        self.filter(&format!(
-            "chain out {{ type filter hook postrouting priority 300; ip daddr != {peer} accept; meta l4proto udp ip saddr \
-             set {address} accept; tcp sport >= {FIRST_FREE} ip saddr set {address}; }}\nchain in {{ type filter hook \
-             prerouting priority -400; ip saddr != {peer} accept; ip daddr {own} meta l4proto {{ tcp, udp }} th dport >= \
-             {FIRST_FREE} drop; ip daddr {address} ip daddr set {own}; }}"
-        ))
-    }
-
     /// Lets no UDP out or in, as some firewalls do.
     ///
     /// # Errors
@@ -247,7 +239,7 @@ impl Host {
         ))
     }
 
-    /// Ends what [`Self::appear_as`], [`Self::block_udp`] and [`Self::drop_matching`] began.
+    /// Ends what [`Self::block_udp`] and [`Self::drop_matching`] began.
     ///
     /// # Errors
     /// nftables refuses.

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::net::{Host, Net};
 use crate::process::{PATIENCE, Process, program, run};
+use crate::registrar::Registrar;
 use crate::wire::{Wire, client_config};
 
 /// An address of this machine where nobody listens at the moment, and which this process has not given
@@ -127,6 +128,8 @@ pub struct Setup<'a> {
     pub under: &'a [&'a str],
     /// Hosts for all parts: `directory`, `server1` and so on, and `clients`, where the town is used from.
     pub net: Option<&'a Net>,
+    /// A registrar grants the servers their atSigns, and they tell the directory themselves, by records.
+    pub registrar: bool,
 }
 
 impl Node {
@@ -309,6 +312,11 @@ impl Town {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let authority = DevAuthority::open_or_create(&folder.join("ca"), &names)?;
         let tls = format!("[tls]\ncert = {:?}\nkey = {:?}\n", authority.cert(), authority.key());
+        let registrar = setup.registrar.then(|| {
+            let atsigns = hosted.iter().flat_map(|atsigns| atsigns.iter().map(ToString::to_string));
+            Registrar::init(folder, atsigns)
+        });
+        let registrar = registrar.transpose()?;
         let directory = directory_place.free_address()?;
         let (mut nodes, mut tenants) = (Vec::new(), Vec::new());
         for (number, (atsigns, mut place)) in hosted.iter().zip(places).enumerate() {
@@ -327,14 +335,22 @@ impl Town {
             for atsign in *atsigns {
                 tenants.push(node.add_tenant(atsign)?);
             }
+            if let Some(registrar) = &registrar {
+                let mut shown = node.command()?;
+                let grant =
+                    registrar.grant(&node.name, shown.args(["node", "--json"]).args(node.arguments()))?;
+                node.configure(&registrar.server_tables(&node.place.ip.to_string(), &grant))?;
+            }
             nodes.push(node);
         }
         let served = tenants.iter().map(|tenant: &Tenant| (tenant.atsign.as_str(), tenant.address));
+        let served = served.filter(|_| registrar.is_none());
         for (atsign, address) in served.chain(setup.guests.iter().copied()) {
             enter_in_directory(folder, atsign, address)?;
         }
         let config = folder.join("directory.toml");
-        std::fs::write(&config, format!("schema = 1\n[listen]\naddress = \"{directory}\"\n{tls}"))?;
+        let trust = registrar.as_ref().map(Registrar::directory_tables).unwrap_or_default();
+        std::fs::write(&config, format!("schema = 1\n[listen]\naddress = \"{directory}\"\n{tls}{trust}"))?;
         let clients = setup.net.map(|net| net.host("clients")).transpose()?.cloned();
         let mut town = Self {
             folder: folder.to_owned(),
@@ -349,6 +365,9 @@ impl Town {
         town.start_directory()?;
         for node in &mut town.nodes {
             node.start()?;
+        }
+        if setup.registrar {
+            town.until_found()?;
         }
         Ok(town)
     }
@@ -405,6 +424,20 @@ impl Town {
         Ok(())
     }
 
+    /// Waits until the directory knows all who live here.
+    fn until_found(&self) -> Result<()> {
+        let mut wire = self.dial_at(self.directory)?;
+        let since = Instant::now();
+        for tenant in &self.tenants {
+            let is_found = |answer: &str| answer.starts_with(&named(tenant.address));
+            while !is_found(&wire.ask(&tenant.atsign[1..])?) {
+                ensure!(since.elapsed() < PATIENCE, "the directory never heard of {}", tenant.atsign);
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+
     /// Has the directory say that an atSign is served elsewhere.
     ///
     /// # Errors
@@ -449,7 +482,11 @@ impl Town {
     /// # Errors
     /// It is not served.
     pub fn dial(&self, atsign: &str) -> Result<Wire> {
-        let (address, trust) = (self.tenant(atsign)?.address, self.trust()?);
+        self.dial_at(self.tenant(atsign)?.address)
+    }
+
+    fn dial_at(&self, address: SocketAddr) -> Result<Wire> {
+        let trust = self.trust()?;
         match &self.clients {
             Some(host) => host.inside(|| Wire::greeted(address, &trust)),
             None => Wire::greeted(address, &trust),

@@ -8,12 +8,14 @@
 
 mod command;
 mod direction;
+mod disguise;
 mod driver;
 mod impairment;
 mod switch;
 
 pub use command::{Command, CommandError};
 pub use direction::{Counters, Direction};
+pub use disguise::{Disguise, Verdict};
 pub use driver::{LinkError, Plug, drive, open};
 pub use impairment::{Impairment, ImpairmentError, Share};
 pub use switch::{Port, PortError, Switch};

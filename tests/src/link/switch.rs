@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Command, Direction, ImpairmentError};
+use super::{Command, Direction, Disguise, ImpairmentError, Verdict};
 use crate::random::Random;
 
 /// A place that packets come from and go to: a name, the device, the network behind it.
@@ -50,7 +50,9 @@ pub struct Switch {
     ports: Vec<Port>,
     /// By the port that packets come from, then by the one they go to.
     directions: Vec<Direction>,
-    /// Packets to nobody here.
+    /// How who is at one end of a direction sees who sends there, if not as itself.
+    disguises: Vec<Option<Disguise>>,
+    /// Packets to nobody here, or to an address that leads nowhere any more.
     strays: u64,
 }
 
@@ -72,7 +74,7 @@ impl Switch {
         let mut random = Random::new(seed);
         let pairs = ports.len() * ports.len();
         let directions = (0..pairs).map(|_| Direction::new(Random::new(random.number()))).collect();
-        Self { ports, directions, strays: 0 }
+        Self { ports, directions, disguises: vec![None; pairs], strays: 0 }
     }
 
     /// The ports, as they were given.
@@ -82,19 +84,30 @@ impl Switch {
     }
 
     /// Takes in a packet from the port at this place.
-    pub fn push(&mut self, from: usize, packet: Vec<u8>, now: Duration) {
-        match self.destination(&packet).filter(|to| *to != from) {
-            Some(to) => self.directions[from * self.ports.len() + to].push(packet, now),
-            None => self.strays += 1,
+    pub fn push(&mut self, from: usize, mut packet: Vec<u8>, now: Duration) {
+        let Some(to) = self.destination(&packet).filter(|to| *to != from) else {
+            self.strays += 1;
+            return;
+        };
+        let place = self.place(from, to);
+        if let Some(disguise) = self.disguises[place] {
+            disguise.leave(&mut packet);
         }
+        self.directions[place].push(packet, now);
     }
 
     /// Hands out all that is due, with the place of the port it goes to.
     pub fn release(&mut self, now: Duration, mut out: impl FnMut(usize, Vec<u8>)) {
         let ports = self.ports.len();
         for (place, direction) in self.directions.iter_mut().enumerate() {
-            while let Some(packet) = direction.pop(now) {
-                out(place % ports, packet);
+            let (from, to) = (place / ports, place % ports);
+            while let Some(mut packet) = direction.pop(now) {
+                // The router is at the disguised host's end.
+                let verdict = self.disguises[to * ports + from].map(|disguise| disguise.enter(&mut packet));
+                match verdict {
+                    None | Some(Verdict::Pass) => out(to, packet),
+                    Some(Verdict::Drop) => self.strays += 1,
+                }
             }
         }
     }
@@ -112,14 +125,22 @@ impl Switch {
     pub fn perform(&mut self, command: &Command) -> Result<Option<Value>, SwitchError> {
         match command {
             Command::Counters => return Ok(Some(self.counters())),
+            Command::Show { from, to, disguise } => {
+                for from in self.places(from)? {
+                    for to in self.places(to)? {
+                        let place = self.place(from, to);
+                        self.disguises[place] = *disguise;
+                    }
+                }
+            }
             Command::Change { from, to, both, words } => {
                 let (from, to) = (self.places(from)?, self.places(to)?);
                 let mut changed = Vec::new();
                 for from in &from {
                     for to in &to {
-                        changed.push(from * self.ports.len() + to);
+                        changed.push(self.place(*from, *to));
                         if *both {
-                            changed.push(to * self.ports.len() + from);
+                            changed.push(self.place(*to, *from));
                         }
                     }
                 }
@@ -152,6 +173,11 @@ impl Switch {
         let is_v4 = packet.first().is_some_and(|first| first >> 4 == 4);
         let network = packet.get(16..19).filter(|_| is_v4)?;
         self.ports.iter().position(|port| port.network == network)
+    }
+
+    /// Where a direction stands in the list of all.
+    fn place(&self, from: usize, to: usize) -> usize {
+        from * self.ports.len() + to
     }
 
     fn places(&self, name: &str) -> Result<Vec<usize>, SwitchError> {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::federation::Federation;
+use crate::federation::{Federation, Way};
 use crate::flood::{Flood, Watch, settle};
 use crate::scenario::Run;
 
@@ -17,7 +17,7 @@ const EACH: u64 = 40;
 /// # Errors
 /// One is lost, comes twice or out of order.
 pub(super) fn run(run: &mut Run) -> Result<()> {
-    let mut federation = Federation::start(run, &[&PAIR[..1], &PAIR[1..]])?;
+    let mut federation = Federation::start(run, Way::Nodes, &[&PAIR[..1], &PAIR[1..]])?;
     let mut watch = Watch::start(federation.door(PAIR[1])?)?;
     let mut wire = federation.enter(PAIR[0])?;
     let mut floods = [Flood::new(PAIR[0], PAIR[1], 1)];
@@ -26,9 +26,12 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     federation.town.kill_directory()?;
     floods[0].send(EACH, &mut wire)?;
     watch.all(&floods)?;
-    // The connection goes, too, and has to be made from what is remembered.
-    let (one, two) = (federation.net.host("server1")?, federation.net.host("server2")?);
-    one.appear_as(one.other_address(11), two)?;
+    // All connections and all that is in memory go, too: what is remembered is on disk.
+    for node in &mut federation.town.nodes {
+        node.kill()?;
+        node.start()?;
+    }
+    let mut wire = federation.enter(PAIR[0])?;
     let since = Instant::now();
     floods[0].send(EACH, &mut wire)?;
     watch.all(&floods)?;

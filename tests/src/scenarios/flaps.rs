@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::federation::Federation;
+use crate::federation::{Federation, Way};
 use crate::flood::{Flood, Watch, settle};
 use crate::process::Process;
 use crate::scenario::Run;
@@ -19,7 +19,7 @@ const GROWTH_KIB: u64 = 2 * 1024;
 /// One is lost, comes twice or out of order; or descriptors or memory grow.
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let (flaps, longest) = if run.long { (1_000, 3_000) } else { (50, 400) };
-    let federation = Federation::start(run, &[&PAIR[..1], &PAIR[1..]])?;
+    let federation = Federation::start(run, Way::Nodes, &[&PAIR[..1], &PAIR[1..]])?;
     let mut random = run.random();
     let mut watch = Watch::start(federation.door(PAIR[1])?)?;
     let mut wire = federation.enter(PAIR[0])?;

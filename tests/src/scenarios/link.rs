@@ -31,9 +31,9 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     let (a, b) = (net.host("a")?, net.host("b")?);
     net.tell("*<>* clear")?;
     // Rules and addresses: a datagram that comes from where it should.
-    a.appear_as(a.other_address(77), b)?;
+    net.show("a", "b", 77)?;
     ensure!(road.sender_seen()? == Some(a.other_address(77)), "another address was not seen");
-    a.unfilter()?;
+    net.tell("a>b as itself")?;
     ensure!(road.sender_seen()? == Some(a.address()), "the own address is not seen again");
     b.block_udp()?;
     ensure!(road.sender_seen()?.is_none(), "blocked UDP arrived");

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::federation::Federation;
+use crate::federation::{Federation, Way};
 use crate::flood::{Flood, Watch, percentile_ms, settle};
 use crate::scenario::Run;
 
@@ -29,7 +29,7 @@ pub(super) fn run_heavy(run: &mut Run) -> Result<()> {
 }
 
 fn over(run: &mut Run, many: u64, road: &str) -> Result<()> {
-    let federation = Federation::start(run, &[&PAIR[..1], &PAIR[1..]])?;
+    let federation = Federation::start(run, Way::Nodes, &[&PAIR[..1], &PAIR[1..]])?;
     let mut watch = Watch::start(federation.door(PAIR[1])?)?;
     federation.net.tell(&format!("server1<>server2 {road}"))?;
     let mut floods = [Flood::new(PAIR[0], PAIR[1], 1)];

@@ -32,6 +32,7 @@ mod server_crash;
 mod silent_peers;
 mod slow_senders;
 mod transcripts;
+mod udp_blocked;
 
 use crate::scenario::Scenario;
 
@@ -74,6 +75,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: FEDERATION, name: "partition", run: partition::run },
     Scenario { group: FEDERATION, name: "flaps", run: flaps::run },
     Scenario { group: FEDERATION, name: "rebinding", run: rebinding::run },
+    Scenario { group: FEDERATION, name: "rebinding-classic", run: rebinding::run_classic },
+    Scenario { group: FEDERATION, name: "udp-blocked", run: udp_blocked::run },
     Scenario { group: FEDERATION, name: "silent-peers", run: silent_peers::run },
     Scenario { group: FEDERATION, name: "directory-down", run: directory_down::run },
     Scenario { group: FEDERATION, name: "peer-crash", run: peer_crash::run },

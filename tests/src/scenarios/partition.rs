@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::federation::Federation;
+use crate::federation::{Federation, Way};
 use crate::flood::{Flood, Watch, settle};
 use crate::scenario::Run;
 
@@ -18,7 +18,7 @@ const EACH: u64 = 40;
 /// One is lost, comes twice or out of order.
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let partition = Duration::from_secs(if run.long { 60 } else { 10 });
-    let federation = Federation::start(run, &[&PAIR[..1], &PAIR[1..]])?;
+    let federation = Federation::start(run, Way::Nodes, &[&PAIR[..1], &PAIR[1..]])?;
     let mut watch = Watch::start(federation.door(PAIR[1])?)?;
     let mut wire = federation.enter(PAIR[0])?;
     let mut floods = [Flood::new(PAIR[0], PAIR[1], 1)];

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::federation::Federation;
+use crate::federation::{Federation, Way};
 use crate::flood::{Flood, Watch, settle};
 use crate::scenario::Run;
 
@@ -18,7 +18,7 @@ const OFFERED: u64 = 60;
 /// One is lost, comes twice or out of order.
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let kills = if run.long { 200 } else { 20 };
-    let mut federation = Federation::start(run, &[&PAIR[..1], &PAIR[1..]])?;
+    let mut federation = Federation::start(run, Way::Nodes, &[&PAIR[..1], &PAIR[1..]])?;
     let mut random = run.random();
     let mut watch = Watch::start(federation.door(PAIR[1])?)?;
     federation.net.tell("server1<>server2 delay=2ms")?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::federation::Federation;
+use crate::federation::{Federation, Way};
 use crate::flood::{Flood, Watch, percentile_ms, settle};
 use crate::scenario::Run;
 
@@ -14,7 +14,7 @@ const PAIR: [&str; 2] = ["@alice", "@bob"];
 /// One is lost, comes twice or out of order.
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let many = if run.long { 1_000 } else { 30 };
-    let federation = Federation::start(run, &[&PAIR[..1], &PAIR[1..]])?;
+    let federation = Federation::start(run, Way::Nodes, &[&PAIR[..1], &PAIR[1..]])?;
     let mut watch = Watch::start(federation.door(PAIR[1])?)?;
     federation.net.tell("server1<>server2 rate=8000 delay=400ms queue=32000")?;
     let mut floods = [Flood::new(PAIR[0], PAIR[1], 1)];

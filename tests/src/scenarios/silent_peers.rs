@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::federation::Federation;
+use crate::federation::{Federation, Way};
 use crate::flood::{Flood, Watch, percentile_ms, settle};
 use crate::scenario::Run;
 
@@ -24,7 +24,8 @@ const LONGEST_QUESTION: Duration = Duration::from_secs(30);
 pub(super) fn run(run: &mut Run) -> Result<()> {
     // The fifth host of the network.
     let silent = SocketAddr::from(([10, 77, 5, 2], SINK_PORT));
-    let federation = Federation::with(run, &[&PAIR[..1], &PAIR[1..]], &[SINK], &[(SILENT, silent)])?;
+    let federation =
+        Federation::with(run, Way::Nodes, &[&PAIR[..1], &PAIR[1..]], &[SINK], &[(SILENT, silent)])?;
     let host = federation.net.host(SINK)?;
     ensure!(host.address() == silent.ip(), "the sink is {}", host.address());
     // The kernel accepts; nobody reads.
