@@ -9,6 +9,7 @@ use std::time::Duration;
 use at_protocol::AtSign;
 use at_protocol::directory::SignedRecord;
 use atedge_service::tls::OwnCertificate;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +24,9 @@ use crate::timers::{self, Job};
 
 /// How long a tenant that leaves waits for answers to what it has sent.
 const SETTLING: Duration = Duration::from_secs(60);
+
+/// Tenants that move in at the same time; others wait.
+const VISITS: usize = 4;
 
 /// A node and its doors.
 pub(crate) struct House {
@@ -236,10 +240,18 @@ impl House {
     /// Lets in those that other nodes send, until the stop.
     pub(crate) async fn let_in(self: Arc<Self>) {
         let Some(mut visits) = self.node.gate.to_serve() else { return };
-        while let Some(Some(visit)) = self.stop.run_until_cancelled(visits.recv()).await {
-            let house = Arc::clone(&self);
-            self.tasks.spawn(async move { house.receive(visit).await });
+        let mut underway = JoinSet::new();
+        loop {
+            tokio::select! {
+                visit = visits.recv(), if underway.len() < VISITS => {
+                    let (house, Some(visit)) = (Arc::clone(&self), visit) else { return };
+                    underway.spawn(async move { house.receive(visit).await });
+                }
+                Some(_) = underway.join_next() => {}
+                () = self.stop.cancelled() => break,
+            }
         }
+        while underway.join_next().await.is_some() {}
     }
 
     async fn receive(&self, visit: Visit) {

@@ -140,6 +140,16 @@ atSign is served by neither. Exit codes: 0 it has moved, 1 it has not.")]
         #[arg(value_name = "HOST:PORT")]
         node: Address,
     },
+    /// Serve an atSign of this store though a signed record names another node: after that node was lost, and
+    /// what is here was restored from its backup. If the other node still runs, what it takes meanwhile is lost
+    #[command(after_help = "Example: atedge-server tenant claim @alice --yes")]
+    Claim {
+        /// The atSign
+        atsign: AtSign,
+        /// Yes, the other node is gone for good
+        #[arg(long)]
+        yes: bool,
+    },
     /// Print the atSigns that are hosted here
     #[command(after_help = "Example: atedge-server tenant list --json")]
     List,
@@ -305,6 +315,12 @@ async fn tenant(settings: ServerConfig, place: &Place, command: TenantCommand) -
         TenantCommand::List => list_tenants(settings, place).await,
         TenantCommand::Show { atsign } => show_tenant(settings, place, &atsign).await,
         TenantCommand::Move { atsign, node } => move_tenant(settings, place, &atsign, node).await,
+        TenantCommand::Claim { atsign, yes } => {
+            anyhow::ensure!(yes, "if another node serves {atsign}, two would; say --yes if that one is gone");
+            let store = existing(settings, place).await?;
+            anyhow::ensure!(store.claim(&atsign).await?, "{atsign} is about to move; see `tenant move`");
+            follow_move(&store, place, &atsign).await
+        }
         TenantCommand::Remove { atsign, yes } => {
             anyhow::ensure!(yes, "all that {atsign} has would be gone; say --yes if you mean it");
             let removed = Offline::open(settings, &place.state).await?.remove(&atsign).await?;
@@ -329,16 +345,25 @@ async fn tenant(settings: ServerConfig, place: &Place, command: TenantCommand) -
     }
 }
 
-/// Has the running server move an atSign, and tells how far it is until that is decided.
+/// Has the running server move an atSign.
 async fn move_tenant(
     settings: ServerConfig,
     place: &Place,
     atsign: &AtSign,
     to: Address,
 ) -> anyhow::Result<()> {
-    let store = Offline::existing(settings, &place.state).await?;
-    let store = store.with_context(|| format!("there is no store in {}", place.state.display()))?;
+    let store = existing(settings, place).await?;
     store.move_tenant(atsign, to).await?;
+    follow_move(&store, place, atsign).await
+}
+
+async fn existing(settings: ServerConfig, place: &Place) -> anyhow::Result<Offline> {
+    let store = Offline::existing(settings, &place.state).await?;
+    store.with_context(|| format!("there is no store in {}", place.state.display()))
+}
+
+/// Tells how far a move is until it is decided.
+async fn follow_move(store: &Offline, place: &Place, atsign: &AtSign) -> anyhow::Result<()> {
     let (mut told, asked, mut is_warned) = (None, Instant::now(), false);
     loop {
         let state =
@@ -350,11 +375,15 @@ async fn move_tenant(
                     format!("{atsign} is being copied to {to}, and not served meanwhile")
                 }
                 Departure::Given { to, .. } => format!("{to} is to serve {atsign} now"),
+                Departure::Claimed => format!("{atsign} is to be served here"),
                 Departure::Done { record } => format!("{atsign} is served at {}", record.at.address),
                 Departure::Refused { why } => format!("{atsign} stays here: {why}"),
             };
             answer(place, &serde_json::json!({ "atsign": atsign, "move": state }), &text);
-        } else if matches!(state, Departure::Asked { .. }) && asked.elapsed() > PATIENCE && !is_warned {
+        } else if matches!(state, Departure::Asked { .. } | Departure::Claimed)
+            && asked.elapsed() > PATIENCE
+            && !is_warned
+        {
             is_warned = true;
             tracing::warn!("nobody takes it up; does the server run, on this state folder?");
         }

@@ -109,6 +109,19 @@ impl Offline {
         self.node.store.set_departure(atsign, Some(Departure::Asked { to })).await
     }
 
+    /// Has the server that runs on the store serve a tenant though a record names another node, which is gone
+    /// for good; `false` if it is about to move.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn claim(&self, atsign: &AtSign) -> Result<bool, StoreError> {
+        if self.departure(atsign).await?.is_some_and(|state| state.is_underway()) {
+            return Ok(false);
+        }
+        self.node.store.set_departure(atsign, Some(Departure::Claimed)).await?;
+        Ok(true)
+    }
+
     /// How far a tenant's move is; `None` if it was not asked to.
     ///
     /// # Errors

@@ -105,6 +105,7 @@ impl Mover {
                 self.node.store.freeze(atsign);
                 self.hand_over(atsign, &to, &node, seq, None, doors).await
             }
+            Departure::Claimed => self.claim(atsign, doors).await,
             Departure::Done { .. } | Departure::Refused { .. } => Ok(()),
         }
     }
@@ -313,6 +314,42 @@ impl Mover {
                     tracing::warn!(%atsign, %error, "it is not served anywhere until the directory answers")
                 }
             }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Serves one of the store though the directory has another node's record, which is said to be gone: by a
+    /// record with the next number.
+    async fn claim(&self, atsign: &AtSign, doors: &impl Doors) -> Result<(), StoreError> {
+        let (store, announcer) = (&self.node.store, &self.announcer);
+        if !store.tenants().await?.iter().any(|tenant| tenant.atsign == *atsign) {
+            return self.stay(atsign, format!("{atsign} is not in this store"), doors).await;
+        }
+        loop {
+            let why = match announcer.ask(atsign).await {
+                Err(error) => error.to_string(),
+                Ok(newest) => {
+                    let seq = newest.map_or(1, |newest| newest.at.seq.saturating_add(1));
+                    let Some(record) = announcer.record(atsign, seq, self.node.now()) else {
+                        return self.stay(atsign, LeaveError::Unknown.to_string(), doors).await;
+                    };
+                    match announcer.register(&record).await {
+                        Ok(Registered::Taken) => {
+                            tracing::warn!(%atsign, seq, "it is served here, because the operator says so");
+                            store.keep_signed_record(record.clone()).await?;
+                            announcer.tell_others(&self.node, &record).await;
+                            store.thaw(atsign);
+                            let done = Departure::Done { record: Box::new(record) };
+                            store.set_departure(atsign, Some(done)).await?;
+                            return doors.open(atsign).await;
+                        }
+                        Ok(Registered::Newer(_)) => "another record was faster".to_owned(),
+                        Ok(Registered::NotNow(why)) => why,
+                        Err(error) => error.to_string(),
+                    }
+                }
+            };
+            tracing::warn!(%atsign, why, "the directory is told again that it is served here");
             tokio::time::sleep(AGAIN).await;
         }
     }

@@ -28,7 +28,7 @@ use crate::store::StoreError;
 pub use file::MoveError;
 pub(crate) use file::{export, import};
 
-/// Tenants that may be waiting to arrive from other nodes at the same time.
+/// Streams of other nodes that may wait for their turn.
 const AT_ONCE: usize = 8;
 
 /// Moves tenants between this node and others.

@@ -31,7 +31,9 @@ pub enum Departure {
         /// Since when.
         since: Timestamp,
     },
-    /// The other node serves it, and here is nothing of it any more.
+    /// It does not leave: this node is to serve it though a record names another one, which is gone for good.
+    Claimed,
+    /// It is served by this record. If that is another node's, here is nothing of it any more.
     Done {
         /// The record that says so.
         record: Box<SignedRecord>,
@@ -73,7 +75,7 @@ impl Departure {
     #[must_use]
     pub fn is_underway(&self) -> bool {
         match self {
-            Self::Asked { .. } | Self::Copying { .. } | Self::Given { .. } => true,
+            Self::Asked { .. } | Self::Copying { .. } | Self::Given { .. } | Self::Claimed => true,
             Self::Done { .. } | Self::Refused { .. } => false,
         }
     }

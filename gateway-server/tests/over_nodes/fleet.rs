@@ -13,7 +13,7 @@ use at_protocol::crypto::{Ed25519Public, Ed25519Secret, cram_digest};
 use at_protocol::directory::{Address, EXTENDED, Grant, Location, SignedRecord};
 use at_protocol::notification::Frame;
 use at_protocol::{AtSign, Timestamp};
-use atedge_server::{Identity, Running, Server, ServerConfig, ServerTls};
+use atedge_server::{Identity, Offline, Running, Server, ServerConfig, ServerTls};
 use atedge_service::tls::{ClientCertificates, DevAuthority};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -225,6 +225,11 @@ async fn start(config: &ServerConfig, folder: &Path) -> (Running, CancellationTo
 impl Node {
     pub(crate) fn running(&self) -> &Running {
         &self.running.as_ref().expect("it runs").0
+    }
+
+    /// Its store, as another process sees it.
+    pub(crate) async fn offline(&self) -> Offline {
+        Offline::open(self.config.clone(), &self.folder).await.expect("a store")
     }
 
     pub(crate) fn public(&self) -> Ed25519Public {

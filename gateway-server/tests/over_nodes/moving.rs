@@ -177,3 +177,33 @@ async fn of_two_nodes_that_might_serve_it_the_directory_takes_one() {
     assert!(!serves(&second, "@alice"));
     fleet.owner(&first, "@alice").await.says("update:location.test@alice hall 3").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_lost_node_served_is_served_here_once_the_operator_says_so() {
+    let fleet = Fleet::start().await;
+    let mut first = fleet.house("first", &["@alice"]).await;
+    fleet.owner(&first, "@alice").await.says("update:location.test@alice hall 3").await;
+    let lost = fleet.record("@alice").expect("a record").at.seq + 1;
+    fleet.say(&crate::fleet::record(&crate::fleet::key(7), "@alice", 7, lost));
+    // It learns at its next start that another node serves her.
+    first.stop().await;
+    first.start().await;
+    let gone = async {
+        while serves(&first, "@alice") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("she is served no more");
+    let store = first.offline().await;
+    assert!(store.claim(&atsign("@alice")).await.expect("a store"));
+    let state = decided(&first, "@alice").await;
+    assert!(matches!(&state, Departure::Done { record } if record.at.seq == lost + 1), "{state:?}");
+    until_served(&first, "@alice").await;
+    fleet.until("@alice", |record| *record.node() == first.public()).await;
+    let mut alice = fleet.owner(&first, "@alice").await;
+    assert_eq!(alice.says("llookup:location.test@alice").await, "hall 3");
+    // And again after a restart.
+    first.stop().await;
+    first.start().await;
+    assert!(serves(&first, "@alice"));
+}

@@ -319,6 +319,10 @@ impl Store for SqliteStore {
         if self.shard_of(&from) == self.shard_of(&to) {
             return self.write(&from, bytes, move |group| {
                 let Some(tenant) = group.tenant(&notification.from)? else { return Ok(()) };
+                // Who is about to leave gets it elsewhere.
+                if group.tenant(&notification.to)?.is_none() {
+                    return Ok(());
+                }
                 notifications::settle(group.sql, (tenant, &notification.from), &settled)?;
                 notifications::receive(group, notification, now)?;
                 Ok(())
