@@ -2,16 +2,19 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{Address, EXTENDED};
+use atedge_service::files::write_private;
 use atedge_service::tls::{BothCertificates, ClientCertificates, NodeIdentity, node_key};
+use aws_lc_rs::hmac::{HMAC_SHA256, Key};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming,
+    RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::pki_types::CertificateDer;
 use tokio::io::{Join, join};
@@ -20,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use zeroize::Zeroizing;
 
 use crate::desk::Desk;
 use crate::follow::tell;
@@ -38,6 +42,10 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(4);
 const STREAMS: u32 = 2;
 /// Bytes that may wait in either direction: at 80 ms they carry 12 MB a second, 100,000 names.
 const WINDOW: u32 = 1024 * 1024;
+/// Bytes of a connection's number. They are random, so that any could have been one of a former life.
+const NUMBER: usize = 8;
+/// The file of the key by which former connections are ended, beside the node's.
+const RESETS: &str = "quic.key";
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long last words may take to arrive.
@@ -120,6 +128,11 @@ pub(crate) async fn hear(
             incoming.refuse();
             continue;
         }
+        // Who connects shows first that it is where it says: followers can wait, and there is room for few.
+        if incoming.may_retry() && !incoming.remote_address_validated() {
+            drop(incoming.retry());
+            continue;
+        }
         let (desk, stop) = (Arc::clone(&desk), stop.clone());
         followers.spawn(async move {
             if let Err(error) = meet(incoming, &desk, &stop).await {
@@ -134,6 +147,8 @@ pub(crate) async fn hear(
 }
 
 fn endpoint(socket: UdpSocket, identity: Arc<NodeIdentity>, desk: &Desk) -> io::Result<Endpoint> {
+    let mut config = EndpointConfig::new(Arc::new(reset_key(&identity.path().with_file_name(RESETS))?));
+    config.cid_generator(|| Box::new(Numbers));
     let certificate = Arc::clone(&desk.in_force().rules.certificate);
     let tls = BothCertificates::new(certificate, identity)
         .server_config(ClientCertificates::Recorded, &[EXTENDED])
@@ -145,7 +160,42 @@ fn endpoint(socket: UdpSocket, identity: Arc<NodeIdentity>, desk: &Desk) -> io::
         .max_incoming(INCOMING)
         .incoming_buffer_size(INCOMING_BYTES)
         .incoming_buffer_size_total(INCOMING_BYTES_ALL);
-    Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
+    Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+}
+
+/// Connections have random numbers.
+struct Numbers;
+
+impl ConnectionIdGenerator for Numbers {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut number = [0; NUMBER];
+        getrandom::fill(&mut number).expect("the system has random numbers");
+        ConnectionId::new(&number)
+    }
+
+    fn cid_len(&self) -> usize {
+        NUMBER
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The key by which a directory tells followers of its former life that it has gone (RFC 9000 §10.3), kept in
+/// `file`: who was connected when it was killed need not wait for silence to become unbearable. Whoever has it can
+/// end connections, and do nothing else to them.
+fn reset_key(file: &Path) -> io::Result<Key> {
+    let kept = std::fs::read(file).map(Zeroizing::new);
+    if let Ok(kept) = kept
+        && kept.len() == 32
+    {
+        return Ok(Key::new(HMAC_SHA256, &kept));
+    }
+    let mut fresh = Zeroizing::new([0; 32]);
+    getrandom::fill(fresh.as_mut_slice())?;
+    write_private(file, fresh.as_slice())?;
+    Ok(Key::new(HMAC_SHA256, fresh.as_slice()))
 }
 
 async fn meet(incoming: Incoming, desk: &Desk, stop: &CancellationToken) -> io::Result<()> {

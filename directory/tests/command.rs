@@ -1,6 +1,7 @@
 //! The program as its users and its service manager see it.
 
 use std::io::Write;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -14,10 +15,28 @@ const KEY: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 /// A process that does not outlive a test that fails.
 struct Killed(Child);
 
+impl Killed {
+    /// A directory that runs by this configuration, when it says that it is ready.
+    fn run(folder: &Path, name: &str, settings: &str) -> Result<Self> {
+        let (file, state) = (folder.join(format!("{name}.toml")), folder.join(name));
+        std::fs::write(&file, format!("schema = 1\n[tls]\ndev = true\n{settings}"))?;
+        let socket = folder.join(format!("{name}.notify"));
+        std::fs::remove_file(&socket).ok();
+        let manager = UnixDatagram::bind(&socket)?;
+        manager.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atedge-directory"));
+        command.args(["run", "--config", path(&file)?, "--state", path(&state)?]);
+        let started = Self(command.env("NOTIFY_SOCKET", &socket).stderr(Stdio::null()).spawn()?);
+        manager.recv(&mut [0; 512])?;
+        Ok(started)
+    }
+}
+
 impl Drop for Killed {
     fn drop(&mut self) {
         // It may have ended.
         self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 
@@ -73,6 +92,55 @@ fn many_are_imported_and_the_bad_ones_are_named() -> Result<()> {
     assert_eq!(out.status.code(), Some(0));
     let out = directory(&["list", "--state", state])?;
     assert_eq!(text(&out.stdout), "@alice a.example:1\n@carol c.example:3\n@dave d.example:4\n");
+    Ok(())
+}
+
+/// A port that was free a moment ago, for TCP and UDP.
+fn free_port() -> Result<u16> {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0")?;
+        let port = tcp.local_addr()?.port();
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_is_killed_is_followed_on_by_the_next() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let state = |name: &str| folder.path().join(name).to_str().map(str::to_owned).context("a path in UTF-8");
+    let (first, second) = (state("first")?, state("second")?);
+    let key = |state: &str| -> Result<String> {
+        Ok(text(&directory(&["node", "--state", state])?.stdout).trim_end().to_owned())
+    };
+    let port = free_port()?;
+    let listen = |port| format!("[listen]\naddress = \"127.0.0.1:{port}\"\n");
+    let leads = format!("{}[followers]\nnodes = [\"{}\"]\n", listen(port), key(&second)?);
+    let follows = format!(
+        "{}[replica]\nof = \"localhost:{port}\"\nnode = \"{}\"\n",
+        listen(free_port()?),
+        key(&first)?
+    );
+    let mut leader = Killed::run(folder.path(), "first", &leads)?;
+    let _follower = Killed::run(folder.path(), "second", &follows)?;
+    let list = |state: &str| -> Result<String> { Ok(text(&directory(&["list", "--state", state])?.stdout)) };
+    for round in 0..3 {
+        let names: String = (0..3_000).map(|n| format!("@a{n} host{n}.example:{}\n", round + 1)).collect();
+        let file = folder.path().join("names.txt");
+        std::fs::write(&file, names)?;
+        let out = directory(&["import", path(&file)?, "--state", &first])?;
+        ensure!(out.status.success(), "{}", text(&out.stderr));
+        directory(&["remove", &format!("@a{round}"), "--state", &first])?;
+        // Wherever it was.
+        drop(leader);
+        leader = Killed::run(folder.path(), "first", &leads)?;
+        let expected = list(&first)?;
+        assert_eq!(expected.lines().count(), 2_999);
+        while list(&second)? != expected {}
+    }
+    let out = directory(&["add", "@a1", "a.example:1", "--state", &second])?;
+    assert_eq!(text(&out.stderr), "error: this directory follows another one: say it there\n");
     Ok(())
 }
 
