@@ -63,6 +63,8 @@ pub struct Listen {
     pub address: SocketAddr,
     /// Connections at once.
     pub connections: usize,
+    /// How many of them one source may have: an IPv4 address, or an IPv6 /64.
+    pub connections_per_source: usize,
     /// How long a TLS handshake may take.
     #[serde(with = "humantime_serde")]
     pub handshake: Duration,
@@ -78,6 +80,7 @@ impl Default for Listen {
             // 64, the port that clients assume, needs privileges.
             address: (Ipv4Addr::UNSPECIFIED, 6400).into(),
             connections: limits.connections,
+            connections_per_source: limits.connections_per_source,
             handshake: limits.handshake,
             idle: limits.idle,
         }
@@ -130,14 +133,14 @@ impl Settings {
 
     /// What the directory goes by, with this certificate and this directory above.
     pub fn rules(&self, certificate: Arc<OwnCertificate>, upstream: Option<Arc<Upstream>>) -> Rules {
-        let Listen { connections, handshake, idle, .. } = self.listen;
+        let Listen { connections, connections_per_source, handshake, idle, .. } = self.listen;
         let registrars = self.registrar.iter().map(|RegistrarSettings { key, atsigns }| Registrar {
             key: key.clone(),
             atsigns: atsigns.clone(),
         });
         Rules {
             certificate,
-            limits: Limits { connections, handshake, idle },
+            limits: Limits { connections, connections_per_source, handshake, idle },
             registrars: Registrars::new(registrars.collect()),
             upstream,
             followers: self.followers.nodes.clone(),

@@ -1,7 +1,9 @@
 //! What all connections share: the registry, and the rules, which may change while the directory runs.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use at_protocol::crypto::Ed25519Public;
@@ -35,6 +37,8 @@ pub struct Rules {
 pub struct Limits {
     /// Connections at once; more are closed before TLS begins.
     pub connections: usize,
+    /// How many of them one source may have: an IPv4 address, or an IPv6 /64.
+    pub connections_per_source: usize,
     /// How long the TLS handshake may take.
     pub handshake: Duration,
     /// How long a connection may say nothing, or take no answer.
@@ -43,7 +47,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, handshake: Duration::from_secs(10), idle: Duration::from_mins(2) }
+        Self {
+            connections: 4096,
+            connections_per_source: 1024,
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_mins(2),
+        }
     }
 }
 
@@ -90,21 +99,31 @@ pub enum RegisterError {
 pub(crate) struct Desk {
     pub(crate) registry: Arc<Registry>,
     in_force: RwLock<Arc<InForce>>,
-    seats: AtomicUsize,
+    seats: Mutex<Seats>,
     /// One writes at a time: who waits here holds no thread.
     writing: Semaphore,
     reading: Semaphore,
 }
 
+/// Who has how many connections.
+#[derive(Default)]
+struct Seats {
+    all: usize,
+    by_source: HashMap<IpAddr, usize>,
+}
+
 /// A place for one connection, given back when dropped.
-pub(crate) struct Seat(Arc<Desk>);
+pub(crate) struct Seat {
+    desk: Arc<Desk>,
+    source: IpAddr,
+}
 
 impl Desk {
     pub(crate) fn new(registry: Arc<Registry>, rules: Rules) -> Result<Self, TlsError> {
         Ok(Self {
             registry,
             in_force: RwLock::new(Arc::new(InForce::new(rules)?)),
-            seats: AtomicUsize::new(0),
+            seats: Mutex::default(),
             writing: Semaphore::new(1),
             reading: Semaphore::new(1),
         })
@@ -123,11 +142,21 @@ impl Desk {
     }
 
     /// A place for one more, if there is one.
-    pub(crate) fn seat(self: &Arc<Self>) -> Option<Seat> {
-        let most = self.in_force().rules.limits.connections;
-        let taken = self.seats.fetch_add(1, Ordering::Relaxed);
-        let seat = Seat(Arc::clone(self));
-        (taken < most).then_some(seat)
+    pub(crate) fn seat(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+        let Limits { connections, connections_per_source, .. } = self.in_force().rules.limits;
+        let source = source(address);
+        let mut seats = self.seats();
+        let of_source = seats.by_source.get(&source).copied().unwrap_or(0);
+        if seats.all >= connections || of_source >= connections_per_source {
+            return None;
+        }
+        seats.all += 1;
+        seats.by_source.insert(source, of_source + 1);
+        Some(Seat { desk: Arc::clone(self), source })
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a directory with this node key may follow.
@@ -185,7 +214,25 @@ impl InForce {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.seats.fetch_sub(1, Ordering::Relaxed);
+        let mut seats = self.desk.seats();
+        seats.all -= 1;
+        if let Entry::Occupied(mut of_source) = seats.by_source.entry(self.source) {
+            *of_source.get_mut() -= 1;
+            if *of_source.get() == 0 {
+                of_source.remove();
+            }
+        }
+    }
+}
+
+/// What counts as one source: a site with IPv6 has as many addresses as it likes.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -246,5 +293,33 @@ impl RegisterError {
             }
             Self::Distrust(_) => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atedge_service::tls::DevAuthority;
+
+    use super::*;
+
+    #[test]
+    fn seats_are_counted_by_source_and_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = DevAuthority::open_or_create(folder.path(), &[]).unwrap();
+        let certificate = OwnCertificate::open(&authority.cert(), &authority.key()).unwrap();
+        let limits = Limits { connections: 3, connections_per_source: 2, ..Limits::default() };
+        let rules = Rules { limits, ..Rules::plain(certificate) };
+        let desk = Arc::new(Desk::new(Registry::open(folder.path()).unwrap(), rules).unwrap());
+        let seat = |address: &str| desk.seat(address.parse().unwrap());
+        let (first, second) = (seat("2001:db8:0:1::1").unwrap(), seat("2001:db8:0:1:ffff::2").unwrap());
+        assert!(seat("2001:db8:0:1::3").is_none(), "the same /64");
+        let third = seat("192.0.2.1").unwrap();
+        assert!(seat("192.0.2.2").is_none(), "full");
+        drop(first);
+        let _fourth = seat("::ffff:192.0.2.1").unwrap();
+        drop(second);
+        assert!(seat("192.0.2.1").is_none(), "mapped addresses are the same source");
+        drop(third);
+        assert!(seat("192.0.2.1").is_some());
     }
 }

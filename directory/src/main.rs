@@ -297,6 +297,7 @@ impl InForce {
         let (settings, sources) = Settings::read(config)?;
         let before = self.running.rules();
         let certificate = if settings.tls == self.settings.tls {
+            before.certificate.refresh();
             before.certificate
         } else {
             settings.certificate(state).map_err(|error| refused(&sources, &error))?

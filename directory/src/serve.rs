@@ -213,7 +213,7 @@ async fn accept(listener: TcpListener, door: Door, desk: Arc<Desk>, stop: Cancel
                 continue;
             }
         };
-        let Some(seat) = desk.seat() else {
+        let Some(seat) = desk.seat(peer.ip()) else {
             debug!(%peer, "full: connection closed");
             continue;
         };

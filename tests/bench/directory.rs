@@ -56,7 +56,7 @@ impl<'a> Site<'a> {
         let name = format!("directory-{names}");
         let site = Self { ground, name, names, address: free_address()?, process: None };
         let text = format!(
-            "schema = 1\n[listen]\naddress = \"{}\"\nconnections = 15000\n[tls]\ncert = {:?}\nkey = {:?}\n",
+            "schema = 1\n[listen]\naddress = \"{}\"\nconnections = 15000\nconnections_per_source = 15000\n[tls]\ncert = {:?}\nkey = {:?}\n",
             site.address,
             ground.authority.cert(),
             ground.authority.key()

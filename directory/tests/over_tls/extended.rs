@@ -110,7 +110,7 @@ async fn what_is_old_or_not_to_be_believed_is_refused() -> Result<()> {
 
 #[tokio::test]
 async fn lines_that_come_together_are_answered_in_order() -> Result<()> {
-    const MANY: u64 = 60;
+    const MANY: u64 = 12;
     let site = governed().await?;
     let (mut answers, mut questions) = tokio::io::split(extended(&site).await?);
     let (mut asked, mut expected, mut refusals) = (String::new(), String::new(), 0);
