@@ -114,6 +114,8 @@ pub struct Node {
     /// Another program than the server as built.
     instead: Option<String>,
     place: Place,
+    /// What all its atSigns share.
+    address: SocketAddr,
     process: Option<Process>,
 }
 
@@ -158,6 +160,22 @@ impl Node {
     /// It does not run.
     pub fn process(&self) -> Result<&Process> {
         self.process.as_ref().context("the server does not run")
+    }
+
+    /// The address that all its atSigns share.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A command that has it move an atSign to another server, and ends when that is decided.
+    ///
+    /// # Errors
+    /// The server has not been built.
+    pub fn moving(&self, atsign: &str, to: SocketAddr) -> Result<Command> {
+        let mut command = self.command()?;
+        command.args(["tenant", "move", atsign, &named(to), "--json"]).args(self.arguments());
+        Ok(command)
     }
 
     /// Runs another program from its next start on.
@@ -321,17 +339,18 @@ impl Town {
         let (mut nodes, mut tenants) = (Vec::new(), Vec::new());
         for (number, (atsigns, mut place)) in hosted.iter().zip(places).enumerate() {
             let name = server_name(number);
+            let address = place.free_address()?;
             let text = format!(
                 "schema = 1\n[listen]\naddress = \"{}\"\n{tls}[store]\nkind = \"sqlite\"\n[directory]\naddress = \
                  {:?}\nca = {:?}\n{}",
-                place.listening(place.free_address()?),
+                place.listening(address),
                 named(directory),
                 authority.ca(),
                 setup.tables,
             );
             std::fs::write(folder.join(format!("{name}.toml")), text)?;
             place.under.extend(setup.under.iter().map(ToString::to_string));
-            let node = Node { name, folder: folder.to_owned(), instead: None, place, process: None };
+            let node = Node { name, folder: folder.to_owned(), instead: None, place, address, process: None };
             for atsign in *atsigns {
                 tenants.push(node.add_tenant(atsign)?);
             }

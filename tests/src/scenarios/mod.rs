@@ -17,6 +17,7 @@ mod link;
 mod lossy_peers;
 mod memory;
 mod memory_ceiling;
+mod moving;
 mod noisy_tenant;
 mod outage;
 mod padding_oracle;
@@ -80,5 +81,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: FEDERATION, name: "silent-peers", run: silent_peers::run },
     Scenario { group: FEDERATION, name: "directory-down", run: directory_down::run },
     Scenario { group: FEDERATION, name: "peer-crash", run: peer_crash::run },
+    Scenario { group: FEDERATION, name: "moving", run: moving::run },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];
