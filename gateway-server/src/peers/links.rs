@@ -100,7 +100,9 @@ impl Links {
         let Reach { tls, certificates, identity } = reach;
         let mut directory = Directory::new(directory.clone(), tls.clone()).keeping(DIRECTORY);
         if !registrars.is_empty() {
-            let kept = store.signed_records().await?;
+            // Not those of our own, whom nobody here looks for: a fleet's are many.
+            let others = |record: &SignedRecord| record.node().as_bytes() != identity.public();
+            let kept = store.signed_records().await?.into_iter().filter(others);
             directory = directory.trusting(registrars, kept, Arc::new(Kept(Arc::clone(store))));
         }
         let nodes = Nodes::new(identity);
