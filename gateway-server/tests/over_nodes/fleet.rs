@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -143,10 +144,11 @@ impl Fleet {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(&folder).expect("a folder");
         let toml = format!(
-            "{more}\nlisten.address = \"127.0.0.1:0\"\nnotifications.ticker = \"0s\"\n\
+            "{more}\nlisten.address = \"{}\"\nnotifications.ticker = \"0s\"\n\
              tls = {{ cert = {cert:?}, key = {cert:?} }}\n\
              directory = {{ address = \"localhost:{}\", ca = {:?} }}\n\
              server.registrars = [{{ key = \"{}\", atsigns = [\"*\"] }}]\n",
+            free_address(),
             self.directory.port(),
             self.authority.ca(),
             registrar().public(),
@@ -185,6 +187,22 @@ impl Fleet {
         assert_eq!(answer.expect("let in"), "success");
         Owner { wire, atsign: atsign.to_owned() }
     }
+}
+
+/// An address for TCP and UDP. It is below the ports that the system hands out by itself, so that it is still
+/// free when a node that was stopped takes it again.
+fn free_address() -> SocketAddr {
+    const FIRST: u32 = 20_000;
+    const MANY: u32 = 12_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let candidate = || {
+        let place = std::process::id().wrapping_mul(769).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        SocketAddr::from(([127, 0, 0, 1], u16::try_from(FIRST + place % MANY).expect("a port")))
+    };
+    let is_free = |address: &SocketAddr| {
+        std::net::TcpListener::bind(address).is_ok() && std::net::UdpSocket::bind(address).is_ok()
+    };
+    std::iter::repeat_with(candidate).take(1000).find(is_free).expect("a free port")
 }
 
 /// Who stands in the directory while it takes no records.
