@@ -64,6 +64,19 @@ impl Federation {
         hosts: &[&str],
         guests: &[(&str, SocketAddr)],
     ) -> Result<Self> {
+        let registrar = way == Way::Nodes;
+        Self::build(run, hosted, hosts, Setup { guests, registrar, ..Setup::default() })
+    }
+
+    /// The same as [`Self::start`], but that the atSigns of a server share its port.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn on_shared_ports(run: &Run, hosted: &[&[&str]]) -> Result<Self> {
+        Self::build(run, hosted, &[], Setup { shared_ports: true, ..Setup::default() })
+    }
+
+    fn build(run: &Run, hosted: &[&[&str]], hosts: &[&str], setup: Setup<'_>) -> Result<Self> {
         let servers: Vec<String> = (1..=hosted.len()).map(|number| format!("server{number}")).collect();
         let mut names = vec!["directory", CLIENTS];
         names.extend(servers.iter().map(String::as_str));
@@ -71,8 +84,7 @@ impl Federation {
         let net = Net::start(&run.folder, run.seed, &names)?;
         // Nothing may expire before it is counted.
         let tables = "[notifications]\nttln = \"24h\"\n";
-        let registrar = way == Way::Nodes;
-        let setup = Setup { tables, guests, net: Some(&net), registrar, ..Setup::default() };
+        let setup = Setup { tables, net: Some(&net), ..setup };
         let town = Town::with(&run.folder, hosted, &setup)?;
         let (host, trust) = (net.host(CLIENTS)?, town.trust()?);
         let mut doors = Vec::new();

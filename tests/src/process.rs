@@ -27,7 +27,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
         folder.pop();
     }
     let path = folder.join(name);
-    let package = if ["scenarios", "link"].contains(&name) { "atedge-tests" } else { name };
+    let package = if ["scenarios", "link", "devices"].contains(&name) { "atedge-tests" } else { name };
     let release = if folder.ends_with("release") { " --release" } else { "" };
     ensure!(path.exists(), "{} is missing; build it with: cargo build{release} -p {package}", path.display());
     Ok(path)

@@ -132,6 +132,8 @@ pub struct Setup<'a> {
     pub net: Option<&'a Net>,
     /// A registrar grants the servers their atSigns, and they tell the directory themselves, by records.
     pub registrar: bool,
+    /// Whether the atSigns of a server share its port, instead of having one each.
+    pub shared_ports: bool,
 }
 
 impl Node {
@@ -265,12 +267,14 @@ impl Node {
         ["--config".into(), self.config(), "--state".into(), self.state()]
     }
 
-    fn add_tenant(&self, atsign: &str) -> Result<Tenant> {
-        let address = self.place.free_address()?;
+    /// Adds a tenant on the server's port, or on one of its own.
+    fn add_tenant(&self, atsign: &str, shared: Option<SocketAddr>) -> Result<Tenant> {
+        let address = shared.map_or_else(|| self.place.free_address(), Ok)?;
         let mut command = self.command()?;
-        command
-            .args(["tenant", "add", atsign, "--json", "--listen", &self.place.listening(address).to_string()])
-            .args(self.arguments());
+        command.args(["tenant", "add", atsign, "--json"]).args(self.arguments());
+        if shared.is_none() {
+            command.args(["--listen", &self.place.listening(address).to_string()]);
+        }
         let added = run("tenant-add", &mut command, &self.folder)?;
         ensure!(added.status.success(), "{atsign} was not added: {}", String::from_utf8_lossy(&added.stderr));
         let json: Value = serde_json::from_slice(&added.stdout)?;
@@ -352,7 +356,7 @@ impl Town {
             place.under.extend(setup.under.iter().map(ToString::to_string));
             let node = Node { name, folder: folder.to_owned(), instead: None, place, address, process: None };
             for atsign in *atsigns {
-                tenants.push(node.add_tenant(atsign)?);
+                tenants.push(node.add_tenant(atsign, setup.shared_ports.then_some(address))?);
             }
             if let Some(registrar) = &registrar {
                 let mut shown = node.command()?;

@@ -15,6 +15,7 @@ mod handshake_flood;
 mod hostile;
 mod link;
 mod lossy_peers;
+mod many_devices;
 mod memory;
 mod memory_ceiling;
 mod moving;
@@ -82,5 +83,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: FEDERATION, name: "directory-down", run: directory_down::run },
     Scenario { group: FEDERATION, name: "peer-crash", run: peer_crash::run },
     Scenario { group: FEDERATION, name: "moving", run: moving::run },
+    Scenario { group: FEDERATION, name: "many-devices", run: many_devices::run },
     Scenario { group: PACKAGE, name: "arm64", run: arm64::run },
 ];

@@ -1,0 +1,146 @@
+//! Fifty device atSigns in one process at one server, over QUIC and over TLS, side by side: what they cost, and
+//! how soon they are back when the link was gone, or when their address has changed.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::federation::Federation;
+use crate::process::{Process, program};
+use crate::scenario::{Figures, Run};
+
+/// How many devices.
+const MANY: usize = 50;
+/// Where the kernel lists a host's TCP connections.
+const TABLE: &str = "/proc/thread-self/net/tcp";
+/// The last part of the address to which they move.
+const ELSEWHERE: u8 = 3;
+/// There and back: a mobile link.
+const DELAY: &str = "clients<>server1 delay=40ms";
+
+/// Fifty over QUIC, fifty over TLS.
+///
+/// # Errors
+/// They do not come back, need more than one connection over QUIC, or there notice a change of their address.
+pub(super) fn run(run: &mut Run) -> Result<()> {
+    let names: Vec<String> = (1..=MANY).map(|number| format!("@device{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for way in ["quic", "tls"] {
+        run.progress(way);
+        // A server of its own, whose memory is all theirs.
+        let own =
+            Run { folder: run.subfolder(way)?, long: run.long, seed: run.seed, figures: Figures::new() };
+        let federation = Federation::on_shared_ports(&own, &[&names])?;
+        federation.net.tell(DELAY)?;
+        let figures = measure(&own, &federation, way, &names)?;
+        run.note(way, figures.clone());
+        if way == "quic" {
+            ensure!(figures["connections"] == 1, "QUIC takes one connection, not {}", figures["connections"]);
+            ensure!(figures["moved"]["signed_in_again"] == 0, "a change of address was noticed over QUIC");
+        }
+    }
+    Ok(())
+}
+
+/// The devices of one process.
+struct Devices {
+    process: Process,
+    /// What they said last.
+    last: Value,
+}
+
+impl Devices {
+    /// Reads on until `enough`, and gives how long that took.
+    fn until(&mut self, enough: impl Fn(&Value) -> bool) -> Result<Duration> {
+        let since = Instant::now();
+        while !enough(&self.last) {
+            let line = self.process.line()?.context("the devices ended; see devices.log")?;
+            self.last = serde_json::from_str(&line)?;
+        }
+        Ok(since.elapsed())
+    }
+
+    /// Takes in what they say for so long.
+    fn watch(&mut self, time: Duration) -> Result<()> {
+        let since = Instant::now();
+        while let Some(left) = time.checked_sub(since.elapsed()) {
+            if let Ok(line) = self.process.line_within(left) {
+                self.last = serde_json::from_str(&line.context("the devices ended; see devices.log")?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begun(&self) -> u64 {
+        self.last["begun"].as_u64().unwrap_or_default()
+    }
+}
+
+fn measure(run: &Run, federation: &Federation, way: &str, names: &[&str]) -> Result<Value> {
+    let (net, host) = (&federation.net, federation.net.host("clients")?);
+    let server = federation.town.nodes[0].process()?;
+    let all = |last: &Value| last["listening"] == MANY;
+    let none = |last: &Value| last["listening"] == 0;
+    let counted = |what: &str| -> Result<u64> {
+        Ok(net.counter("clients>server1", what)? + net.counter("server1>clients", what)?)
+    };
+    let bytes = || counted("bytes");
+    let (server_before, bytes_before) = (server.resident_kib()?, bytes()?);
+    let mut command = host.command(&program("devices")?);
+    command.args([way, &federation.town.directory.to_string()]).arg(&federation.town.ca);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/at-protocol/fixtures/python.atKeys"));
+    let process = Process::start("devices", command.args(names), &run.folder)?;
+    let mut devices = Devices { process, last: json!({ "listening": 0 }) };
+    let signed_in = devices.until(all)?;
+    let to_sign_in = bytes()? - bytes_before;
+    let connections = match devices.last["quic"].as_u64() {
+        Some(connections) if connections > 0 => connections,
+        _ => connections_of(&host.inside(|| Ok(std::fs::read_to_string(TABLE)?))?),
+    };
+    // Nothing but signs of life, of which monitors send one in ten seconds; a missing answer is missed by then.
+    let quiet = Duration::from_secs(if run.long { 60 } else { 20 });
+    let (before, packets_before) = (bytes()?, counted("passed")?);
+    devices.watch(quiet)?;
+    let (quiet_bytes, packets) = (bytes()? - before, counted("passed")? - packets_before);
+    let (memory, server_memory) = (devices.process.resident_kib()?, server.resident_kib()?);
+
+    // The link is gone for long enough that everybody has noticed.
+    let mut returned = Vec::new();
+    for _ in 0..if run.long { 5 } else { 1 } {
+        net.tell("clients<>* cut")?;
+        devices.until(none)?;
+        devices.watch(Duration::from_secs(if run.long { 60 } else { 5 }))?;
+        net.tell("clients<>* heal")?;
+        returned.push(u64::try_from(devices.until(all)?.as_millis())?);
+        devices.watch(Duration::from_secs(5))?;
+    }
+    returned.sort_unstable();
+
+    // Another address, while the link is there; the one before is gone for good.
+    let before = devices.begun();
+    host.move_to(host.other_address(ELSEWHERE))?;
+    devices.watch(quiet)?;
+    devices.until(all)?;
+    let again = devices.begun() - before;
+    ensure!(devices.last["listening"] == MANY, "not all listen in the end");
+    devices.process.say("end")?;
+    ensure!(devices.process.end()?.success(), "the devices did not end well; see devices.log");
+    Ok(json!({
+        "connections": connections,
+        "signed_in_ms": u64::try_from(signed_in.as_millis())?,
+        "bytes_to_sign_in": to_sign_in,
+        "quiet": { "seconds": quiet.as_secs(), "bytes": quiet_bytes, "packets": packets },
+        "resident_kib": memory,
+        "server_grew_kib": server_memory.saturating_sub(server_before),
+        "returned_ms": returned,
+        "moved": { "signed_in_again": again },
+    }))
+}
+
+/// How many connections there are that are established, as the kernel lists them.
+fn connections_of(table: &str) -> u64 {
+    let established = |line: &&str| line.split_whitespace().nth(3) == Some("01");
+    table.lines().filter(established).count() as u64
+}
