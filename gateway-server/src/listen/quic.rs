@@ -29,7 +29,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::{Door, FULL};
 use crate::admission::{Place, Source};
 use crate::node::Node;
-use crate::peers::serve_node;
+use crate::peers::{congestion, serve_node};
 use crate::random;
 use crate::session::{Caller, serve};
 
@@ -243,7 +243,8 @@ fn transport() -> TransportConfig {
         .max_idle_timeout(Some(VarInt::from_u32(SILENCE_MS).into()))
         .mtu_discovery_config(Some(MtuDiscoveryConfig::default()))
         .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(0);
+        .datagram_send_buffer_size(0)
+        .congestion_controller_factory(congestion());
     transport
 }
 

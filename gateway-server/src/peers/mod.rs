@@ -36,7 +36,7 @@ pub(crate) use lanes::Lanes;
 pub(crate) use links::{Links, Reach};
 pub(crate) use nodes::Nodes;
 pub(crate) use proof::ProofError;
-pub(crate) use quic::{serve as serve_node, serve_made};
+pub(crate) use quic::{congestion, serve as serve_node, serve_made};
 
 /// Why another atServer gave no answer.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@ use at_client::pin::pinned;
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::peer::ALPN;
 use atedge_service::tls::{NodeIdentity, node_key};
+use quinn::congestion::NewRenoConfig;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -34,6 +35,8 @@ const WINDOW: u32 = 16 * 1024 * 1024;
 /// Streams that are refused to a node that was never found to speak for anybody, before it is sent away: each may
 /// cost a question to the directory.
 const MOST_REFUSED: usize = 16;
+/// Bytes that are sent before the first is acknowledged: thirty-two packets.
+const INITIAL_WINDOW: u64 = 32 * 1200;
 /// How long last words may take to arrive.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -87,8 +90,18 @@ fn transport() -> TransportConfig {
         .keep_alive_interval(Some(SIGN_OF_LIFE))
         .max_idle_timeout(Some(VarInt::from_u32(SILENCE_MS).into()))
         .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(0);
+        .datagram_send_buffer_size(0)
+        .congestion_controller_factory(congestion());
     transport
+}
+
+/// How the rate follows what is lost: as that of a few dozen connections would, one for each pair of atSigns, which
+/// this one stands for. Each loss takes a twentieth of the window, not half of it: so a loss that has nothing to do
+/// with congestion, as over radio, costs little, and a link that is full is still noticed and given way on.
+pub(crate) fn congestion() -> Arc<NewRenoConfig> {
+    let mut config = NewRenoConfig::default();
+    config.initial_window(INITIAL_WINDOW).loss_reduction_factor(0.95);
+    Arc::new(config)
 }
 
 /// What a node may take that was found to speak for somebody.

@@ -28,6 +28,7 @@ mod rebinding;
 mod refusals;
 mod resume;
 mod revocation;
+mod roads;
 mod satellite;
 mod scanner;
 mod server_crash;
@@ -81,6 +82,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: FEDERATION, name: "udp-blocked", run: udp_blocked::run },
     Scenario { group: FEDERATION, name: "silent-peers", run: silent_peers::run },
     Scenario { group: FEDERATION, name: "directory-down", run: directory_down::run },
+    Scenario { group: FEDERATION, name: "roads", run: roads::run },
     Scenario { group: FEDERATION, name: "peer-crash", run: peer_crash::run },
     Scenario { group: FEDERATION, name: "moving", run: moving::run },
     Scenario { group: FEDERATION, name: "many-devices", run: many_devices::run },

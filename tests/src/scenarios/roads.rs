@@ -60,7 +60,8 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 fn over(run: &Run, way: &str, load: &Load) -> Result<Value> {
     let mut part =
         Run { folder: run.subfolder(way)?, long: run.long, seed: run.seed, figures: Figures::new() };
-    let names = |letter: char| (0..=load.pairs).map(|number| format!("@{letter}{number}")).collect::<Vec<_>>();
+    let names =
+        |letter: char| (0..=load.pairs).map(|number| format!("@{letter}{number}")).collect::<Vec<_>>();
     let (senders, recipients) = (names('s'), names('r'));
     let (ours, theirs): (Vec<&str>, Vec<&str>) =
         (senders.iter().map(String::as_str).collect(), recipients.iter().map(String::as_str).collect());
