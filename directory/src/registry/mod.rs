@@ -4,6 +4,7 @@ mod changes;
 mod database;
 mod follow;
 mod served;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};

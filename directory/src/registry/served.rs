@@ -1,17 +1,14 @@
 //! What is answered, in as little memory as a million names deserve.
 //!
-//! Names lie one behind the other in one vector, hosts in another; two hash tables hold nothing but where
-//! each begins. A fleet's names share few hosts, so a host stands there once, with the number of names that
-//! are served at it. A name of ten letters takes about thirty bytes.
+//! Names lie one behind the other in one vector, hosts in another; two tables hold where each begins. A fleet's names share few hosts, so a host stands there once, with the number of names that
+//! are served at it. A name of ten letters takes about forty bytes.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::Write as _;
 
 use at_protocol::directory::Address;
-use hashbrown::HashTable;
 
-/// Where a name or a host begins in its vector.
-type Place = u32;
+use super::table::{Place, Table};
 
 /// Bytes that follow a name: where its host stands, its port, and whether it is signed.
 const TAIL: usize = 7;
@@ -51,8 +48,8 @@ impl Found<'_> {
 /// All names, and where they are served.
 #[derive(Debug, Default)]
 pub(super) struct Served {
-    names: HashTable<Place>,
-    hosts: HashTable<Place>,
+    names: Table,
+    hosts: Table,
     /// For each name: its length in one byte, the name, and the tail.
     name_bytes: Vec<u8>,
     /// For each host: its uses, its length in one byte, and the host.
@@ -70,9 +67,9 @@ impl Served {
 
     /// Where `name` is served.
     pub(super) fn find(&self, name: &str) -> Option<Found<'_>> {
-        let hash = self.hasher.hash_one(name.as_bytes());
-        let place = self.names.find(hash, |place| text_at(&self.name_bytes, *place) == name.as_bytes())?;
-        Some(self.found(*place))
+        let bytes = &self.name_bytes;
+        let place = self.names.find(self.hash(name), |place| text_at(bytes, place) == name.as_bytes())?;
+        Some(self.found(place))
     }
 
     /// Serves `name` at `address` from now on.
@@ -101,15 +98,19 @@ impl Served {
 
     /// Serves `name` no more.
     pub(super) fn remove(&mut self, name: &str) -> Result<(), Full> {
-        let hash = self.hasher.hash_one(name.as_bytes());
-        let bytes = &self.name_bytes;
-        let Ok(entry) = self.names.find_entry(hash, |place| text_at(bytes, *place) == name.as_bytes()) else {
+        let (hash, bytes) = (self.hash(name), &self.name_bytes);
+        let Some(place) = self.names.remove(hash, |place| text_at(bytes, place) == name.as_bytes()) else {
             return Ok(());
         };
-        let (place, _) = entry.remove();
         self.waste += 1 + name.len() + TAIL;
         self.leave(place);
         self.clear_up()
+    }
+
+    /// Names of strangers cannot be made to collide: the hasher has a key of its own.
+    #[expect(clippy::cast_possible_truncation, reason = "a part of the hash will do")]
+    fn hash(&self, text: &str) -> u32 {
+        self.hasher.hash_one(text.as_bytes()) as u32
     }
 
     fn found(&self, place: Place) -> Found<'_> {
@@ -119,10 +120,8 @@ impl Served {
     }
 
     fn insert_at(&mut self, name: &str, host: Place, port: u16, is_signed: bool) -> Result<(), Full> {
-        let hash = self.hasher.hash_one(name.as_bytes());
-        let bytes = &self.name_bytes;
-        let known = self.names.find(hash, |place| text_at(bytes, *place) == name.as_bytes()).copied();
-        if let Some(place) = known {
+        let (hash, bytes) = (self.hash(name), &self.name_bytes);
+        if let Some(place) = self.names.find(hash, |place| text_at(bytes, place) == name.as_bytes()) {
             self.leave(place);
             let from = place as usize + 1 + name.len();
             self.name_bytes[from..from + TAIL].copy_from_slice(&tail(host, port, is_signed));
@@ -130,17 +129,14 @@ impl Served {
         }
         let place = push(&mut self.name_bytes, &[], name)?;
         self.name_bytes.extend_from_slice(&tail(host, port, is_signed));
-        let (bytes, hasher) = (&self.name_bytes, &self.hasher);
-        self.names.insert_unique(hash, place, |place| hasher.hash_one(text_at(bytes, *place)));
+        self.names.insert(hash, place);
         Ok(())
     }
 
     /// The place of `host`, if it is known.
     fn host_at(&self, host: &str) -> Option<Place> {
-        let hash = self.hasher.hash_one(host.as_bytes());
         let bytes = &self.host_bytes;
-        let is_it = |place: &Place| text_at(bytes, *place + USES as Place) == host.as_bytes();
-        self.hosts.find(hash, is_it).copied()
+        self.hosts.find(self.hash(host), |place| text_at(bytes, place + USES as Place) == host.as_bytes())
     }
 
     /// The place of `host`, which is used once more.
@@ -148,12 +144,8 @@ impl Served {
         let place = match self.host_at(host) {
             Some(place) => place,
             None => {
-                let hash = self.hasher.hash_one(host.as_bytes());
                 let place = push(&mut self.host_bytes, &[0; USES], host)?;
-                let (bytes, hasher) = (&self.host_bytes, &self.hasher);
-                self.hosts.insert_unique(hash, place, |place| {
-                    hasher.hash_one(text_at(bytes, *place + USES as Place))
-                });
+                self.hosts.insert(self.hash(host), place);
                 self.waste += USES + 1 + host.len();
                 place
             }
@@ -183,9 +175,9 @@ impl Served {
             return Ok(());
         }
         let mut fresh = Self::default();
-        for place in &self.names {
-            let Found { host, port, is_signed } = self.found(*place);
-            let name = std::str::from_utf8(text_at(&self.name_bytes, *place)).expect("names come as text");
+        for place in self.names.places() {
+            let Found { host, port, is_signed } = self.found(place);
+            let name = std::str::from_utf8(text_at(&self.name_bytes, place)).expect("names come as text");
             let host = fresh.host(host)?;
             fresh.insert_at(name, host, port, is_signed)?;
         }
@@ -196,7 +188,7 @@ impl Served {
 
 /// Appends `head`, the length of `text` and `text`; gives the place of the head.
 fn push(bytes: &mut Vec<u8>, head: &[u8], text: &str) -> Result<Place, Full> {
-    let place = Place::try_from(bytes.len()).map_err(|_| Full)?;
+    let place = Place::try_from(bytes.len()).ok().filter(|place| *place < Place::MAX).ok_or(Full)?;
     let length = u8::try_from(text.len()).expect("names and hosts have at most 255 bytes");
     bytes.extend_from_slice(head);
     bytes.push(length);
