@@ -191,6 +191,7 @@ impl Server {
             identity: tls.identity,
             folder: state.to_owned(),
             settling: tokio::sync::Mutex::default(),
+            copying: Arc::default(),
         });
         let house = Arc::new(House {
             node,

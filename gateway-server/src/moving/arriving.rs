@@ -6,6 +6,7 @@ use at_protocol::AtSign;
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::SignedRecord;
 use tokio::io::{AsyncBufRead, AsyncWrite, BufStream};
+use tokio::time::timeout;
 
 use super::file::{Counted, Reading};
 use super::words::{Arriving, Leaving, WordError, hear, line, say};
@@ -18,6 +19,8 @@ const ROWS: usize = 200;
 const BYTES: usize = 1024 * 1024;
 /// The pause before the directory is told again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long a stream waits for another one that brings the same: less than the other node's patience.
+const TURN: Duration = Duration::from_secs(10);
 /// How long what was copied is kept for the other node to say that it is ours.
 const KEPT_MS: u64 = 60 * 60 * 1000;
 
@@ -38,6 +41,16 @@ enum Settled {
 enum VisitError {
     #[error(transparent)]
     Word(#[from] WordError),
+    #[error("it sends rows of {0}")]
+    Another(AtSign),
+    #[error("it sends what are no rows: {0}")]
+    NoRows(String),
+    #[error("it begins again in the middle")]
+    Again,
+    #[error("it came by another way meanwhile")]
+    Overtaken,
+    #[error("the grant that covered it has ended")]
+    Ungranted,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -70,19 +83,10 @@ impl Mover {
                     tracing::warn!(%atsign, node = %from, why, "a move to this node is refused");
                     return Ok(say(stream, &Arriving::Refused { why }).await?);
                 }
-                let taken = self.take_rows(atsign, from, stream).await;
-                match taken {
-                    Ok(()) => {}
-                    Err(error) => {
-                        self.node.store.drop_arrival(atsign).await?;
-                        return Err(error);
-                    }
-                }
+                self.copy(atsign, from, stream).await?;
                 match hear(stream).await? {
                     Leaving::Take { seq } => seq,
-                    Leaving::Begin => {
-                        return Err(WordError::Strange("it begins again".to_owned()).into());
-                    }
+                    Leaving::Begin => return Err(VisitError::Again),
                 }
             }
         };
@@ -133,6 +137,21 @@ impl Mover {
         })
     }
 
+    /// Takes all rows, or keeps none.
+    async fn copy<S>(&self, atsign: &AtSign, from: &Ed25519Public, stream: &mut S) -> Result<(), VisitError>
+    where
+        S: AsyncBufRead + AsyncWrite + Unpin + Send,
+    {
+        // A stream that broke a moment ago gives up what it brought.
+        let entered = timeout(TURN, self.copying.enter(atsign)).await;
+        let _turn = entered.map_err(|_| VisitError::Overtaken)?;
+        let taken = self.take_rows(atsign, from, stream).await;
+        if taken.is_err() {
+            self.node.store.drop_arrival(atsign).await?;
+        }
+        taken
+    }
+
     /// Takes all rows.
     async fn take_rows<S>(
         &self,
@@ -144,22 +163,21 @@ impl Mover {
         S: AsyncBufRead + AsyncWrite + Unpin + Send,
     {
         let store = &self.node.store;
-        let strange = |what: String| VisitError::from(WordError::Strange(what));
         if !store.arrive(atsign, Arrival::Copying { from: from.clone() }).await? {
-            return Err(strange(format!("{atsign} is hosted here already")));
+            return Err(VisitError::Overtaken);
         }
         let Some(grant) = self.announcer.grant_for(atsign, self.node.now()) else {
-            return Err(strange(format!("the grant that covered {atsign} has ended")));
+            return Err(VisitError::Ungranted);
         };
         say(stream, &Arriving::Welcome { grant: Box::new(grant) }).await?;
-        let (tenant, mut reading) = Reading::begin(&line(stream).await?).map_err(strange)?;
+        let (tenant, mut reading) = Reading::begin(&line(stream).await?).map_err(VisitError::NoRows)?;
         if tenant.atsign != *atsign {
-            return Err(strange(format!("rows of {}", tenant.atsign)));
+            return Err(VisitError::Another(tenant.atsign));
         }
         let (mut rows, mut bytes): (Vec<Row>, usize) = (Vec::new(), 0);
         let count = loop {
             let text = line(stream).await?;
-            match reading.read(&text).map_err(strange)? {
+            match reading.read(&text).map_err(VisitError::NoRows)? {
                 Counted::Row(row) => rows.push(row),
                 Counted::End(count) => break count,
             }
@@ -172,17 +190,13 @@ impl Mover {
         self.add(atsign, rows).await?;
         let stored = Arrival::Stored { from: from.clone(), since: self.node.now() };
         if !store.set_arrival(atsign, stored).await? {
-            return Err(strange("it came by another way meanwhile".to_owned()));
+            return Err(VisitError::Overtaken);
         }
         Ok(say(stream, &Arriving::Stored { rows: count }).await?)
     }
 
     async fn add(&self, atsign: &AtSign, rows: Vec<Row>) -> Result<(), VisitError> {
-        if self.node.store.add_rows(atsign, rows).await? {
-            Ok(())
-        } else {
-            Err(WordError::Strange("it came by another way meanwhile".to_owned()).into())
-        }
+        if self.node.store.add_rows(atsign, rows).await? { Ok(()) } else { Err(VisitError::Overtaken) }
     }
 
     /// It is ours, says the other node: the record is made and kept by which it will be served.
@@ -243,6 +257,11 @@ impl Mover {
             Arrival::Given { .. } | Arrival::Stored { .. } | Arrival::Copying { .. } => None,
         });
         let Some(record) = given else { return Ok(Settled::Unknown) };
+        if store.tenants().await?.iter().any(|tenant| tenant.atsign == *atsign) {
+            tracing::warn!(%atsign, "it was added here while it moved: what was copied is given up");
+            store.drop_arrival(atsign).await?;
+            return Ok(Settled::Lost(format!("{atsign} was added there meanwhile")));
+        }
         match self.announcer.register(&record).await {
             Ok(Registered::Taken) => {}
             Ok(Registered::Newer(other)) => {

@@ -12,15 +12,16 @@ mod file;
 mod leaving;
 mod words;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use at_protocol::AtSign;
 use at_protocol::crypto::Ed25519Public;
 use atedge_service::tls::NodeIdentity;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::announce::Announcer;
 use crate::node::Node;
@@ -41,6 +42,45 @@ pub(crate) struct Mover {
     pub(crate) folder: PathBuf,
     /// Held while one that has arrived is let in.
     pub(crate) settling: tokio::sync::Mutex<()>,
+    /// Whose rows are coming in.
+    pub(crate) copying: Arc<Copying>,
+}
+
+/// Whose rows are coming in: of one at a time by one stream only, since they would mix.
+#[derive(Default)]
+pub(crate) struct Copying {
+    underway: Mutex<HashSet<AtSign>>,
+    ended: Notify,
+}
+
+/// The right to take one's rows, until it is dropped.
+pub(crate) struct Copy {
+    copying: Arc<Copying>,
+    atsign: AtSign,
+}
+
+impl Copying {
+    /// Waits until no other stream brings rows of the same.
+    async fn enter(self: &Arc<Self>, atsign: &AtSign) -> Copy {
+        loop {
+            let ended = self.ended.notified();
+            if self.underway().insert(atsign.clone()) {
+                return Copy { copying: Arc::clone(self), atsign: atsign.clone() };
+            }
+            ended.await;
+        }
+    }
+
+    fn underway(&self) -> MutexGuard<'_, HashSet<AtSign>> {
+        self.underway.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        self.copying.underway().remove(&self.atsign);
+        self.copying.ended.notify_waiters();
+    }
 }
 
 /// The doors of a node.
