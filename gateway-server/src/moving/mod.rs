@@ -130,3 +130,24 @@ impl Gate {
         self.to_serve.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rows_of_one_come_by_one_stream_at_a_time() {
+        let copying: Arc<Copying> = Arc::default();
+        let [alice, bob]: [AtSign; 2] = ["@alice", "@bob"].map(|text| text.parse().unwrap());
+        let first = copying.enter(&alice).await;
+        let _other = copying.enter(&bob).await;
+        let mut second = std::pin::pin!(copying.enter(&alice));
+        tokio::select! {
+            biased;
+            _ = second.as_mut() => panic!("two at a time"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(first);
+        second.await;
+    }
+}

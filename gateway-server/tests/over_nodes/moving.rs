@@ -1,10 +1,16 @@
 //! AtSigns that move from node to node while others write to them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use at_client::pin::pinned;
+use at_client::tls::{ClientTls, dial};
 use at_protocol::directory::Address;
+use at_protocol::peer::ALPN;
 use at_protocol::session::server::Hosts as _;
 use atedge_server::store::Departure;
+use atedge_service::tls::NodeIdentity;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::time::timeout;
 
 use crate::fleet::{Fleet, Node, PATIENCE, atsign};
@@ -206,4 +212,62 @@ async fn whom_a_lost_node_served_is_served_here_once_the_operator_says_so() {
     first.stop().await;
     first.start().await;
     assert!(serves(&first, "@alice"));
+}
+
+/// Says lines to a node, as another, to move @alice there, and gives what it answers until it hangs up.
+async fn told(to: &Node, identity: &Arc<NodeIdentity>, lines: &[&str]) -> Vec<String> {
+    let tls = ClientTls::from(pinned(&to.public(), Some(Arc::clone(identity) as _), ALPN));
+    let stream = dial(&address(to), &tls, PATIENCE).await.expect("a connection");
+    let mut stream = BufStream::new(stream);
+    let (mut answers, mut line) = (Vec::new(), String::new());
+    stream.write_all(b"move:@alice\n").await.expect("a write");
+    stream.flush().await.expect("a write");
+    stream.read_line(&mut line).await.expect("an answer");
+    answers.push(std::mem::take(&mut line));
+    for line in lines {
+        stream.write_all(format!("{line}\n").as_bytes()).await.expect("a write");
+    }
+    stream.flush().await.expect("a write");
+    stream.get_mut().get_mut().1.send_close_notify();
+    stream.flush().await.expect("a write");
+    while timeout(PATIENCE, stream.read_line(&mut line)).await.expect("an answer").is_ok_and(|size| size > 0)
+    {
+        answers.push(std::mem::take(&mut line));
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_node_that_serves_it_moves_it_and_half_of_it_is_nothing() {
+    const BEGIN: &str = r#"{"say":"begin"}"#;
+    const HEAD: &str = r#"{"format":"atedge-tenant","version":1,"atsign":"@alice","listen":null}"#;
+    let fleet = Fleet::start().await;
+    let first = fleet.house("first", &["@alice"]).await;
+    let second = fleet.house("second", &[]).await;
+    let identity = |folder: &std::path::Path| {
+        Arc::new(NodeIdentity::open_or_create(&folder.join("node.key")).expect("a key"))
+    };
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let stranger = identity(elsewhere.path());
+    let last = async |who: &Arc<NodeIdentity>, lines: &[&str]| {
+        told(&second, who, lines).await.pop().expect("an answer")
+    };
+    assert!(last(&stranger, &[BEGIN]).await.contains("does not say that the node"));
+    assert!(last(&stranger, &[r#"{"say":"take","seq":9}"#]).await.contains("nothing was copied"));
+    let ours = identity(&first.folder);
+    assert!(last(&ours, &[r#"{"say":"take","seq":9}"#]).await.contains("nothing was copied"));
+    let bob = HEAD.replace("@alice", "@bob");
+    for rows in [
+        &[bob.as_str(), r#"{"rows":0}"#][..],
+        &["no JSON"],
+        &[HEAD, r#"{"table":"tenant","columns":{"atsign":"bob"}}"#, r#"{"rows":1}"#],
+        &[HEAD, r#"{"rows":1}"#],
+        &[HEAD],
+    ] {
+        let lines: Vec<&str> = [BEGIN].iter().chain(rows).copied().collect();
+        assert!(last(&ours, &lines).await.contains("welcome"), "{rows:?} are not stored");
+        assert!(last(&ours, &[r#"{"say":"take","seq":9}"#]).await.contains("nothing was copied"), "{rows:?}");
+    }
+    assert!(serves(&first, "@alice") && !serves(&second, "@alice"));
+    assert_eq!(fleet.record("@alice").expect("a record").node(), &first.public());
 }
