@@ -172,8 +172,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     async fn register(&mut self, records: Vec<SignedRecord>) {
         sleep(self.conversation.patience()).await;
         for result in self.desk.register(records).await {
-            if result.as_ref().is_err_and(|error| error.is_suspicious()) {
-                self.conversation.suspicious();
+            match &result {
+                Ok(_) => self.conversation.trusted(),
+                Err(error) if error.is_suspicious() => self.conversation.suspicious(),
+                Err(_) => {}
             }
             registered(&result.map_err(|error| error.to_string()), &mut self.out);
         }

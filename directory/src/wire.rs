@@ -20,9 +20,14 @@ pub const LONGEST_LINE: usize = 255;
 pub const MISS_DELAY: Duration = Duration::from_secs(3);
 /// The miss that is a classic connection's last.
 const LAST_MISS: u16 = 3;
-/// Misses of an extended connection that cost nothing: servers ask for many names over one connection, and
-/// whoever guesses names needs many more.
-const FREE_MISSES: u16 = 32;
+/// Misses of an extended connection that cost nothing: a server asks for all its names over one connection before
+/// it registers them.
+const FREE_MISSES: u16 = 1024;
+/// How long the answer to each further one is held back: servers can wait, and whoever guesses names may as well
+/// open another connection, which costs both sides more.
+const EXTENDED_MISS_DELAY: Duration = Duration::from_millis(10);
+/// Records of an extended connection that may be refused unpunished.
+const FREE_REFUSALS: u16 = 32;
 /// Ends the conversation; clients may leave out the line end.
 const EXIT: &str = "@exit";
 /// The answer while the directory stops.
@@ -82,6 +87,7 @@ pub struct Conversation {
     lines: LineSplitter,
     dialect: Dialect,
     misses: u16,
+    refusals: u16,
 }
 
 impl Conversation {
@@ -91,7 +97,7 @@ impl Conversation {
             Dialect::Classic => LONGEST_LINE,
             Dialect::Extended => LONGEST_EXTENDED,
         };
-        Self { lines: LineSplitter::new(longest), dialect, misses: 0 }
+        Self { lines: LineSplitter::new(longest), dialect, misses: 0, refusals: 0 }
     }
 
     /// Takes in one read. Drain [`Conversation::next`] before the next one.
@@ -158,24 +164,33 @@ impl Conversation {
         Step::Answered
     }
 
-    /// Takes note of what was refused: guessing gets slow.
+    /// Takes note of a record that was not believed.
     pub fn suspicious(&mut self) {
-        self.misses = self.misses.saturating_add(1);
+        self.refusals = self.refusals.saturating_add(1);
+    }
+
+    /// Takes note of a record that was: it is a node that asks.
+    pub fn trusted(&mut self) {
+        (self.misses, self.refusals) = (0, 0);
     }
 
     /// How long whoever guesses has to wait before a record is checked, which costs more than a name.
     pub fn patience(&self) -> Duration {
-        if self.misses > FREE_MISSES { MISS_DELAY } else { Duration::ZERO }
+        if self.refusals > FREE_REFUSALS { MISS_DELAY } else { Duration::ZERO }
     }
 
     /// Guessing names gets slow, and ends where nothing else is done.
     fn miss(&mut self, out: &mut Vec<u8>) -> Step {
         self.misses = self.misses.saturating_add(1);
-        let (is_free, is_last) = match self.dialect {
-            Dialect::Classic => (self.misses == 1, self.misses >= LAST_MISS),
-            Dialect::Extended => (self.misses <= FREE_MISSES, false),
-        };
-        if is_free { self.not_so(out) } else { Step::Hold { delay: MISS_DELAY, is_last } }
+        match self.dialect {
+            Dialect::Classic if self.misses > 1 => {
+                Step::Hold { delay: MISS_DELAY, is_last: self.misses >= LAST_MISS }
+            }
+            Dialect::Extended if self.misses > FREE_MISSES => {
+                Step::Hold { delay: EXTENDED_MISS_DELAY, is_last: false }
+            }
+            Dialect::Classic | Dialect::Extended => self.not_so(out),
+        }
     }
 }
 
@@ -334,6 +349,19 @@ mod tests {
         assert_eq!(talk(Dialect::Extended, &[format!("x{long}\n").as_bytes()]).1, [Step::Close]);
         let misses = usize::from(FREE_MISSES) + 2;
         let (text, steps) = talk(Dialect::Extended, &["bob\n".repeat(misses).as_bytes()]);
-        assert_eq!((text, steps), (NULL.repeat(misses - 2), vec![held(false); 2]));
+        let held = Step::Hold { delay: EXTENDED_MISS_DELAY, is_last: false };
+        assert_eq!((text, steps), (NULL.repeat(misses - 2), vec![held; 2]));
+    }
+
+    #[test]
+    fn who_sends_records_that_are_not_believed_waits_until_one_is() {
+        let mut conversation = Conversation::new(Dialect::Extended);
+        for _ in 0..=FREE_REFUSALS {
+            assert_eq!(conversation.patience(), Duration::ZERO);
+            conversation.suspicious();
+        }
+        assert_eq!(conversation.patience(), MISS_DELAY);
+        conversation.trusted();
+        assert_eq!(conversation.patience(), Duration::ZERO);
     }
 }
