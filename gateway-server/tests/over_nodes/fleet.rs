@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use at_client::tls::{ClientTls, Trust, dial};
 use at_client::wire::Said;
-use at_client::{TlsWire, Wire};
+use at_client::{Directory, RecordKeeper, TlsWire, Wire};
 use at_protocol::crypto::{Ed25519Public, Ed25519Secret, cram_digest};
-use at_protocol::directory::{Address, EXTENDED, Grant, Location, SignedRecord};
+use at_protocol::directory::{
+    Address, EXTENDED, Grant, Location, Registrar, Registrars, SignedRecord, VerifiedRecord,
+};
 use at_protocol::notification::Frame;
 use at_protocol::{AtSign, Timestamp};
 use atedge_server::{Identity, Offline, Running, Server, ServerConfig, ServerTls};
@@ -177,6 +180,14 @@ impl Fleet {
         ClientTls::new(&Trust::Only(self.authority.ca()), None).expect("an authority")
     }
 
+    /// The directory, for who trusts the registrar about everybody.
+    pub(crate) fn trusted(&self) -> Directory {
+        let everybody = vec!["*".parse().expect("a pattern")];
+        let registrars = Registrars::new(vec![Registrar { key: registrar().public(), atsigns: everybody }]);
+        let address = format!("localhost:{}", self.directory.port()).parse().expect("an address");
+        Directory::new(address, self.tls()).trusting(registrars, [], Arc::new(Forgetful))
+    }
+
     /// The owner of an atSign, by the activation secret.
     pub(crate) async fn owner(&self, node: &Node, atsign: &str) -> Owner {
         let address = format!("localhost:{}", node.address.port()).parse().expect("an address");
@@ -186,6 +197,15 @@ impl Fleet {
         let answer = wire.request(&format!("cram:{}", cram_digest(SECRET, &challenge))).await;
         assert_eq!(answer.expect("let in"), "success");
         Owner { wire, atsign: atsign.to_owned() }
+    }
+}
+
+/// Keeps no records.
+struct Forgetful;
+
+impl RecordKeeper for Forgetful {
+    fn keep<'a>(&'a self, _: &'a Arc<VerifiedRecord>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(std::future::ready(()))
     }
 }
 

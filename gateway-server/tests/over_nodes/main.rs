@@ -1,6 +1,7 @@
 //! Nodes that know each other by their keys: over QUIC, over TCP where UDP does not pass, and not at all where
 //! the keys are wrong.
 
+mod agents;
 mod fleet;
 mod moving;
 
