@@ -207,6 +207,45 @@ async fn who_opens_all_streams_and_says_nothing_is_sent_away() {
 }
 
 #[tokio::test]
+async fn broken_and_boundless_streams_cost_their_own_sessions_only() {
+    let town = Town::start("").await;
+    let link = town.connect().await;
+    let mut good = link.session().await;
+    good.cram("@alice").await;
+    // Half a line, and then nothing more; or nothing more is wanted; or both.
+    for round in 0..300 {
+        let mut broken = link.session().await;
+        broken.send.write_all(b"from:@alice\nlook").await.expect("a write");
+        if round % 2 == 0 {
+            broken.send.reset(VarInt::from_u32(7)).expect("open until now");
+        }
+        if round % 3 == 0 {
+            broken.recv.stop(VarInt::from_u32(7)).expect("open until now");
+        }
+    }
+    // A line that does not end.
+    let mut endless = Vec::new();
+    for _ in 0..20 {
+        endless.push(link.session().await);
+    }
+    for stream in &mut endless {
+        let flood = vec![b'x'; 128 * 1024];
+        // The server hangs up in the middle of it.
+        drop(timeout(PATIENCE, stream.send.write_all(&flood)).await.expect("no silence"));
+        let said = stream.until("@").await;
+        assert!(said.starts_with("error:AT0005"), "{said}");
+    }
+    good.says("noop:0", "data:ok\n@alice@").await;
+    let left = async {
+        while town.open() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, left).await.expect("their places come back");
+    town.end().await;
+}
+
+#[tokio::test]
 async fn each_session_takes_a_place() {
     let town = Town::start("limits.node.connections = 3").await;
     let link = town.connect().await;
