@@ -262,6 +262,8 @@ impl Host {
         // Nothing here speaks IPv6, and the kernel need not try.
         self.ip(&["link", "set", &self.device, "addrgenmode", "none"])?;
         self.ip(&["addr", "add", &format!("{}/24", self.address()), "dev", &self.device])?;
+        // Whatever this machine prefers: as Linux comes.
+        self.inside(|| Ok(std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic")?))?;
         self.plug()
     }
 

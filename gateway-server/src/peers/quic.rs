@@ -96,11 +96,11 @@ fn transport() -> TransportConfig {
 }
 
 /// How the rate follows what is lost: as that of a few dozen connections would, one for each pair of atSigns, which
-/// this one stands for. Each loss takes a twentieth of the window, not half of it: so a loss that has nothing to do
+/// this one stands for. Each loss takes a fiftieth of the window, not half of it: so a loss that has nothing to do
 /// with congestion, as over radio, costs little, and a link that is full is still noticed and given way on.
 pub(crate) fn congestion() -> Arc<NewRenoConfig> {
     let mut config = NewRenoConfig::default();
-    config.initial_window(INITIAL_WINDOW).loss_reduction_factor(0.95);
+    config.initial_window(INITIAL_WINDOW).loss_reduction_factor(0.98);
     Arc::new(config)
 }
 
