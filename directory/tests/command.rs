@@ -141,6 +141,8 @@ fn a_directory_that_is_killed_is_followed_on_by_the_next() -> Result<()> {
     }
     let out = directory(&["add", "@a1", "a.example:1", "--state", &second])?;
     assert_eq!(text(&out.stderr), "error: this directory follows another one: say it there\n");
+    let out = directory(&["add", "@a1", "a.example:1", "--state", &second, "--force"])?;
+    assert_eq!(text(&out.stdout), "@a1 is served at a.example:1\n");
     Ok(())
 }
 

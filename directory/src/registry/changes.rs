@@ -48,20 +48,22 @@ pub enum Registered {
 }
 
 impl Database {
-    /// A change that is nobody else's to make.
-    fn own_change<T>(
-        &mut self,
-        perform: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T, RegistryError> {
-        if self.followed()?.is_some() { Err(RegistryError::Follows) } else { self.change(perform) }
+    /// Refuses what is said at the directory that this one follows.
+    fn must_lead(&self) -> Result<(), RegistryError> {
+        if self.followed()?.is_some() { Err(RegistryError::Follows) } else { Ok(()) }
     }
 
-    /// Says from now on where these atSigns are served, all in one transaction.
+    /// Says from now on where these atSigns are served, all in one transaction. A directory that follows another
+    /// takes it with [`Say::Anyway`] only.
     ///
     /// # Errors
     /// When the database refuses; nothing has changed then.
     pub fn put(&mut self, entries: &[(AtSign, Address)], say: Say) -> Result<Vec<Put>, RegistryError> {
-        self.own_change(|transaction| {
+        // A follower may hold a record that is to be overruled: the other directory's word cannot do that.
+        if say != Say::Anyway {
+            self.must_lead()?;
+        }
+        self.change(|transaction| {
             let mut change = last_change(transaction)?;
             let mut results = Vec::with_capacity(entries.len());
             for (atsign, address) in entries {
@@ -82,7 +84,8 @@ impl Database {
     /// # Errors
     /// When the database refuses; nothing has changed then.
     pub fn remove(&mut self, atsign: &AtSign) -> Result<Option<Address>, RegistryError> {
-        self.own_change(|transaction| {
+        self.must_lead()?;
+        self.change(|transaction| {
             let before = address_of(transaction, atsign)?;
             if before.is_some() {
                 signed_until(transaction, atsign, Say::Anyway)?;
@@ -97,7 +100,8 @@ impl Database {
     /// # Errors
     /// When the database refuses; nothing has changed then.
     pub fn register(&mut self, records: &[VerifiedRecord]) -> Result<Vec<Registered>, RegistryError> {
-        self.own_change(|transaction| {
+        self.must_lead()?;
+        self.change(|transaction| {
             let mut change = last_change(transaction)?;
             let mut results = Vec::with_capacity(records.len());
             for record in records {
