@@ -98,7 +98,10 @@ impl House {
                     Ok(())
                 }
                 Job::Grant => {
-                    house.announcer.iter().for_each(|announcer| announcer.refresh());
+                    if let Some(announcer) = &house.announcer {
+                        announcer.refresh();
+                        announcer.worry(&node.hosted(), node.now());
+                    }
                     Ok(())
                 }
                 Job::Refresh => node.refresh_copies().await,

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ListenConfig, NodeConfig};
-use crate::identity::{self, Identity};
+use crate::identity::{self, Concern, Identity};
 use crate::node::Node;
 use crate::store::StoreError;
 use crate::tenant::label;
@@ -53,6 +53,8 @@ pub(crate) struct Announcer {
     quic: u16,
     news: Mutex<News>,
     told: Notify,
+    /// What was wrong with the grant when it was looked at last.
+    concerns: Mutex<Vec<Concern>>,
 }
 
 /// What has happened since the last look.
@@ -113,12 +115,23 @@ impl Announcer {
             quic,
             news: Mutex::new(News { hosts_others: true, ..News::default() }),
             told: Notify::new(),
+            concerns: Mutex::default(),
         }
     }
 
     /// Somebody was added, or has gone.
     pub(crate) fn hosts_others(&self) {
         self.note(|news| news.hosts_others = true);
+    }
+
+    /// Says what is wrong with the grant, once each time that changes, for a node that hosts these.
+    pub(crate) fn worry(&self, hosted: &[AtSign], now: Timestamp) {
+        let concerns = self.identity().concerns(hosted, &self.trusted, now);
+        let mut known = self.concerns.lock().unwrap_or_else(PoisonError::into_inner);
+        for concern in concerns.iter().filter(|concern| !known.contains(concern)) {
+            tracing::warn!("{concern}");
+        }
+        *known = concerns;
     }
 
     /// Reads the grant again, which may have been renewed.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use at_protocol::AtSign;
 use at_protocol::crypto::Ed25519Public;
-use at_protocol::directory::SignedRecord;
+use at_protocol::directory::{Grant, SignedRecord};
 use tokio::io::{AsyncBufRead, AsyncWrite, BufStream};
 use tokio::time::timeout;
 
@@ -49,8 +49,6 @@ enum VisitError {
     Again,
     #[error("it came by another way meanwhile")]
     Overtaken,
-    #[error("the grant that covered it has ended")]
-    Ungranted,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -78,15 +76,22 @@ impl Mover {
         say(stream, &Arriving::Ready).await?;
         let seq = match hear(stream).await? {
             Leaving::Take { seq } => seq,
-            Leaving::Begin => {
-                if let Err(why) = self.may_come(atsign, from).await? {
-                    tracing::warn!(%atsign, node = %from, why, "a move to this node is refused");
-                    return Ok(say(stream, &Arriving::Refused { why }).await?);
+            first @ (Leaving::Ask | Leaving::Begin) => {
+                let grant = match self.may_come(atsign, from).await? {
+                    Ok(grant) => Box::new(grant),
+                    Err(why) => {
+                        tracing::warn!(%atsign, node = %from, why, "a move to this node is refused");
+                        return Ok(say(stream, &Arriving::Refused { why }).await?);
+                    }
+                };
+                let welcome = Arriving::Welcome { grant };
+                if matches!(first, Leaving::Ask) {
+                    return Ok(say(stream, &welcome).await?);
                 }
-                self.copy(atsign, from, stream).await?;
+                self.copy(atsign, from, &welcome, stream).await?;
                 match hear(stream).await? {
                     Leaving::Take { seq } => seq,
-                    Leaving::Begin => return Err(VisitError::Again),
+                    Leaving::Ask | Leaving::Begin => return Err(VisitError::Again),
                 }
             }
         };
@@ -111,19 +116,19 @@ impl Mover {
         }
     }
 
-    /// Whether a tenant may move here from this node, or why not.
+    /// The grant by which a tenant may move here from this node, or why it may not.
     async fn may_come(
         &self,
         atsign: &AtSign,
         from: &Ed25519Public,
-    ) -> Result<Result<(), String>, StoreError> {
+    ) -> Result<Result<Grant, String>, StoreError> {
         let (node, announcer) = (&self.node, &self.announcer);
         if node.store.tenants().await?.iter().any(|tenant| tenant.atsign == *atsign) {
             return Ok(Err(format!("{atsign} is hosted there already")));
         }
-        if announcer.grant_for(atsign, node.now()).is_none() {
+        let Some(grant) = announcer.grant_for(atsign, node.now()) else {
             return Ok(Err(format!("its grant does not cover {atsign}")));
-        }
+        };
         let given = node.store.arrivals().await?;
         let is_given =
             |(who, state): &(AtSign, Arrival)| who == atsign && matches!(state, Arrival::Given { .. });
@@ -131,21 +136,27 @@ impl Mover {
             return Ok(Err(format!("{atsign} was given to it before and is not served yet")));
         }
         Ok(match announcer.ask(atsign).await {
-            Ok(Some(record)) if record.node() == from && announcer.trusts(&record, node.now()) => Ok(()),
+            Ok(Some(record)) if record.node() == from && announcer.trusts(&record, node.now()) => Ok(grant),
             Ok(_) => Err(format!("the directory does not say that the node {from} serves {atsign}")),
             Err(error) => Err(format!("it cannot ask who serves {atsign}: {error}")),
         })
     }
 
     /// Takes all rows, or keeps none.
-    async fn copy<S>(&self, atsign: &AtSign, from: &Ed25519Public, stream: &mut S) -> Result<(), VisitError>
+    async fn copy<S>(
+        &self,
+        atsign: &AtSign,
+        from: &Ed25519Public,
+        welcome: &Arriving,
+        stream: &mut S,
+    ) -> Result<(), VisitError>
     where
         S: AsyncBufRead + AsyncWrite + Unpin + Send,
     {
         // A stream that broke a moment ago gives up what it brought.
         let entered = timeout(TURN, self.copying.enter(atsign)).await;
         let _turn = entered.map_err(|_| VisitError::Overtaken)?;
-        let taken = self.take_rows(atsign, from, stream).await;
+        let taken = self.take_rows(atsign, from, welcome, stream).await;
         if taken.is_err() {
             self.node.store.drop_arrival(atsign).await?;
         }
@@ -157,6 +168,7 @@ impl Mover {
         &self,
         atsign: &AtSign,
         from: &Ed25519Public,
+        welcome: &Arriving,
         stream: &mut S,
     ) -> Result<(), VisitError>
     where
@@ -166,10 +178,7 @@ impl Mover {
         if !store.arrive(atsign, Arrival::Copying { from: from.clone() }).await? {
             return Err(VisitError::Overtaken);
         }
-        let Some(grant) = self.announcer.grant_for(atsign, self.node.now()) else {
-            return Err(VisitError::Ungranted);
-        };
-        say(stream, &Arriving::Welcome { grant: Box::new(grant) }).await?;
+        say(stream, welcome).await?;
         let (tenant, mut reading) = Reading::begin(&line(stream).await?).map_err(VisitError::NoRows)?;
         if tenant.atsign != *atsign {
             return Err(VisitError::Another(tenant.atsign));

@@ -125,7 +125,7 @@ impl Mover {
             return Err(LeaveError::Unknown);
         }
         // Whether it may come is asked before anybody has to do without it.
-        drop(self.begin(atsign, to).await?);
+        drop(self.ask(atsign, to, &Leaving::Ask).await?);
         store.set_departure(atsign, Some(Departure::Copying { to: to.clone() })).await?;
         doors.shut(atsign).await;
         store.freeze(atsign);
@@ -147,7 +147,7 @@ impl Mover {
     /// Sends all rows, which the other node has on disk then.
     async fn send(&self, atsign: &AtSign, to: &Address, file: &PathBuf) -> Result<Destination, LeaveError> {
         let count = export(self.node.store.as_ref(), atsign, file).await?;
-        let mut there = self.begin(atsign, to).await?;
+        let mut there = self.ask(atsign, to, &Leaving::Begin).await?;
         let unread = |source| MoveError::File { file: file.clone(), source };
         let mut rows = BufReader::with_capacity(PIECE, tokio::fs::File::open(file).await.map_err(unread)?);
         loop {
@@ -173,9 +173,9 @@ impl Mover {
     }
 
     /// Asks whether a tenant may come.
-    async fn begin(&self, atsign: &AtSign, to: &Address) -> Result<Destination, LeaveError> {
+    async fn ask(&self, atsign: &AtSign, to: &Address, how: &Leaving) -> Result<Destination, LeaveError> {
         let mut there = self.visit(atsign, to, None).await?;
-        say(&mut there.stream, &Leaving::Begin).await?;
+        say(&mut there.stream, how).await?;
         let word = hear(&mut there.stream).await?;
         if let Arriving::Refused { why } = word {
             return Err(LeaveError::Refused(why));

@@ -16,6 +16,8 @@ const LONGEST: u64 = 64 * 1024 * 1024;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "say")]
 pub(super) enum Leaving {
+    /// May it move? That is all for now.
+    Ask,
     /// May it move? Its rows follow if it may.
     Begin,
     /// It is yours: register a record with this number, and serve it.
