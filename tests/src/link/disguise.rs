@@ -9,8 +9,29 @@ use std::net::Ipv4Addr;
 
 /// The first port that the system hands to those who connect.
 const FIRST_FREE: u16 = 32_768;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+
+/// What has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    fn of(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+/// What speaks with what: a protocol, the sender's port and the recipient's.
+pub(super) fn flow(packet: &[u8]) -> Option<(Protocol, u16, u16)> {
+    Header::of(packet).map(|header| (header.protocol, header.source_port, header.destination_port))
+}
+
 /// Where a packet has its addresses.
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
@@ -38,7 +59,8 @@ impl Disguise {
     pub fn leave(self, packet: &mut [u8]) {
         let Some(header) = Header::of(packet) else { return };
         let is_ours = header.source == self.own;
-        if is_ours && (header.protocol == UDP || header.protocol == TCP && header.source_port >= FIRST_FREE) {
+        let is_dialled = header.protocol == Protocol::Udp || header.source_port >= FIRST_FREE;
+        if is_ours && is_dialled {
             header.replace(packet, SOURCE, self.shown);
         }
     }
@@ -58,7 +80,7 @@ impl Disguise {
 
 /// What matters of the headers of an unfragmented packet of UDP or TCP.
 struct Header {
-    protocol: u8,
+    protocol: Protocol,
     source: Ipv4Addr,
     destination: Ipv4Addr,
     source_port: u16,
@@ -72,11 +94,14 @@ impl Header {
         let first = *packet.first()?;
         let next = usize::from(first & 15) * 4;
         let is_whole = word(packet, 6)? & 0x3fff == 0;
-        let protocol = *packet.get(9)?;
-        if first >> 4 != 4 || next < 20 || !is_whole || ![TCP, UDP].contains(&protocol) {
+        let protocol = Protocol::of(*packet.get(9)?)?;
+        if first >> 4 != 4 || next < 20 || !is_whole {
             return None;
         }
-        let length = if protocol == TCP { 20 } else { 8 };
+        let length = match protocol {
+            Protocol::Tcp => 20,
+            Protocol::Udp => 8,
+        };
         packet.get(next..next + length)?;
         Some(Self {
             protocol,
@@ -112,8 +137,8 @@ impl Header {
         };
         correct(10, false);
         match self.protocol {
-            UDP => correct(self.next + 6, true),
-            _ => correct(self.next + 16, false),
+            Protocol::Udp => correct(self.next + 6, true),
+            Protocol::Tcp => correct(self.next + 16, false),
         }
     }
 }
@@ -143,6 +168,8 @@ mod tests {
     const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
     const SHOWN: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 11);
     const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 2);
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
     const DISGUISE: Disguise = Disguise { own: HOST, shown: SHOWN };
 
     fn sum(bytes: impl IntoIterator<Item = u8>) -> u16 {
@@ -185,6 +212,7 @@ mod tests {
                 let original = packet(protocol, (HOST, 40_000), (PEER, 6464), &payload);
                 let mut sent = original.clone();
                 DISGUISE.leave(&mut sent);
+                assert_eq!(flow(&sent), Some((Protocol::of(protocol).unwrap(), 40_000, 6464)));
                 assert_eq!(sent[12..16], SHOWN.octets());
                 assert_eq!((sums(&sent), &sent[20..24]), ([0, 0], &original[20..24]));
                 let mut answer = packet(protocol, (PEER, 6464), (SHOWN, 40_000), &payload);

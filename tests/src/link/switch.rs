@@ -1,11 +1,13 @@
 //! Who is reached where, and the directions between all.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::disguise::{Protocol, flow};
 use super::{Command, Direction, Disguise, ImpairmentError, Verdict};
 use crate::random::Random;
 
@@ -52,9 +54,16 @@ pub struct Switch {
     directions: Vec<Direction>,
     /// How who is at one end of a direction sees who sends there, if not as itself.
     disguises: Vec<Option<Disguise>>,
+    /// Which ports of UDP and TCP spoke with which, by direction.
+    flows: Vec<BTreeSet<Flow>>,
     /// Packets to nobody here, or to an address that leads nowhere any more.
     strays: u64,
 }
+
+/// A protocol and two ports.
+type Flow = (Protocol, u16, u16);
+/// The most flows of a direction that are counted.
+const MOST_FLOWS: usize = 100_000;
 
 /// Why a command was not performed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +83,13 @@ impl Switch {
         let mut random = Random::new(seed);
         let pairs = ports.len() * ports.len();
         let directions = (0..pairs).map(|_| Direction::new(Random::new(random.number()))).collect();
-        Self { ports, directions, disguises: vec![None; pairs], strays: 0 }
+        Self {
+            ports,
+            directions,
+            disguises: vec![None; pairs],
+            flows: vec![BTreeSet::new(); pairs],
+            strays: 0,
+        }
     }
 
     /// The ports, as they were given.
@@ -90,6 +105,9 @@ impl Switch {
             return;
         };
         let place = self.place(from, to);
+        if let Some(flow) = flow(&packet).filter(|_| self.flows[place].len() < MOST_FLOWS) {
+            self.flows[place].insert(flow);
+        }
         if let Some(disguise) = self.disguises[place] {
             disguise.leave(&mut packet);
         }
@@ -161,7 +179,11 @@ impl Switch {
             if counters.offered > 0 {
                 let (from, to) = (place / self.ports.len(), place % self.ports.len());
                 let name = format!("{}>{}", self.ports[from].name, self.ports[to].name);
-                all.insert(name, counters.to_json());
+                let flows = |protocol| self.flows[place].iter().filter(|flow| flow.0 == protocol).count();
+                let mut counters = counters.to_json();
+                counters["udp_flows"] = flows(Protocol::Udp).into();
+                counters["tcp_flows"] = flows(Protocol::Tcp).into();
+                all.insert(name, counters);
             }
         }
         all.insert("strays".into(), self.strays.into());

@@ -2,6 +2,7 @@
 
 mod arm64;
 mod atsdk;
+mod black_hole;
 mod certificates;
 mod classic_peers;
 mod crash;
@@ -20,6 +21,7 @@ mod memory;
 mod memory_ceiling;
 mod moving;
 mod noisy_tenant;
+mod one_connection;
 mod outage;
 mod padding_oracle;
 mod partition;
@@ -73,6 +75,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: FEDERATION, name: "scanner", run: scanner::run },
     Scenario { group: FEDERATION, name: "link", run: link::run },
     Scenario { group: FEDERATION, name: "lossy-peers", run: lossy_peers::run },
+    Scenario { group: FEDERATION, name: "lossy-peers-classic", run: lossy_peers::run_classic },
     Scenario { group: FEDERATION, name: "heavy-loss", run: lossy_peers::run_heavy },
     Scenario { group: FEDERATION, name: "satellite", run: satellite::run },
     Scenario { group: FEDERATION, name: "partition", run: partition::run },
@@ -80,6 +83,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: FEDERATION, name: "rebinding", run: rebinding::run },
     Scenario { group: FEDERATION, name: "rebinding-classic", run: rebinding::run_classic },
     Scenario { group: FEDERATION, name: "udp-blocked", run: udp_blocked::run },
+    Scenario { group: FEDERATION, name: "black-hole", run: black_hole::run },
+    Scenario { group: FEDERATION, name: "one-connection", run: one_connection::run },
     Scenario { group: FEDERATION, name: "silent-peers", run: silent_peers::run },
     Scenario { group: FEDERATION, name: "directory-down", run: directory_down::run },
     Scenario { group: FEDERATION, name: "roads", run: roads::run },

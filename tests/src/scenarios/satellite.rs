@@ -13,7 +13,7 @@ const PAIR: [&str; 2] = ["@alice", "@bob"];
 /// # Errors
 /// One is lost, comes twice or out of order.
 pub(super) fn run(run: &mut Run) -> Result<()> {
-    let many = if run.long { 1_000 } else { 30 };
+    let many = if run.long { 1_000 } else { 200 };
     let federation = Federation::start(run, Way::Nodes, &[&PAIR[..1], &PAIR[1..]])?;
     let mut watch = Watch::start(federation.door(PAIR[1])?)?;
     federation.net.tell("server1<>server2 rate=8000 delay=400ms queue=32000")?;
