@@ -13,8 +13,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use crate::desk::Desk;
 use crate::wire::{Conversation, Dialect, NULL, PROMPT, STOPPING, Step, registered};
 
-/// Bytes of one read; a connection holds them all the time.
+/// Bytes of one read, which a connection holds all the time: names that come together, and as many records as one
+/// TLS record has, since those are kept in one commit.
 const READ: usize = 1024;
+const READ_EXTENDED: usize = 16 * 1024;
 /// Answers are sent when there are so many bytes of them: with the longest answer behind them they still fit
 /// into one TLS record.
 const ENOUGH: usize = 8 * 1024;
@@ -38,7 +40,10 @@ where
     let stopped = stop.cancelled();
     let silence = sleep(idle);
     tokio::pin!(stopped, silence);
-    let mut buffer = [0; READ];
+    let mut buffer = match dialect {
+        Dialect::Classic => vec![0; READ],
+        Dialect::Extended => vec![0; READ_EXTENDED],
+    };
     loop {
         let count = talk.read(&mut buffer, silence.as_mut(), stopped.as_mut()).await?;
         if count == 0 {

@@ -6,19 +6,23 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
+use at_protocol::Timestamp;
+use at_protocol::crypto::Ed25519Secret;
+use at_protocol::directory::{EXTENDED, Grant, Location, SignedRecord, registration};
 use atedge_tests::process::{Process, program};
 use atedge_tests::random::Random;
 use atedge_tests::town::free_address;
 use rustls::ClientConfig;
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 use crate::client::{Client, Crowd};
 use crate::floor::Floor;
 use crate::ground::Ground;
-use crate::meter::{Pair, in_turn, resident, spent};
+use crate::meter::{Pair, cpu_of_thread, in_turn, median, micros, resident, spent};
 use crate::report::{Bar, Row};
 use crate::start;
 
@@ -29,6 +33,9 @@ pub(crate) const PIPELINED: usize = 32;
 const VISITS: usize = 400;
 /// How many of them at a time.
 const VISITORS: usize = 8;
+/// Nodes that register at the same time, and how many records each.
+const NODES: usize = 4;
+const RECORDS: usize = 512;
 /// Hosts over which the names are spread.
 const HOSTS: usize = 100;
 
@@ -56,10 +63,12 @@ impl<'a> Site<'a> {
         let name = format!("directory-{names}");
         let site = Self { ground, name, names, address: free_address()?, process: None };
         let text = format!(
-            "schema = 1\n[listen]\naddress = \"{}\"\nconnections = 15000\nconnections_per_source = 15000\n[tls]\ncert = {:?}\nkey = {:?}\n",
+            "schema = 1\n[listen]\naddress = \"{}\"\nconnections = 15000\nconnections_per_source = 15000\n[tls]\ncert = {:?}\n\
+             key = {:?}\n[[registrar]]\nkey = \"{}\"\natsigns = [\"@node*\"]\n",
             site.address,
             ground.authority.cert(),
-            ground.authority.key()
+            ground.authority.key(),
+            key(REGISTRAR).public(),
         );
         std::fs::write(site.config(), text)?;
         let list = ground.folder.path().join(format!("{}.txt", site.name));
@@ -146,6 +155,22 @@ impl<'a> Site<'a> {
     }
 }
 
+/// The registrar's key, and the node's.
+const REGISTRAR: u8 = 1;
+const NODE: u8 = 2;
+
+fn key(first: u8) -> Ed25519Secret {
+    Ed25519Secret::from_seed(&Zeroizing::new([first; 32]))
+}
+
+/// A node's record of its atSign with this number.
+fn record(number: usize, seq: u64) -> Result<SignedRecord> {
+    let not_after = Timestamp::from(SystemTime::now() + Duration::from_hours(24));
+    let grant = Grant::sign(&key(REGISTRAR), key(NODE).public(), vec!["@node*".parse()?], not_after);
+    let at = Location { address: host(number).parse()?, quic: 6464, seq, not_after };
+    Ok(SignedRecord::sign(&key(NODE), format!("@node{number}").parse()?, at, grant))
+}
+
 pub(crate) async fn run(long: bool) -> Result<Vec<Row>> {
     let names = if long { 1_000_000 } else { 100_000 };
     let ground = Ground::new()?;
@@ -155,6 +180,7 @@ pub(crate) async fn run(long: bool) -> Result<Vec<Row>> {
     rows.push(memory(&ground, &site, names)?);
     rows.extend(warm(&ground, &site, names).await?);
     rows.push(visits(&ground, &site, names).await?);
+    rows.push(registrations(&ground, &site).await?);
     Ok(rows)
 }
 
@@ -245,4 +271,48 @@ async fn visit(address: SocketAddr, tls: &Arc<ClientConfig>, names: Option<usize
         done??;
     }
     Ok(())
+}
+
+/// Nodes that register, many lines a write, against the two signatures of each record.
+async fn registrations(ground: &Ground, site: &Site<'_>) -> Result<Row> {
+    let mut tls = ClientConfig::clone(&ground.tls);
+    tls.alpn_protocols = vec![EXTENDED.to_vec()];
+    let tls = Arc::new(tls);
+    let (mut seq, mut walls) = (0, Vec::new());
+    let [pair] = in_turn(
+        async || {
+            seq += 1;
+            let mut nodes = Vec::new();
+            for number in 0..NODES {
+                let records = (0..RECORDS).map(|n| Ok(registration(&record(number * RECORDS + n, seq)?)));
+                let lines = records.collect::<Result<String>>()?;
+                nodes.push((Client::dial(site.address, &tls).await?, lines));
+            }
+            let began = Instant::now();
+            let all = async {
+                let mut registering = JoinSet::new();
+                for (mut node, lines) in nodes {
+                    registering.spawn(async move { node.exchange(&lines, RECORDS).await });
+                }
+                while let Some(done) = registering.join_next().await {
+                    done??;
+                }
+                Ok(())
+            };
+            let cost = spent(site.id(), all).await? / (NODES * RECORDS) as f64;
+            walls.push((NODES * RECORDS) as f64 / began.elapsed().as_secs_f64());
+            Ok([cost])
+        },
+        async || {
+            let record = record(0, 1)?;
+            let before = cpu_of_thread()?;
+            for _ in 0..RECORDS {
+                ensure!(record.is_signed() && record.grant.is_signed(), "a good record");
+            }
+            Ok([micros(cpu_of_thread()?.saturating_sub(before)) / RECORDS as f64])
+        },
+    )
+    .await?;
+    let what = format!("directory: registration, {NODES} nodes, durable, v its two signatures");
+    Ok(Row::of("names", what, "us", pair, Bar::RatioAtMost(2.0)).and("registrations/s", median(&walls)))
 }
