@@ -26,8 +26,10 @@ use crate::node::Node;
 const SILENCE_MS: u32 = 20_000;
 /// A sign of life, so often that two may be lost on the way before the other end gives up.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(6);
-/// Streams that the other node may have open: more pairs than that take turns.
-const STREAMS: u32 = 4096;
+/// Streams that the other node may open at first. Room is kept for each, opened or not.
+const FIRST_STREAMS: u32 = 16;
+/// Streams that the other node may have open in the end: more pairs than that take turns.
+const MOST_STREAMS: u32 = 4096;
 /// Bytes that may wait on one stream: a window of lines of 4 KiB.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Bytes that may wait on one connection in either direction: at 80 ms they carry 200 MB a second.
@@ -71,7 +73,9 @@ pub(super) async fn connect(
     (address, host): (SocketAddr, &str),
 ) -> io::Result<Connection> {
     let shown = Arc::clone(identity) as Arc<dyn rustls::client::ResolvesClientCert>;
-    let crypto = pinned(key, Some(shown), ALPN);
+    let mut crypto = pinned(key, Some(shown), ALPN);
+    // Tickets would be kept with the connection, and could be used on no other.
+    crypto.resumption = rustls::client::Resumption::disabled();
     let crypto = QuicClientConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport()));
@@ -84,7 +88,7 @@ pub(super) async fn connect(
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(FIRST_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .keep_alive_interval(Some(SIGN_OF_LIFE))
@@ -104,9 +108,14 @@ pub(crate) fn congestion() -> Arc<NewRenoConfig> {
     Arc::new(config)
 }
 
+/// How many streams a node may have open of which so many are: as many again, so that new ones need not wait.
+fn room_for(open: usize) -> u32 {
+    let open = u32::try_from(open).unwrap_or(u32::MAX);
+    open.saturating_mul(2).clamp(FIRST_STREAMS, MOST_STREAMS).next_power_of_two()
+}
+
 /// What a node may take that was found to speak for somebody.
 fn grant(connection: &Connection) {
-    connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
     connection.set_receive_window(VarInt::from_u32(WINDOW));
     connection.set_send_window(WINDOW.into());
 }
@@ -168,7 +177,7 @@ async fn converse(node: Arc<Node>, connection: Connection, stop: CancellationTok
     let address = Some(connection.remote_address());
     let known = CancellationToken::new();
     let visitor = Visitor { node: Arc::clone(&node), key: key.clone(), address, known: known.clone() };
-    let (mut streams, mut refused) = (JoinSet::new(), 0);
+    let (mut streams, mut refused, mut granted) = (JoinSet::new(), 0, FIRST_STREAMS);
     loop {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
@@ -204,6 +213,11 @@ async fn converse(node: Arc<Node>, connection: Connection, stop: CancellationTok
             }
             () = stop.cancelled() => break,
         }
+        let room = room_for(streams.len());
+        if is_known && room > granted {
+            granted = room;
+            connection.set_max_concurrent_bi_streams(VarInt::from_u32(room));
+        }
     }
     while streams.join_next().await.is_some() {}
     close(&connection, Reason::Stop);
@@ -215,5 +229,15 @@ impl Node {
         if let Ok(links) = self.links() {
             links.nodes().met(key, connection);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_as_many_streams_again_up_to_a_bound() {
+        assert_eq!([0, 8, 9, 1000, 2048, usize::MAX].map(room_for), [16, 16, 32, 2048, 4096, 4096]);
     }
 }

@@ -29,6 +29,8 @@ const LONGEST: Duration = Duration::from_secs(10 * 60);
 const MAX_NOTIFICATIONS: usize = 1024;
 /// Bytes taken from the stream at once; one TLS record.
 const READ: usize = 16 * 1024;
+/// The same of a node's stream, of which there are many, and on which most answers are short.
+const READ_OF_NODES: usize = 4 * 1024;
 
 /// A connection over any stream.
 pub struct Wire<S> {
@@ -114,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// # Errors
     /// None came, or the server has no room for another connection.
     pub async fn open(stream: S) -> Result<Self, WireError> {
-        let mut wire = Self::with(stream, ClientSession::default());
+        let mut wire = Self::with(stream, ClientSession::default(), READ);
         let deadline = Instant::now() + wire.silence;
         loop {
             match wire.session.next_event()? {
@@ -131,14 +133,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A stream between nodes, where nobody greets and the first line is an
     /// [`Opening`](at_protocol::peer::Opening).
     pub fn begin(stream: S) -> Self {
-        Self::with(stream, ClientSession::begun())
+        Self::with(stream, ClientSession::begun(), READ_OF_NODES)
     }
 
-    fn with(stream: S, session: ClientSession) -> Self {
+    fn with(stream: S, session: ClientSession, read: usize) -> Self {
         Self {
             stream,
             session,
-            read: vec![0; READ].into_boxed_slice(),
+            read: vec![0; read].into_boxed_slice(),
             outgoing: Outgoing::default(),
             owed: 0,
             notifications: VecDeque::new(),
