@@ -32,6 +32,10 @@ pub(super) async fn perform(request: &Request<'_>, notify: Notify) -> Answered {
 
 /// Whether the recipient can keep a copy of the record (§6.4).
 pub(crate) fn copy_fits(sent: &Notification) -> Result<(), Failure> {
+    // The copy's name is the key's with `cached:` before it.
+    if "cached:".len() + sent.key.len() <= MAX_CACHED_KEY {
+        return Ok(());
+    }
     let length = sent.cached_key().map_or(0, |key| key.to_string().chars().count());
     if length <= MAX_CACHED_KEY {
         return Ok(());

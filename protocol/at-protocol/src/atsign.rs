@@ -47,6 +47,11 @@ impl FromStr for AtSign {
     fn from_str(text: &str) -> Result<Self, InvalidAtSign> {
         let trimmed = text.trim();
         let bare = trimmed.strip_prefix('@').unwrap_or(trimmed);
+        // Most are written as they are meant.
+        let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        if (1..=MAX_CODE_POINTS).contains(&bare.len()) && bare.bytes().all(is_plain) {
+            return Ok(Self(bare.into()));
+        }
         let name: String = bare.chars().filter(|c| *c != '.').flat_map(char::to_lowercase).collect();
         if let Some(bad) =
             name.chars().find(|c| c.is_whitespace() || c.is_control() || FORBIDDEN.contains(*c))

@@ -116,6 +116,11 @@ impl FromStr for KeyName {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        // Most are written as they are meant.
+        let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
+        if !text.is_empty() && text.bytes().all(is_plain) {
+            return Ok(Self(text.into()));
+        }
         let name: String = text.chars().filter(|c| *c != ' ').flat_map(char::to_lowercase).collect();
         if let Some(bad) =
             name.chars().find(|c| matches!(c, ':' | '@') || c.is_whitespace() || c.is_control())

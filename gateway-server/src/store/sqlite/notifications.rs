@@ -125,10 +125,10 @@ pub(super) fn send(group: &mut Group<'_>, mut sent: Notification, now: Timestamp
         return receive(group, sent, now);
     }
     sent.kind = Kind::Sent;
-    if is_repeated(group.sql, tenant, &sent)? {
-        return Ok(Taken::Repeated);
-    }
     if sent.strategy == Strategy::Latest {
+        if is_repeated(group.sql, tenant, &sent)? {
+            return Ok(Taken::Repeated);
+        }
         supersede(group.sql, tenant, &sent)?;
     }
     let here = match group.tenant(&sent.to)? {
@@ -141,7 +141,10 @@ pub(super) fn send(group: &mut Group<'_>, mut sent: Notification, now: Timestamp
     sent.expires = sent.created.plus_millis(sent.ttln);
     sent.status = if here { Status::Delivered } else { Status::Queued };
     sent.attempts = 0;
-    insert(group.sql, tenant, &sent)?;
+    if insert(group.sql, tenant, &sent)? == Taken::Repeated {
+        group.give_back(tenant, sent.created);
+        return Ok(Taken::Repeated);
+    }
     if here {
         receive(group, sent, now)?;
     } else {
@@ -161,21 +164,24 @@ pub(super) fn receive(
         received.kind = Kind::Received;
     }
     received.status = Status::Delivered;
-    if is_repeated(group.sql, tenant, &received)? {
-        return Ok(Taken::Repeated);
-    }
     received.created = Timestamp::from_millis(group.next_moment(tenant, now.as_millis())?);
     received.expires = received.created.plus_millis(received.ttln);
-    insert(group.sql, tenant, &received)?;
+    if insert(group.sql, tenant, &received)? == Taken::Repeated {
+        group.give_back(tenant, received.created);
+        return Ok(Taken::Repeated);
+    }
     copy(group, tenant, &received, now)?;
     group.announce(Committed::Received { notification: Box::new(received) });
     Ok(Taken::New)
 }
 
 fn copy(group: &mut Group<'_>, tenant: i64, received: &Notification, now: Timestamp) -> rusqlite::Result<()> {
+    let cacheable = received.metadata.ttr.is_some_and(|ttr| ttr != 0);
+    if received.operation == Operation::Update && !cacheable {
+        return Ok(());
+    }
     let Some(key) = received.cached_key() else { return Ok(()) };
     let kept = records::get(group.sql, tenant, &key.to_string())?;
-    let cacheable = received.metadata.ttr.is_some_and(|ttr| ttr != 0);
     let edit = match (received.operation, &received.value, kept) {
         (Operation::Update, Some(value), _) if cacheable => {
             Edit::Replace { key, value: value.clone(), metadata: received.metadata.clone() }
@@ -230,14 +236,29 @@ fn supersede(sql: &Connection, tenant: i64, sent: &Notification) -> rusqlite::Re
     Ok(())
 }
 
-fn insert(sql: &Connection, tenant: i64, new: &Notification) -> rusqlite::Result<()> {
-    let mut insert = sql.prepare_cached(
-        "INSERT OR REPLACE INTO notification (received, id, sender, recipient, key, value, operation,
-             message_type, priority, latest, latest_n, notifier, ttln, is_encrypted, metadata, created,
-             expires, sum, tenant, status, attempts, waiting, removed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
-             ?21, ?22, 0)",
-    )?;
+macro_rules! insert {
+    ($or_replace:literal, $on_conflict:literal) => {
+        concat!(
+            "INSERT ",
+            $or_replace,
+            " INTO notification (received, id, sender, recipient, key, value, operation, message_type, priority,
+                 latest, latest_n, notifier, ttln, is_encrypted, metadata, created, expires, sum, tenant, status,
+                 attempts, waiting, removed)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+                 ?21, ?22, 0) ",
+            $on_conflict
+        )
+    };
+}
+
+/// Keeps a new one. An id that is used once only is known again, any other takes the place of the older one.
+fn insert(sql: &Connection, tenant: i64, new: &Notification) -> rusqlite::Result<Taken> {
+    let text = if is_unique(&new.id) {
+        insert!("", "ON CONFLICT (tenant, sender, id) DO NOTHING")
+    } else {
+        insert!("OR REPLACE", "")
+    };
+    let mut insert = sql.prepare_cached(text)?;
     let said: [&dyn ToSql; 18] = [
         &SUMMED,
         &kind_number(new.kind),
@@ -265,8 +286,8 @@ fn insert(sql: &Connection, tenant: i64, new: &Notification) -> rusqlite::Result
         &new.attempts,
         &(new.status == Status::Queued),
     ];
-    insert.execute(params_from_iter(said.into_iter().skip(1).chain(fares)))?;
-    Ok(())
+    let inserted = insert.execute(params_from_iter(said.into_iter().skip(1).chain(fares)))?;
+    Ok(if inserted == 0 { Taken::Repeated } else { Taken::New })
 }
 
 /// The newest notification with this id that was not removed.

@@ -379,6 +379,11 @@ impl Group<'_> {
         self.counters.moments.insert(tenant, next);
         Ok(next)
     }
+
+    /// The newest moment of a tenant was not needed.
+    pub(super) fn give_back(&mut self, tenant: i64, moment: Timestamp) {
+        self.counters.moments.insert(tenant, moment.as_millis() - 1);
+    }
 }
 
 /// The moment of a tenant's newest notification; 0 before the first.
