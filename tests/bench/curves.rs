@@ -10,7 +10,7 @@ use crate::directory::{PIPELINED, Site};
 use crate::ground::{Ground, Holds, Host};
 use crate::meter::{median, micros, spent};
 use crate::report::Row;
-use crate::{fanout, login, lookup, notify, start, update};
+use crate::{fanout, login, lookup, notify, peers, start, update};
 
 /// How often each size is measured, after a round that only warms up.
 const ROUNDS: usize = 5;
@@ -29,10 +29,15 @@ pub(crate) enum Curve {
     Monitors,
     /// Names in the directory
     Names,
+    /// Nodes that are spoken to
+    Peers,
+    /// Nodes that are down and have something waiting
+    Down,
 }
 
 impl Curve {
-    pub(crate) const ALL: [Self; 5] = [Self::Keys, Self::Atsigns, Self::Idle, Self::Monitors, Self::Names];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Keys, Self::Atsigns, Self::Idle, Self::Monitors, Self::Names, Self::Peers, Self::Down];
 
     pub(crate) async fn run(self, long: bool) -> Result<Vec<Row>> {
         match self {
@@ -41,12 +46,14 @@ impl Curve {
             Self::Idle => idle(if long { &[1, 1_000, 10_000] } else { &[1, 1_000] }).await,
             Self::Monitors => monitors(if long { &[1, 100, 5_000] } else { &[1, 100, 1_000] }).await,
             Self::Names => names(if long { &[1_000, 100_000, 1_000_000] } else { &[1_000, 100_000] }).await,
+            Self::Peers => peers::warm(if long { &[1, 100, 5_000] } else { &[1, 100, 1_000] }).await,
+            Self::Down => peers::down(&[0, 1, 1_000]).await,
         }
     }
 }
 
 /// Measures a cost at each size in turn.
-async fn grows(
+pub(crate) async fn grows(
     what: &str,
     unit: &'static str,
     sizes: &[usize],

@@ -44,15 +44,20 @@ impl Ground {
     }
 }
 
+/// What the names of tenants begin with, where nothing else is said.
+const LETTER: &str = "a";
+
 /// The atSign with this number.
 pub(crate) fn atsign(number: usize) -> String {
-    format!("@a{number}")
+    format!("@{LETTER}{number}")
 }
 
 /// A real server in a process of its own.
 pub(crate) struct Host<'a> {
     pub(crate) ground: &'a Ground,
     name: String,
+    /// What the names of its tenants begin with.
+    letter: &'static str,
     pub(crate) address: SocketAddr,
     process: Option<Process>,
 }
@@ -76,12 +81,23 @@ impl<'a> Host<'a> {
 
     /// The same, not started yet.
     pub(crate) async fn prepare(ground: &'a Ground, name: &str, holds: Holds) -> Result<Self> {
-        let host = Self { ground, name: name.to_owned(), address: free_address()?, process: None };
+        Self::with(ground, name, LETTER, holds, "").await
+    }
+
+    /// The same, with tenants of other names, and with further tables of its configuration.
+    pub(crate) async fn with(
+        ground: &'a Ground,
+        name: &str,
+        letter: &'static str,
+        holds: Holds,
+        tables: &str,
+    ) -> Result<Self> {
+        let host = Self { ground, name: name.to_owned(), letter, address: free_address()?, process: None };
         let authority = &ground.authority;
         let text = format!(
             "schema = 1\n[listen]\naddress = \"{}\"\n[tls]\ncert = {:?}\nkey = {:?}\n[notifications]\nticker = \
              \"0s\"\n[store]\ncheck = false\n[limits.node]\nconnections = 15000\nconnections_per_source = 15000\n\
-             [limits.tenant]\nconnections = 15000\n",
+             [limits.tenant]\nconnections = 15000\n{tables}",
             host.address,
             authority.cert(),
             authority.key()
@@ -96,7 +112,8 @@ impl<'a> Host<'a> {
         self.ground.folder.path().join(format!("{}.toml", self.name))
     }
 
-    fn state(&self) -> PathBuf {
+    /// The folder of what it keeps.
+    pub(crate) fn state(&self) -> PathBuf {
         self.ground.folder.path().join(&self.name)
     }
 
@@ -130,9 +147,19 @@ impl<'a> Host<'a> {
         self.process.as_ref().map_or(0, Process::id)
     }
 
+    /// Its store, which it may have open as well.
+    pub(crate) fn store(&self) -> Result<SqliteStore> {
+        let path = self.state().join("server.db");
+        Ok(SqliteStore::open(&path, None, 0, Quota::default(), Arc::new(Nobody))?)
+    }
+
+    /// Its tenant with this number.
+    pub(crate) fn atsign(&self, number: usize) -> String {
+        format!("@{}{number}", self.letter)
+    }
+
     async fn fill(&self, holds: Holds) -> Result<()> {
-        let store =
-            SqliteStore::open(&self.state().join("server.db"), None, 0, Quota::default(), Arc::new(Nobody))?;
+        let store = self.store()?;
         let now = Timestamp::from(SystemTime::now());
         let plain = |key, value| Edit::Update { key, value, metadata: Metadata::default() };
         let of_server = |name: &str| anyhow::Ok(AtKey::PrivateKey { name: name.parse()? });
@@ -142,10 +169,10 @@ impl<'a> Host<'a> {
                 // So that no signing key is made, which takes a core for a second each.
                 plain(of_server("signing_keypair_generated")?, "true".to_owned()),
             ];
-            let tenant = Tenant { atsign: atsign(number).parse()?, listen: None };
+            let tenant = Tenant { atsign: self.atsign(number).parse()?, listen: None };
             store.add_tenant(tenant, records, now).await?;
         }
-        let first: AtSign = atsign(0).parse()?;
+        let first: AtSign = self.atsign(0).parse()?;
         let mut number = 0;
         while number < holds.keys {
             let until = holds.keys.min(number + FILL);
@@ -168,7 +195,7 @@ impl<'a> Host<'a> {
     /// A connection whose owner has signed in.
     pub(crate) async fn sign_in(&self, tenant: usize) -> Result<Client> {
         let mut client = self.dial().await?;
-        client.sign_in(&atsign(tenant), &self.ground.key).await?;
+        client.sign_in(&self.atsign(tenant), &self.ground.key).await?;
         Ok(client)
     }
 

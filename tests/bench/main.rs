@@ -1,8 +1,9 @@
 //! The load program: what the atServer and the atDirectory cost, against limits that are measured in the same run.
 //!
-//! Every measurement starts a real `atedge-server` (or `atedge-directory`) and reads its processor time from the kernel. Its limit
-//! is measured in turn with it: a bare TLS loop on the same runtime, SQLite alone on the same disk, one
-//! signature checked. Ratios are medians over rounds; absolute figures are the machine's.
+//! Every measurement starts a real `atedge-server` (or `atedge-directory`) and reads its processor time from the
+//! kernel. Its limit is measured in turn with it: a bare TLS loop on the same runtime, SQLite alone on the same
+//! disk, one signature checked, the same bytes over QUIC alone. Ratios are medians over rounds; absolute figures
+//! are the machine's.
 
 mod client;
 mod curves;
@@ -17,6 +18,7 @@ mod login;
 mod lookup;
 mod meter;
 mod notify;
+mod peers;
 mod report;
 mod start;
 mod update;
@@ -67,6 +69,8 @@ enum What {
     Start,
     /// The directory: look-ups, cold clients, and what its names take
     Directory,
+    /// Notifications between two servers; takes mosquitto
+    Peers,
     /// How costs grow
     Curves {
         /// Which; all of them without
@@ -74,6 +78,8 @@ enum What {
     },
     #[command(hide = true)]
     Floor(floor::Told),
+    #[command(hide = true)]
+    Far(peers::Told),
 }
 
 fn main() -> ExitCode {
@@ -99,6 +105,7 @@ async fn run(cli: Cli) -> Result<()> {
     let (json, long) = (cli.json, cli.long);
     match cli.what {
         What::Floor(told) => floor::serve(told).await?,
+        What::Far(told) => peers::serve(told).await?,
         What::Limits => tell(&limits::run(long).await?, json),
         What::Login => tell(&login::run(long).await?, json),
         What::Update => tell(&update::run(long).await?, json),
@@ -109,6 +116,7 @@ async fn run(cli: Cli) -> Result<()> {
         What::Hosted => tell(&hosted::run(long).await?, json),
         What::Start => tell(&start::run(long).await?, json),
         What::Directory => tell(&directory::run(long).await?, json),
+        What::Peers => tell(&peers::run(long).await?, json),
         What::Curves { which } => {
             curves(if which.is_empty() { &Curve::ALL } else { &which }, json, long).await?
         }
@@ -122,6 +130,7 @@ async fn run(cli: Cli) -> Result<()> {
             tell(&hosted::run(long).await?, json);
             tell(&start::run(long).await?, json);
             tell(&directory::run(long).await?, json);
+            tell(&peers::run(long).await?, json);
             curves(&Curve::ALL, json, long).await?;
         }
     }
