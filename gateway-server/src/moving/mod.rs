@@ -1,7 +1,7 @@
 //! How a tenant moves: in a file from one store to another, or alive from node to node.
 //!
-//! A move from node to node never leaves two of them serving. The node that it leaves ([`leaving`]) stops
-//! serving, copies all rows, and commits that it has given the tenant away; the other one ([`arriving`]) keeps
+//! A move from node to node never leaves two of them serving. The node that it leaves (`leaving`) stops
+//! serving, copies all rows, and commits that it has given the tenant away; the other one (`arriving`) keeps
 //! what it gets where nobody finds it, until the directory has taken its record with the next number. The
 //! directory is the judge: it takes one record of a number, whichever comes first. So the node that has given
 //! away takes back in the same way, by a record of its own with that number; and whichever node crashes in
