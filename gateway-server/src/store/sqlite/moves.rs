@@ -65,7 +65,7 @@ pub(super) fn begin(group: &mut Group<'_>, atsign: &AtSign, state: &Arrival) -> 
         return Ok(false);
     }
     drop_arrival(group.sql, atsign)?;
-    let id = tenants::next_id(group.sql)?;
+    let id = tenants::next_id(group)?;
     let insert = "INSERT INTO arrival (tenant, atsign, state) VALUES (?1, ?2, ?3)";
     group.sql.execute(insert, params![id, atsign.as_str(), text(state)])?;
     group.sql.execute("INSERT INTO usage (tenant, keys, bytes) VALUES (?1, 0, 0)", [id])?;

@@ -44,7 +44,7 @@ pub(super) fn add(group: &mut Group<'_>, tenant: &Tenant, now: Timestamp) -> rus
     if group.any_tenant(&tenant.atsign)?.is_some() {
         return Ok(None);
     }
-    let id = next_id(group.sql)?;
+    let id = next_id(group)?;
     let listen = tenant.listen.map(|listen| listen.to_string());
     group.sql.execute(
         "INSERT INTO tenant (id, atsign, listen, created) VALUES (?1, ?2, ?3, ?4)",
@@ -55,12 +55,14 @@ pub(super) fn add(group: &mut Group<'_>, tenant: &Tenant, now: Timestamp) -> rus
 }
 
 /// A number that nobody has, who is here, arrives, or is being swept.
-pub(super) fn next_id(sql: &Connection) -> rusqlite::Result<i64> {
-    let mut query = sql.prepare_cached(
+pub(super) fn next_id(group: &mut Group<'_>) -> rusqlite::Result<i64> {
+    let mut query = group.sql.prepare_cached(
         "SELECT 1 + max((SELECT ifnull(max(id), 0) FROM tenant), (SELECT ifnull(max(tenant), 0) FROM removed),
                         (SELECT ifnull(max(tenant), 0) FROM arrival))",
     )?;
-    query.query_row([], |row| row.get(0))
+    let id = query.query_row([], |row| row.get(0))?;
+    group.is_new(id);
+    Ok(id)
 }
 
 /// Ends a tenant; its rows are swept later, a few at a time. `false` if it was not there.
@@ -158,10 +160,10 @@ pub(super) fn export(
     tenant: i64,
     take: &mut (dyn FnMut(Row) -> bool + Send),
 ) -> rusqlite::Result<()> {
-    // One transaction: what is exported was there at one moment.
-    let snapshot = sql.unchecked_transaction()?;
+    // One transaction: what is exported was there at one moment. In memory there is one already.
+    let _snapshot = sql.is_autocommit().then(|| sql.unchecked_transaction()).transpose()?;
     for table in TABLES {
-        let mut query = snapshot.prepare(&format!("SELECT * FROM {table} WHERE tenant = ?1"))?;
+        let mut query = sql.prepare(&format!("SELECT * FROM {table} WHERE tenant = ?1"))?;
         let names: Vec<String> = query.column_names().map(str::to_owned).collect();
         let mut rows = query.query([tenant])?;
         while let Some(row) = rows.next()? {

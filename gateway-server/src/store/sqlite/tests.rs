@@ -289,6 +289,19 @@ async fn moments_grow_strictly_also_when_the_clock_does_not() {
 }
 
 #[tokio::test]
+async fn who_gets_the_number_of_one_that_was_swept_goes_on_from_its_own() {
+    let at = At::new().await;
+    let tenant = |name: &str| Tenant { atsign: atsign(name), listen: None };
+    for (name, moment) in [("@first", 1000), ("@second", 5)] {
+        assert!(at.store.add_tenant(tenant(name), Vec::new(), now(1)).await.unwrap());
+        at.store.receive(notification("a", "@carol", name), now(moment)).await.unwrap();
+        assert_eq!(at.store.last_notified(&atsign(name)).await.unwrap(), moment);
+        at.store.remove_tenant(&atsign(name)).await.unwrap();
+        while !at.store.expire(now(2000)).await.unwrap().is_none() {}
+    }
+}
+
+#[tokio::test]
 async fn unique_ids_are_taken_once_even_when_removed() {
     let at = At::new().await;
     for id in ["ae1-b-1-1", "other"] {

@@ -358,6 +358,12 @@ impl Group<'_> {
         self.counters.tenants.remove(atsign);
     }
 
+    /// A tenant will have this number, which may have been another's, who was swept.
+    pub(super) fn is_new(&mut self, tenant: i64) {
+        self.counters.commits.remove(&tenant);
+        self.counters.moments.remove(&tenant);
+    }
+
     /// The next commit id of a tenant, which is one more than the last.
     pub(super) fn next_commit(&mut self, tenant: i64) -> rusqlite::Result<i64> {
         let next = match self.counters.commits.get(&tenant) {
