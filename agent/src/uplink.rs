@@ -23,6 +23,13 @@ use tracing::{debug, error, info, warn};
 pub use flow::{FlowRules, NoteStatus};
 pub use schedule::StreamRules;
 
+/// What decides what is sent next, without outbox, network or clock: for simulations.
+#[doc(hidden)]
+pub mod pure {
+    pub use super::flow::{Pinned, Time};
+    pub use super::schedule::{Action, Schedule};
+}
+
 use crate::outbox::{FlowKey, Outbox, OutboxError, Parcel, Receipted};
 use crate::payload::{Lane, NoteId, name};
 use flow::Pinned;

@@ -42,6 +42,7 @@ pub mod web;
 #[doc(hidden)]
 pub mod pure {
     pub use crate::peers::{AskError, claim, fences, inlet, lane, outlet, roads};
+    pub use crate::verbs::said;
 }
 
 pub use config::ServerConfig;

@@ -19,6 +19,7 @@ pub mod registrar;
 pub mod replay;
 pub mod scenario;
 pub mod scenarios;
+pub mod sim;
 pub mod town;
 pub mod transcript;
 pub mod wire;

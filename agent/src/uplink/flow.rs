@@ -9,7 +9,7 @@ use crate::outbox::{BatchLimit, Receipted};
 use crate::payload::{Lane, NoteId};
 
 /// Time since the uplink began.
-pub(super) type Time = Duration;
+pub type Time = Duration;
 
 /// Most batches of one flow that may be unconfirmed. A reader that is away costs its server this many and
 /// no more; the outbox keeps the rest.
@@ -80,13 +80,13 @@ struct Batch {
 /// A batch that may have been stored, although nobody said so: it is tried again under the same id with
 /// the same records, so that the server can drop it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pinned {
+pub struct Pinned {
     /// The number that was asked for.
-    pub(super) from: u64,
+    pub from: u64,
     /// The last number that was taken.
-    pub(super) to: u64,
+    pub to: u64,
     /// The attempt that the id was made of.
-    pub(super) attempt: u64,
+    pub attempt: u64,
 }
 
 #[derive(Debug)]

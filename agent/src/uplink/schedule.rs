@@ -22,26 +22,40 @@ pub type StreamRules = BTreeMap<StreamName, (Vec<AtSign>, FlowRules)>;
 
 /// Something to be done for a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Take records `from` to `to` of the outbox, as many as `limit` allows, and send them.
     Send {
+        /// Of which flow.
         key: FlowKey,
+        /// Device, stream and boot.
         lane: Arc<Lane>,
+        /// The first number.
         from: u64,
+        /// The last number.
         to: u64,
+        /// How much a notification may hold.
         limit: BatchLimit,
+        /// How long servers may keep it.
         ttln: Duration,
+        /// What the id is made of.
         attempt: u64,
     },
     /// Ask what became of a notification.
-    Ask { key: FlowKey, first: u64, id: NoteId },
+    Ask {
+        /// Of which flow.
+        key: FlowKey,
+        /// The first number that it carries.
+        first: u64,
+        /// Its id.
+        id: NoteId,
+    },
 }
 
 /// The flows of one device's stream to one reader: one of each boot that is not drained.
 type Series = (AtSign, StreamName, DeviceName);
 
 /// All flows, and when each wants something.
-pub(super) struct Schedule {
+pub struct Schedule {
     streams: StreamRules,
     flows: BTreeMap<FlowKey, Flow>,
     /// The flows of boots before this one: what is older goes first.
@@ -58,7 +72,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// A schedule without flows, for the agent's run `boot`.
-    pub(super) fn new(streams: StreamRules, boot: Boot, seed: u64) -> Self {
+    pub fn new(streams: StreamRules, boot: Boot, seed: u64) -> Self {
         Self {
             streams,
             flows: BTreeMap::new(),
@@ -74,7 +88,7 @@ impl Schedule {
     }
 
     /// A flow that waited when the agent started.
-    pub(super) fn add_waiting(&mut self, waiting: Waiting, now: Time) {
+    pub fn add_waiting(&mut self, waiting: Waiting, now: Time) {
         let Waiting { key, lane, upto, last } = waiting;
         let Some((_, rules)) = self.streams.get(&lane.stream) else { return };
         let rules = *rules;
@@ -84,7 +98,7 @@ impl Schedule {
     }
 
     /// A lane got records up to `last`.
-    pub(super) fn on_grown(&mut self, id: LaneId, lane: &Arc<Lane>, last: u64, now: Time) {
+    pub fn on_grown(&mut self, id: LaneId, lane: &Arc<Lane>, last: u64, now: Time) {
         let Some((readers, rules)) = self.streams.get(&lane.stream) else { return };
         let (readers, rules) = (readers.clone(), *rules);
         for reader in readers {
@@ -96,7 +110,7 @@ impl Schedule {
 
     /// What to do at `now`, one thing at a time; each is answered by one of `on_sent`, `on_gone`,
     /// `on_status`, `on_failed`, `on_unreachable`.
-    pub(super) fn next(&mut self, now: Time) -> Option<Action> {
+    pub fn next(&mut self, now: Time) -> Option<Action> {
         while self.under_way < AT_ONCE && self.paused_until <= now {
             let place = self.ready().next().filter(|(due, _)| *due <= now).cloned()?;
             self.due.remove(&place);
@@ -125,7 +139,7 @@ impl Schedule {
     }
 
     /// When [`Schedule::next`] may have something; `None` if only an answer or growth can change that.
-    pub(super) fn deadline(&self) -> Option<Time> {
+    pub fn deadline(&self) -> Option<Time> {
         let (due, _) = self.ready().next().filter(|_| self.under_way < AT_ONCE)?;
         Some((*due).max(self.paused_until))
     }
@@ -144,7 +158,7 @@ impl Schedule {
 
     /// Records `from` to `last` were stored under `id`; `more` as in [`Flow::on_sent`]. Returns up to where
     /// the reader has everything if that has changed, as do those below.
-    pub(super) fn on_sent(
+    pub fn on_sent(
         &mut self,
         key: &FlowKey,
         from: u64,
@@ -158,30 +172,24 @@ impl Schedule {
     }
 
     /// Records `from` to `to` are not to be sent (any more).
-    pub(super) fn on_gone(&mut self, key: &FlowKey, from: u64, to: u64, now: Time) -> Option<u64> {
+    pub fn on_gone(&mut self, key: &FlowKey, from: u64, to: u64, now: Time) -> Option<u64> {
         self.answer(key, |flow, _| flow.on_gone(from, to, now))
     }
 
     /// What became of the notification that carries the batch from `first` on.
-    pub(super) fn on_status(
-        &mut self,
-        key: &FlowKey,
-        first: u64,
-        status: NoteStatus,
-        now: Time,
-    ) -> Option<u64> {
+    pub fn on_status(&mut self, key: &FlowKey, first: u64, status: NoteStatus, now: Time) -> Option<u64> {
         self.reached();
         self.answer(key, |flow, _| flow.on_status(first, status, now))
     }
 
     /// It failed for this reader, for now; the server may have what was `sent`.
-    pub(super) fn on_failed(&mut self, key: &FlowKey, sent: Option<Pinned>, now: Time) {
+    pub fn on_failed(&mut self, key: &FlowKey, sent: Option<Pinned>, now: Time) {
         self.answer(key, |flow, dice| flow.on_failed(sent, now, dice));
     }
 
     /// Our own server was not reached, or did not answer; it may have what was `sent`. All flows wait.
     /// Returns whether this is the first failure since it was reached.
-    pub(super) fn on_unreachable(&mut self, key: &FlowKey, sent: Option<Pinned>, now: Time) -> bool {
+    pub fn on_unreachable(&mut self, key: &FlowKey, sent: Option<Pinned>, now: Time) -> bool {
         // Those that failed together count once.
         if self.paused_until <= now {
             self.unreached += 1;
@@ -192,7 +200,7 @@ impl Schedule {
     }
 
     /// A receipt came, and the outbox has taken it.
-    pub(super) fn on_receipt(&mut self, receipt: &Receipted, now: Time) -> Option<u64> {
+    pub fn on_receipt(&mut self, receipt: &Receipted, now: Time) -> Option<u64> {
         let mut confirmed = None;
         self.change(receipt.key.clone(), |flow| {
             if let Some(flow) = flow {
@@ -204,7 +212,7 @@ impl Schedule {
     }
 
     /// The agent stops: what waits for company goes now.
-    pub(super) fn hurry(&mut self, now: Time) {
+    pub fn hurry(&mut self, now: Time) {
         let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
         for key in keys {
             self.change(key, |flow| flow.iter_mut().for_each(|flow| flow.hurry(now)));
@@ -212,12 +220,12 @@ impl Schedule {
     }
 
     /// Whether everything was sent that may be.
-    pub(super) fn is_sent(&self) -> bool {
+    pub fn is_sent(&self) -> bool {
         self.flows.values().all(Flow::is_sent)
     }
 
     /// Whether our own server was not reached when last tried.
-    pub(super) const fn is_cut_off(&self) -> bool {
+    pub const fn is_cut_off(&self) -> bool {
         self.unreached > 0
     }
 

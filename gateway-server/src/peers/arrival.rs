@@ -129,7 +129,7 @@ impl Node {
     /// # Errors
     /// The refusal.
     pub(crate) async fn speaks_for(&self, key: &Ed25519Public, atsign: &AtSign) -> Result<(), Failure> {
-        let mut claim = Claim::new(key, atsign);
+        let mut claim = Claim::new(key.clone(), atsign.clone());
         loop {
             let found = match self.links() {
                 Ok(links) => links.find(atsign).await,

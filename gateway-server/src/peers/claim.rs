@@ -9,9 +9,9 @@ use super::AskError;
 
 /// What a node that has proved its key says: that it serves an atSign.
 #[derive(Debug)]
-pub struct Claim<'a> {
-    key: &'a Ed25519Public,
-    atsign: &'a AtSign,
+pub struct Claim {
+    key: Ed25519Public,
+    atsign: AtSign,
     was_asked_anew: bool,
 }
 
@@ -26,17 +26,17 @@ pub enum Verdict {
     Fails(Failure),
 }
 
-impl<'a> Claim<'a> {
+impl Claim {
     /// Nothing is known yet.
     #[must_use]
-    pub fn new(key: &'a Ed25519Public, atsign: &'a AtSign) -> Self {
+    pub fn new(key: Ed25519Public, atsign: AtSign) -> Self {
         Self { key, atsign, was_asked_anew: false }
     }
 
     /// Where the atSign is served.
     pub fn on_found(&mut self, found: Result<Found, AskError>) -> Verdict {
         let Self { key, atsign, .. } = self;
-        if found.as_ref().is_ok_and(|found| found.node() == Some(*key)) {
+        if found.as_ref().is_ok_and(|found| found.node() == Some(&*key)) {
             return Verdict::Holds;
         }
         if !std::mem::replace(&mut self.was_asked_anew, true) {

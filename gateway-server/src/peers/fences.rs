@@ -15,7 +15,7 @@ type Pair = (AtSign, AtSign);
 
 /// The streams that are open now.
 #[derive(Default)]
-pub(crate) struct Fences {
+pub struct Fences {
     open: Mutex<HashMap<Pair, Fence>>,
 }
 
@@ -29,7 +29,7 @@ struct Fence {
 }
 
 /// A stream's turn, given back when dropped.
-pub(crate) struct Turn {
+pub struct Turn {
     fences: Arc<Fences>,
     pair: Pair,
     end: CancellationToken,
@@ -38,7 +38,7 @@ pub(crate) struct Turn {
 
 impl Fences {
     /// Ends the older stream of a pair, and waits until it has left.
-    pub(crate) async fn enter(self: &Arc<Self>, pair: Pair) -> Turn {
+    pub async fn enter(self: &Arc<Self>, pair: Pair) -> Turn {
         let (turn, end) = {
             let mut open = self.open();
             let fence = open.entry(pair.clone()).or_default();
@@ -58,12 +58,12 @@ impl Fences {
 
 impl Turn {
     /// Comes true when a newer stream wants the turn.
-    pub(crate) async fn ended(&self) {
+    pub async fn ended(&self) {
         self.end.cancelled().await;
     }
 
     /// Whether a newer stream wants the turn.
-    pub(crate) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.end.is_cancelled()
     }
 }

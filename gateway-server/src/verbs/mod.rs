@@ -40,7 +40,8 @@ use crate::streams::{Receiving, Sending};
 
 pub(crate) use copies::refresh;
 pub(crate) use login::{Evidence, verify};
-pub(crate) use notify::{copy_fits, said};
+pub(crate) use notify::copy_fits;
+pub use notify::said;
 pub(crate) use read::Whole;
 
 /// Largest answer, in bytes: what clients take as a line (atProtocol wire reference §2.2).

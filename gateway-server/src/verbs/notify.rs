@@ -54,12 +54,10 @@ pub(crate) fn notification(
 }
 
 /// What a `notify` comes to that `from` says at `now`; it lives for `ttln_ms` if it does not say how long.
-pub(crate) fn said(
-    from: &AtSign,
-    notify: Notify,
-    ttln_ms: u64,
-    now: Timestamp,
-) -> Result<Notification, Failure> {
+///
+/// # Errors
+/// The refusal.
+pub fn said(from: &AtSign, notify: Notify, ttln_ms: u64, now: Timestamp) -> Result<Notification, Failure> {
     let strategy = notify.strategy.unwrap_or_default();
     if strategy == Strategy::Latest && notify.notifier.is_none() {
         let message = "For Strategy latest, notifier cannot be null";

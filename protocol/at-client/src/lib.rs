@@ -36,7 +36,7 @@ pub use notify::{NotifyRequest, SendError, Status};
 pub use onboard::{OnboardError, Onboarding};
 pub use peers::PairError;
 pub use requests::AskError;
-pub use resolve::{Directory, Found, RecordKeeper};
+pub use resolve::{Directory, Found, Memory, RecordKeeper};
 pub use rpc::{Call, CallError, CallRequest, CallState};
 pub use tls::{ClientTls, Trust};
 pub use wire::Wire;

@@ -167,21 +167,30 @@ impl SqliteStore {
     /// # Errors
     /// See [`OpenError`].
     pub fn in_memory(quota: Quota, watcher: Arc<dyn Watcher>) -> Result<Self, OpenError> {
-        let mut connection = Connection::open_in_memory()?;
-        schema::migrate(&mut connection)?;
-        let file = Arc::new(ShardFile::new(PathBuf::from(":memory:"), Place { number: 0, shards: 1 }));
-        let hot = Arc::new(Hot::new(IN_MEMORY));
+        let (connection, file, hot) = memory()?;
         let frozen: Arc<Frozen> = Arc::default();
         let rules = Rules { quota, frozen: Arc::clone(&frozen) };
         let (writer, thread) =
             Writer::start(Arc::clone(&file), Arc::clone(&hot), connection, rules, watcher)?;
-        Ok(Self {
-            shards: vec![Shard { file, hot, writer: Some(writer) }],
-            readers: None,
-            threads: vec![thread],
-            frozen,
-            stop: Arc::default(),
-        })
+        Ok(Self::of_one(Shard { file, hot, writer: Some(writer) }, vec![thread], frozen))
+    }
+
+    /// As [`Self::in_memory`], but without a thread: whoever asks does the work, and every answer is there at
+    /// once. For simulations.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    #[doc(hidden)]
+    pub fn in_place(quota: Quota, watcher: Arc<dyn Watcher>) -> Result<Self, OpenError> {
+        let (connection, file, hot) = memory()?;
+        let frozen: Arc<Frozen> = Arc::default();
+        let rules = Rules { quota, frozen: Arc::clone(&frozen) };
+        let writer = Writer::in_place(Arc::clone(&file), Arc::clone(&hot), connection, rules, watcher);
+        Ok(Self::of_one(Shard { file, hot, writer: Some(writer) }, Vec::new(), frozen))
+    }
+
+    fn of_one(shard: Shard, threads: Vec<JoinHandle<()>>, frozen: Arc<Frozen>) -> Self {
+        Self { shards: vec![shard], readers: None, threads, frozen, stop: Arc::default() }
     }
 
     /// Looks at all pages in the background, and takes files that are damaged out of service.
@@ -300,6 +309,14 @@ impl SqliteStore {
             known => known,
         }
     }
+}
+
+/// A shard in memory.
+fn memory() -> Result<(Connection, Arc<ShardFile>, Arc<Hot>), OpenError> {
+    let mut connection = Connection::open_in_memory()?;
+    schema::migrate(&mut connection)?;
+    let file = ShardFile::new(PathBuf::from(":memory:"), Place { number: 0, shards: 1 });
+    Ok((connection, Arc::new(file), Arc::new(Hot::new(IN_MEMORY))))
 }
 
 /// The number of no tenant: rows have numbers from 1.

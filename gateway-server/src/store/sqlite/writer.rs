@@ -9,7 +9,7 @@
 //! last: a failed fsync is never taken for done because a second one succeeds.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use at_protocol::{AtKey, AtSign, Timestamp};
@@ -30,9 +30,12 @@ const SABOTAGE: std::time::Duration = std::time::Duration::from_millis(50);
 /// costs a busy store nothing, and an idle one does not write at all.
 const MARK: i64 = 1000;
 
-/// Hands requests to the thread. The thread ends when this is dropped.
-pub(super) struct Writer {
-    jobs: Arc<Queue<Box<dyn Job>>>,
+/// Has requests performed.
+pub(super) enum Writer {
+    /// By the thread, which ends when this is dropped.
+    Thread(Arc<Queue<Box<dyn Job>>>),
+    /// By whoever asks, each by itself: for simulations, in which nothing happens at the same time.
+    InPlace(Box<Mutex<Desk>>),
 }
 
 /// What all writes are held to.
@@ -126,22 +129,23 @@ impl Writer {
         let waiting = Arc::clone(&jobs);
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
         let thread = thread.spawn(move || {
-            let mut desk = Desk {
-                file,
-                hot,
-                connection,
-                rules,
-                is_suspect: false,
-                version: 0,
-                counters: Counters::default(),
-                acknowledged: Vec::new(),
-                watcher,
-            };
+            let mut desk = Desk::new(file, hot, connection, rules, watcher);
             while let Some(jobs) = waiting.take() {
                 desk.serve(jobs);
             }
         })?;
-        Ok((Self { jobs }, thread))
+        Ok((Self::Thread(jobs), thread))
+    }
+
+    /// Works on a connection to `file` without a thread.
+    pub(super) fn in_place(
+        file: Arc<ShardFile>,
+        hot: Arc<Hot>,
+        connection: Connection,
+        rules: Rules,
+        watcher: Arc<dyn Watcher>,
+    ) -> Self {
+        Self::InPlace(Box::new(Mutex::new(Desk::new(file, hot, connection, rules, watcher))))
     }
 
     /// Performs `work`, which writes about so many bytes for a tenant, and gives what it made once that is
@@ -153,19 +157,24 @@ impl Writer {
     {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Request { tenant: who.clone(), work: Some(work), made: None, reply: Some(reply) });
-        self.jobs.push(who, bytes, job);
+        match self {
+            Self::Thread(jobs) => jobs.push(who, bytes, job),
+            Self::InPlace(desk) => desk.lock().unwrap_or_else(PoisonError::into_inner).serve(vec![job]),
+        }
         answer.await.map_err(|_| StoreError::Closed)?
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.jobs.close();
+        if let Self::Thread(jobs) = self {
+            jobs.close();
+        }
     }
 }
 
-/// What the thread works with.
-struct Desk {
+/// What the work is done with.
+pub(super) struct Desk {
     file: Arc<ShardFile>,
     hot: Arc<Hot>,
     connection: Connection,
@@ -181,6 +190,26 @@ struct Desk {
 }
 
 impl Desk {
+    fn new(
+        file: Arc<ShardFile>,
+        hot: Arc<Hot>,
+        connection: Connection,
+        rules: Rules,
+        watcher: Arc<dyn Watcher>,
+    ) -> Self {
+        Self {
+            file,
+            hot,
+            connection,
+            rules,
+            is_suspect: false,
+            version: 0,
+            counters: Counters::default(),
+            acknowledged: Vec::new(),
+            watcher,
+        }
+    }
+
     fn serve(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         let (mut committed, mut changed) = (Vec::new(), Vec::new());
         let done = match self.file.sound() {

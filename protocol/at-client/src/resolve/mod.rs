@@ -1,13 +1,13 @@
 //! Finding an atSign's atServer: look-ups in a directory, checked where a registrar is trusted, remembered.
 
+mod memory;
 mod talk;
 
-use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{
@@ -15,15 +15,11 @@ use at_protocol::directory::{
     answer, question, record_answer, record_question,
 };
 use at_protocol::{AtSign, Timestamp};
-use tokio::time::Instant;
 
 use crate::tls::{ClientTls, DialError};
+pub use memory::Memory;
 use talk::{PATIENCE, Talk};
 
-/// How long an answer is used without asking again; other SDKs do the same (wire reference §1.3).
-const FRESH: Duration = Duration::from_secs(60 * 60);
-/// How long the last good answer is used before a directory that is down, or not believed, is asked again.
-const STALE: Duration = Duration::from_secs(10);
 /// Pauses before the further attempts.
 const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
@@ -36,17 +32,12 @@ const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_milli
 pub struct Directory {
     address: Address,
     tls: ClientTls,
-    trust: Option<Trust>,
-    known: Mutex<HashMap<AtSign, Known>>,
+    memory: Mutex<Memory>,
+    keeper: Option<Arc<dyn RecordKeeper>>,
     /// Connections for further questions, and how many are kept.
     idle: Mutex<Vec<Talk>>,
     most_idle: usize,
     refused: AtomicU64,
-}
-
-struct Trust {
-    registrars: Registrars,
-    keeper: Arc<dyn RecordKeeper>,
 }
 
 /// Where an atSign is served.
@@ -62,14 +53,6 @@ pub struct Found {
 pub trait RecordKeeper: Send + Sync {
     /// Keeps a record, in the place of an older one of the same atSign. What fails is the keeper's to report.
     fn keep<'a>(&'a self, record: &'a Arc<VerifiedRecord>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
-}
-
-/// What was once answered. It is kept after it is stale, for when the directory is down.
-struct Known {
-    address: Address,
-    /// The newest record that was ever believed, which may be over.
-    record: Option<Arc<VerifiedRecord>>,
-    fresh_until: Instant,
 }
 
 /// Why an atSign's server was not found.
@@ -164,8 +147,8 @@ impl Directory {
         Self {
             address,
             tls,
-            trust: None,
-            known: Mutex::default(),
+            memory: Mutex::default(),
+            keeper: None,
             idle: Mutex::default(),
             most_idle: 0,
             refused: AtomicU64::new(0),
@@ -181,20 +164,8 @@ impl Directory {
         keeper: Arc<dyn RecordKeeper>,
     ) -> Self {
         self.tls = self.tls.speaking(EXTENDED);
-        let mut known = HashMap::new();
-        for record in kept {
-            // What is over is still the newest that was seen.
-            let Ok(record) = registrars.verify(record, Timestamp::from_millis(0)) else { continue };
-            let record = Arc::new(record);
-            let entry = Known {
-                address: record.at.address.clone(),
-                record: Some(Arc::clone(&record)),
-                fresh_until: Instant::now(),
-            };
-            known.insert(record.atsign.clone(), entry);
-        }
-        self.known = Mutex::new(known);
-        self.trust = Some(Trust { registrars, keeper });
+        self.memory = Mutex::new(Memory::trusting(registrars, kept, now()));
+        self.keeper = Some(keeper);
         self
     }
 
@@ -225,8 +196,7 @@ impl Directory {
     /// # Errors
     /// The directory did not answer, three times, or is not believed, and nothing good is known.
     pub async fn find(&self, atsign: &AtSign) -> Result<Option<Found>, ResolveError> {
-        let now = Instant::now();
-        if let Some(found) = self.remembered(atsign, |known| now < known.fresh_until) {
+        if let Some(found) = self.memory().fresh(atsign, now(), wall()) {
             return Ok(Some(found));
         }
         match self.ask_again_and_again(atsign).await {
@@ -235,42 +205,33 @@ impl Directory {
                 Ok(Some(found))
             }
             Ok(None) => {
-                self.known().remove(atsign);
+                self.memory().forget(atsign);
                 Ok(None)
             }
-            Err(error) => match self.remembered(atsign, |_| true) {
-                Some(found) => {
-                    if let Some(known) = self.known().get_mut(atsign) {
-                        known.fresh_until = Instant::now() + STALE;
-                    }
-                    tracing::debug!(%atsign, address = %found.address, %error, "using the last known address");
-                    Ok(Some(found))
-                }
-                None => Err(error),
-            },
+            Err(error) => {
+                let Some(found) = self.memory().stand_in(atsign, now(), wall()) else { return Err(error) };
+                tracing::debug!(%atsign, address = %found.address, %error, "using the last known address");
+                Ok(Some(found))
+            }
         }
     }
 
     /// The address of `atsign` did not serve: the directory will be asked before it is used again.
     pub fn suspect(&self, atsign: &AtSign) {
-        if let Some(known) = self.known().get_mut(atsign) {
-            known.fresh_until = Instant::now();
-        }
+        self.memory().suspect(atsign, now());
     }
 
     /// The record of an atSign that is believed now, without asking anybody.
     #[must_use]
     pub fn record(&self, atsign: &AtSign) -> Option<Arc<VerifiedRecord>> {
-        self.remembered(atsign, |_| true)?.record
+        self.memory().last(atsign, wall())?.record
     }
 
     /// Whether an atSign is found by signed records only: one was believed before, or a registrar calls it its
     /// own.
     #[must_use]
     pub fn is_bound(&self, atsign: &AtSign) -> bool {
-        let Some(trust) = &self.trust else { return false };
-        trust.registrars.govern(atsign)
-            || self.known().get(atsign).is_some_and(|known| known.record.is_some())
+        self.memory().is_bound(atsign)
     }
 
     /// Takes a record that came another way than from the directory, such as from the node itself.
@@ -284,36 +245,10 @@ impl Directory {
         Ok(record)
     }
 
-    fn remembered(&self, atsign: &AtSign, is_good: impl Fn(&Known) -> bool) -> Option<Found> {
-        let known = self.known();
-        let known = known.get(atsign).filter(|known| is_good(known))?;
-        match &known.record {
-            Some(record) => record.holds_at(wall()).then(|| Found::from(Arc::clone(record))),
-            None => Some(Found { address: known.address.clone(), record: None }),
-        }
-    }
-
     async fn remember(&self, atsign: &AtSign, found: &Found) {
-        let fresh = Known {
-            address: found.address.clone(),
-            record: found.record.clone(),
-            fresh_until: Instant::now() + FRESH,
-        };
-        let is_new = {
-            let mut known = self.known();
-            let before = known.get(atsign).and_then(|known| known.record.as_ref());
-            // Another look-up may have brought a newer one meanwhile.
-            let is_newer =
-                |record: &Arc<VerifiedRecord>| before.is_none_or(|old| record.at.seq >= old.at.seq);
-            if !found.record.as_ref().map_or(before.is_none(), is_newer) {
-                return;
-            }
-            let is_new = found.record.as_ref() != before;
-            known.insert(atsign.clone(), fresh);
-            is_new
-        };
-        if let (true, Some(record), Some(trust)) = (is_new, &found.record, &self.trust) {
-            trust.keeper.keep(record).await;
+        let kept = self.memory().remember(atsign, found, now());
+        if let (Some(record), Some(keeper)) = (kept, &self.keeper) {
+            keeper.keep(&record).await;
         }
     }
 
@@ -347,7 +282,7 @@ impl Directory {
 
     async fn ask(&self, mut talk: Talk, atsign: &AtSign) -> Result<Option<Found>, ResolveError> {
         let directory = || self.address.clone();
-        if self.trust.is_some() && talk.is_extended() {
+        if self.memory().is_trusting() && talk.is_extended() {
             let line = talk.ask(&record_question(atsign)).await?;
             let record = record_answer(&line);
             let record = record.map_err(|source| ResolveError::Record { directory: directory(), source })?;
@@ -376,26 +311,12 @@ impl Directory {
 
     /// Whether a record is to be believed. What is not is counted and said.
     fn check(&self, atsign: &AtSign, record: SignedRecord) -> Result<Arc<VerifiedRecord>, Distrust> {
-        let checked = self.checked(atsign, record);
+        let checked = self.memory().check(atsign, record, wall());
         if let Err(why) = &checked {
             self.refused.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(%atsign, directory = %self.address, %why, "a record is not believed");
         }
         checked
-    }
-
-    fn checked(&self, atsign: &AtSign, record: SignedRecord) -> Result<Arc<VerifiedRecord>, Distrust> {
-        if record.atsign != *atsign {
-            return Err(Distrust::AnotherAtSign(record.atsign));
-        }
-        let Some(trust) = &self.trust else {
-            return Err(Distrust::UnknownRegistrar(record.grant.registrar));
-        };
-        let record = trust.registrars.verify(record, wall())?;
-        if let Some(known) = self.known().get(atsign).and_then(|known| known.record.as_ref()) {
-            record.follows(known)?;
-        }
-        Ok(Arc::new(record))
     }
 
     async fn keep_open(&self, talk: Talk) {
@@ -414,14 +335,18 @@ impl Directory {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<AtSign, Known>> {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
         // What a panicking holder leaves behind is whole: each change is one insert or remove.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Talk>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// The time by which records end.
