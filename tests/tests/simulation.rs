@@ -1,5 +1,5 @@
 //! The simulation of gateway, servers and directory: the same seed is the same history, and what undermines a
-//! promise is seen. `tests/run federation` lives through many more.
+//! promise is seen. `tests/run simulation` lives through many more.
 
 use atedge_tests::sim::{Sabotage, live};
 

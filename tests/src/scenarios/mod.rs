@@ -44,6 +44,7 @@ use crate::scenario::Scenario;
 const ROAD: &str = "road";
 const SERVER: &str = "server";
 const FEDERATION: &str = "federation";
+const SIMULATION: &str = "simulation";
 const PACKAGE: &str = "package";
 
 /// All there are, in the order in which they run.
@@ -73,8 +74,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "server-crash", run: server_crash::run },
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
     Scenario { group: FEDERATION, name: "scanner", run: scanner::run },
-    Scenario { group: FEDERATION, name: "simulation", run: crate::sim::run },
-    Scenario { group: FEDERATION, name: "simulation-sabotaged", run: crate::sim::run_sabotaged },
+    Scenario { group: SIMULATION, name: "simulation", run: crate::sim::run },
+    Scenario { group: SIMULATION, name: "simulation-sabotaged", run: crate::sim::run_sabotaged },
     Scenario { group: FEDERATION, name: "link", run: link::run },
     Scenario { group: FEDERATION, name: "lossy-peers", run: lossy_peers::run },
     Scenario { group: FEDERATION, name: "lossy-peers-classic", run: lossy_peers::run_classic },
