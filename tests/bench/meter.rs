@@ -1,5 +1,6 @@
 //! What the kernel counts of a process, and how figures are put together.
 
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,8 +10,13 @@ use anyhow::{Context as _, Result};
 /// any more; the programs measured here end none while they are busy.
 pub(crate) fn cpu_of(process: u32) -> Result<Duration> {
     let mut spent = 0;
-    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
-        spent += on_cpu(&thread?.path())?;
+    let tasks = format!("/proc/{process}/task");
+    for thread in std::fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+        match on_cpu(&thread?.path()) {
+            // It has ended since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            figure => spent += figure.with_context(|| tasks.clone())?,
+        }
     }
     Ok(Duration::from_nanos(spent))
 }
@@ -20,9 +26,13 @@ pub(crate) fn cpu_of_thread() -> Result<Duration> {
     Ok(Duration::from_nanos(on_cpu(Path::new("/proc/thread-self"))?))
 }
 
-fn on_cpu(task: &Path) -> Result<u64> {
+/// Nanoseconds of one thread.
+fn on_cpu(task: &Path) -> io::Result<u64> {
     let text = std::fs::read_to_string(task.join("schedstat"))?;
-    Ok(text.split(' ').next().context("an empty schedstat")?.parse()?)
+    text.split(' ')
+        .next()
+        .and_then(|figure| figure.parse().ok())
+        .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("{text:?} is no schedstat")))
 }
 
 /// Memory that is resident, in bytes.

@@ -7,7 +7,7 @@ mod carry;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -23,28 +23,64 @@ use carry::carry;
 /// Deliveries at the same time to servers of old, each of which is a connection of its own.
 const AT_ONCE: usize = 64;
 
-/// Pairs that have something new to deliver, told by the store.
+/// Pairs that have something to deliver, told by the store.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    pairs: Mutex<HashSet<Pair>>,
+    pairs: Mutex<Pairs>,
     told: Notify,
+}
+
+#[derive(Default)]
+struct Pairs {
+    /// Without a delivery yet.
+    new: HashSet<Pair>,
+    /// With one, which is told at once.
+    running: HashMap<Pair, Arc<More>>,
 }
 
 impl Waiting {
     /// Something waits between these two.
     pub(crate) fn tell(&self, pair: Pair) {
-        self.pairs.lock().unwrap_or_else(PoisonError::into_inner).insert(pair);
+        let mut pairs = self.pairs();
+        if let Some(more) = pairs.running.get(&pair) {
+            return more.tell();
+        }
+        pairs.new.insert(pair);
+        drop(pairs);
         self.told.notify_one();
     }
 
+    /// Pairs that have no delivery yet.
     async fn next(&self) -> HashSet<Pair> {
         loop {
-            let pairs = std::mem::take(&mut *self.pairs.lock().unwrap_or_else(PoisonError::into_inner));
-            if !pairs.is_empty() {
-                return pairs;
+            let new = std::mem::take(&mut self.pairs().new);
+            if !new.is_empty() {
+                return new;
             }
             self.told.notified().await;
         }
+    }
+
+    /// A delivery begins; `None` if there is one.
+    fn begin(&self, pair: &Pair) -> Option<Arc<More>> {
+        let mut pairs = self.pairs();
+        if let Some(more) = pairs.running.get(pair) {
+            more.tell();
+            return None;
+        }
+        Some(Arc::clone(pairs.running.entry(pair.clone()).or_default()))
+    }
+
+    /// A delivery has ended; one that was told of more has to begin again.
+    fn end(&self, pair: Pair) {
+        let more = self.pairs().running.remove(&pair);
+        if more.is_some_and(|more| more.take()) {
+            self.tell(pair);
+        }
+    }
+
+    fn pairs(&self) -> MutexGuard<'_, Pairs> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,27 +117,16 @@ pub(crate) async fn deliver(node: Arc<Node>, stop: CancellationToken) -> Result<
     }
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut lanes = JoinSet::new();
-    let mut running: HashMap<Pair, Arc<More>> = HashMap::new();
     loop {
-        let start = |pair: Pair, running: &mut HashMap<Pair, Arc<More>>, lanes: &mut JoinSet<Pair>| {
-            let more = Arc::new(More::default());
-            running.insert(pair.clone(), Arc::clone(&more));
-            let delivery = Delivery { node: Arc::clone(&node), places: Arc::clone(&places), pair, more };
-            lanes.spawn(delivery.run());
-        };
         tokio::select! {
             pairs = node.waiting().next() => for pair in pairs {
-                match running.get(&pair) {
-                    Some(more) => more.tell(),
-                    None => start(pair, &mut running, &mut lanes),
+                if let Some(more) = node.waiting().begin(&pair) {
+                    let (node, places) = (Arc::clone(&node), Arc::clone(&places));
+                    lanes.spawn(Delivery { node, places, pair, more }.run());
                 }
             },
             Some(done) = lanes.join_next() => match done {
-                Ok(pair) => {
-                    if running.remove(&pair).is_some_and(|more| more.take()) {
-                        start(pair, &mut running, &mut lanes);
-                    }
-                }
+                Ok(pair) => node.waiting().end(pair),
                 Err(error) => tracing::error!(%error, "a delivery ended badly"),
             },
             () = stop.cancelled() => return Ok(()),

@@ -40,7 +40,7 @@ pub struct Outlet {
 /// What to do next.
 #[derive(Debug)]
 pub enum Step {
-    /// Read on in the queue; [`Outlet::on_page`].
+    /// Read on in the queue, while what was said goes out and answers are heard; [`Outlet::on_page`].
     Read {
         /// Behind what was read.
         reached: Reached,
@@ -84,7 +84,8 @@ impl Outlet {
         }
     }
 
-    /// What to do next. A page that is read, and outcomes that are noted, are told before this is asked again.
+    /// What to do next. A page that is read, and outcomes that are noted, are told before this is asked again;
+    /// answers may be told before them.
     pub fn step(&mut self) -> Step {
         if self.end.is_none() && self.is_more && !self.is_leaving {
             let limit = self.window.room();
@@ -105,8 +106,11 @@ impl Outlet {
         }
     }
 
-    /// What was read. Those that go out are said, in their order.
+    /// What was read. Those that go out are said, in their order; none does on a stream that has failed meanwhile.
     pub fn on_page(&mut self, page: &[Notification], now: Timestamp, mut say: impl FnMut(&Notify)) {
+        if self.end.is_some() {
+            return;
+        }
         self.is_more = !page.is_empty();
         for one in page {
             match one.line() {

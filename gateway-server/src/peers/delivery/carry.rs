@@ -1,6 +1,5 @@
 //! Drives one stream of a lane: what its [`Outlet`] decides, over the wire and in the store.
 
-use std::pin::pin;
 use std::time::Instant;
 
 use at_client::Wire;
@@ -16,7 +15,7 @@ use crate::peers::AskError;
 use crate::peers::lane::Pair;
 use crate::peers::nodes::Stream;
 use crate::peers::outlet::{Ended, Outlet, Step};
-use crate::store::StoreError;
+use crate::store::{Answer, StoreError};
 
 /// Sends what waits, and what comes to wait meanwhile, until there is nothing more for a while, or something
 /// goes wrong: then what is not settled is sent again, from the first of it, on another stream.
@@ -61,18 +60,13 @@ async fn drive(
     loop {
         match outlet.step() {
             Step::Read { reached, limit } => {
-                let page = node.store.waiting(from, to, reached, limit).await?;
+                let reading = node.store.waiting(from, to, reached, limit);
+                let page = meanwhile(&mut outlet, &mut wire, reading).await?;
                 outlet.on_page(&page, node.now(), |line| wire.say(line));
             }
             Step::Settle(settled) => {
-                let mut settling = pin!(node.store.settle(from, settled));
-                // Answers are heard while the store is at it.
-                loop {
-                    tokio::select! {
-                        settled = settling.as_mut() => break settled?,
-                        said = wire.next(), if outlet.is_hearing() => hear(&mut outlet, said),
-                    }
-                }
+                let settling = node.store.settle(from, settled);
+                meanwhile(&mut outlet, &mut wire, settling).await?;
                 outlet.on_settled();
             }
             Step::Wait(until) => tokio::select! {
@@ -84,6 +78,20 @@ async fn drive(
                 () = sleep_until(until.into()) => outlet.on_deadline(),
             },
             Step::End(ended) => return Ok(ended),
+        }
+    }
+}
+
+/// Waits for the store. What was said goes out, and answers are heard, while the store is at it.
+async fn meanwhile<T>(
+    outlet: &mut Outlet,
+    wire: &mut Wire<Stream>,
+    mut work: Answer<'_, T>,
+) -> Result<T, StoreError> {
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            said = wire.next(), if outlet.is_hearing() => hear(outlet, said),
         }
     }
 }

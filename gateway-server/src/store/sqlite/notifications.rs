@@ -321,7 +321,7 @@ pub(super) fn received_after(
 ) -> rusqlite::Result<Vec<Notification>> {
     let text = format!(
         "SELECT {COLUMNS} FROM notification
-         WHERE tenant = ?1 AND created > ?2 AND received > 0 AND removed = 0 AND expires > ?3
+         WHERE tenant = ?1 AND (received > 0) = 1 AND created > ?2 AND removed = 0 AND expires > ?3
          ORDER BY created LIMIT ?4"
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);

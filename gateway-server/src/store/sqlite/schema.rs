@@ -15,7 +15,7 @@ pub struct Newer {
 }
 
 /// Each step leads from the version of its index to the next. Steps are added, never changed.
-const STEPS: [&str; 10] = ["
+const STEPS: [&str; 11] = ["
     CREATE TABLE tenant (
         id INTEGER PRIMARY KEY,
         atsign TEXT NOT NULL UNIQUE,
@@ -149,6 +149,41 @@ const STEPS: [&str; 10] = ["
     -- arrives have its number, which is no tenant's until it is served.
     CREATE TABLE departure (atsign TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT;
     CREATE TABLE arrival (tenant INTEGER PRIMARY KEY, atsign TEXT NOT NULL UNIQUE, state TEXT NOT NULL) STRICT;
+", "
+    -- Each index is written with every notification: one finds ids with and without their sender, one the
+    -- order of what was sent and of what was received. The rows and what they mean are the same.
+    CREATE TABLE new_notification (
+        tenant INTEGER NOT NULL,
+        sender TEXT NOT NULL,
+        id TEXT NOT NULL,
+        received INTEGER NOT NULL,
+        recipient TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT,
+        operation TEXT NOT NULL,
+        message_type TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        latest INTEGER NOT NULL,
+        latest_n INTEGER NOT NULL,
+        notifier TEXT NOT NULL,
+        ttln INTEGER NOT NULL,
+        is_encrypted INTEGER NOT NULL,
+        metadata TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        expires INTEGER NOT NULL,
+        status INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        waiting INTEGER NOT NULL,
+        removed INTEGER NOT NULL,
+        sum INTEGER
+    ) STRICT;
+    INSERT INTO new_notification SELECT * FROM notification ORDER BY rowid;
+    DROP TABLE notification;
+    ALTER TABLE new_notification RENAME TO notification;
+    CREATE UNIQUE INDEX notification_id ON notification (tenant, id, sender);
+    CREATE UNIQUE INDEX notification_order ON notification (tenant, received > 0, created);
+    CREATE INDEX notification_queue ON notification (tenant, recipient, priority DESC, created) WHERE waiting = 1;
+    CREATE INDEX notification_expiry ON notification (expires);
 "];
 
 /// Brings the database to the newest version.

@@ -423,8 +423,11 @@ impl Group<'_> {
 
 /// The moment of a tenant's newest notification; 0 before the first.
 pub(super) fn last_moment(sql: &Connection, tenant: i64) -> rusqlite::Result<i64> {
-    let mut query = sql.prepare_cached("SELECT max(created) FROM notification WHERE tenant = ?1")?;
-    query.query_row([tenant], |row| row.get::<_, Option<i64>>(0)).map(Option::unwrap_or_default)
+    let mut query = sql.prepare_cached(
+        "SELECT ifnull(max(created), 0) FROM notification WHERE tenant = ?1 AND (received > 0) = ?2",
+    )?;
+    let mut newest = |received: bool| query.query_row((tenant, received), |row| row.get::<_, i64>(0));
+    Ok(newest(false)?.max(newest(true)?))
 }
 
 /// The mark of time; 0 before the first.
