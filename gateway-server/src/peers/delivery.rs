@@ -195,7 +195,9 @@ impl Delivery {
             Step::Say(line) => {
                 // One at a time: a server of old takes no more.
                 let Ok(_place) = self.places.acquire().await else { return Err(StoreError::Closed) };
-                lane.on_answer(node.ask(from, to, &line.to_string(), true).await.map(drop))
+                let line = line.to_string();
+                // On the heap: the lanes to nodes, of which there may be many, do not carry this along.
+                lane.on_answer(Box::pin(node.ask(from, to, &line, true)).await.map(drop))
             }
             Step::Settle(settled) => {
                 node.store.settle(from, vec![settled]).await?;

@@ -108,7 +108,7 @@ impl Nodes {
                 Ok(Err(error)) => Err(RoadError::Failed(address, error.to_string())),
                 Err(_) => Err(RoadError::Failed(address, "no stream is to be had".to_owned())),
             },
-            Over::Tls(tls, _) => match dial(&address, &tls, PATIENCE).await {
+            Over::Tls(tls, _) => match Box::pin(dial(&address, &tls, PATIENCE)).await {
                 Ok(stream) => Ok(Box::pin(stream)),
                 Err(error) => {
                     let quic = "it did not get through before".to_owned();
@@ -169,7 +169,8 @@ impl Nodes {
             Look::Leave(why) => return Err(why),
             Look::Connect => {}
         }
-        let taken = match self.connect(key, address).await {
+        // On the heap: what uses the connection for long does not carry its making along.
+        let taken = match Box::pin(self.connect(key, address)).await {
             Ok(First::Quic(connection)) => {
                 road.up(Over::Quic(connection.clone()));
                 Taken::Way(Over::Quic(connection))
@@ -193,7 +194,7 @@ impl Nodes {
         let shown = Arc::clone(&self.identity) as Arc<dyn rustls::client::ResolvesClientCert>;
         let tls = ClientTls::from(pinned(key, Some(shown), ALPN));
         let hurry = CancellationToken::new();
-        let mut over_quic = pin!(timeout(PATIENCE, self.over_quic(key, address)));
+        let mut over_quic = pin!(self.over_quic(key, address));
         let mut over_tcp = pin!(async {
             drop(timeout(HEAD_START, hurry.cancelled()).await);
             dial(address, &tls, PATIENCE).await
@@ -202,9 +203,8 @@ impl Nodes {
         loop {
             let failed = tokio::select! {
                 quic = &mut over_quic, if race.has_quic() => match quic {
-                    Ok(Ok(connection)) => return Ok(First::Quic(connection)),
-                    Ok(Err(error)) => race.on_quic_failed(error.to_string()),
-                    Err(_) => race.on_quic_failed("no answer over UDP".to_owned()),
+                    Ok(connection) => return Ok(First::Quic(connection)),
+                    Err(error) => race.on_quic_failed(error.to_string()),
                 },
                 tcp = &mut over_tcp, if race.has_tcp() => match tcp {
                     Ok(stream) => return Ok(First::Tls(tls.clone(), Box::new(stream))),
@@ -219,12 +219,18 @@ impl Nodes {
         }
     }
 
+    /// Connects to the first of the host's addresses that answers within its share of the patience.
     async fn over_quic(&self, key: &Ed25519Public, address: &Address) -> io::Result<Connection> {
-        let endpoint = self.endpoint()?;
-        let found = tokio::net::lookup_host((address.host(), address.port())).await?;
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, "no answer over UDP");
+        let (endpoint, until) = (self.endpoint()?, now() + PATIENCE);
+        let found = timeout(PATIENCE, tokio::net::lookup_host((address.host(), address.port())));
+        let found: Vec<_> = found.await.map_err(|_| silent())??.collect();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no addresses");
-        for candidate in found {
-            match quic::connect(&endpoint, &self.identity, key, (candidate, address.host())).await {
+        for (tried, candidate) in found.iter().enumerate() {
+            let left = u32::try_from(found.len() - tried).unwrap_or(u32::MAX);
+            let share = until.saturating_duration_since(now()) / left;
+            let connecting = quic::connect(&endpoint, &self.identity, key, (*candidate, address.host()));
+            match timeout(share, connecting).await.unwrap_or_else(|_| Err(silent())) {
                 Ok(connection) => {
                     // It is served as long as it lives; where nobody does, it still carries what we send.
                     drop(self.made.try_send(connection.clone()));

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -29,14 +30,11 @@ const LONGEST: Duration = Duration::from_secs(10 * 60);
 const MAX_NOTIFICATIONS: usize = 1024;
 /// Bytes taken from the stream at once; one TLS record.
 const READ: usize = 16 * 1024;
-/// The same of a node's stream, of which there are many, and on which most answers are short.
-const READ_OF_NODES: usize = 4 * 1024;
 
 /// A connection over any stream.
 pub struct Wire<S> {
     stream: S,
     session: ClientSession,
-    read: Box<[u8]>,
     outgoing: Outgoing,
     /// Requests said whose answers have not come.
     owed: usize,
@@ -116,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// # Errors
     /// None came, or the server has no room for another connection.
     pub async fn open(stream: S) -> Result<Self, WireError> {
-        let mut wire = Self::with(stream, ClientSession::default(), READ);
+        let mut wire = Self::with(stream, ClientSession::default());
         let deadline = Instant::now() + wire.silence;
         loop {
             match wire.session.next_event()? {
@@ -133,14 +131,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A stream between nodes, where nobody greets and the first line is an
     /// [`Opening`](at_protocol::peer::Opening).
     pub fn begin(stream: S) -> Self {
-        Self::with(stream, ClientSession::begun(), READ_OF_NODES)
+        Self::with(stream, ClientSession::begun())
     }
 
-    fn with(stream: S, session: ClientSession, read: usize) -> Self {
+    fn with(stream: S, session: ClientSession) -> Self {
         Self {
             stream,
             session,
-            read: vec![0; read].into_boxed_slice(),
             outgoing: Outgoing::default(),
             owed: 0,
             notifications: VecDeque::new(),
@@ -306,7 +303,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             {
                 return Poll::Ready(written);
             }
-            let mut buffer = ReadBuf::new(&mut self.read);
+            // On the stack: many connections wait, and none needs room for what it reads as long.
+            let mut room = [MaybeUninit::uninit(); READ];
+            let mut buffer = ReadBuf::uninit(&mut room);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             self.session.feed(buffer.filled());
             Poll::Ready(if buffer.filled().is_empty() { Err(WireError::Closed) } else { Ok(()) })

@@ -162,13 +162,21 @@ pub(super) struct Bare {
 
 impl Bare {
     pub(super) async fn open(node: &FarNode) -> Result<Self> {
-        let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        Self::open_from(&Self::endpoint()?, node).await
+    }
+
+    /// For any number of streams.
+    pub(super) fn endpoint() -> Result<Endpoint> {
+        Ok(Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?)
+    }
+
+    pub(super) async fn open_from(endpoint: &Endpoint, node: &FarNode) -> Result<Self> {
         let crypto = QuicClientConfig::try_from(pinned(&node.secret.public(), None, ALPN))?;
         let config = quinn::ClientConfig::new(Arc::new(crypto));
         let address = SocketAddr::from(([127, 0, 0, 1], node.port));
         let connection = endpoint.connect_with(config, address, "localhost")?.await?;
         let (send, recv) = connection.open_bi().await?;
-        Ok(Self { send, recv, _road: (endpoint, connection) })
+        Ok(Self { send, recv, _road: (endpoint.clone(), connection) })
     }
 
     /// How long a line's answer takes, in microseconds.

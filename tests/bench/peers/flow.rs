@@ -16,7 +16,7 @@ use crate::meter::{cpu_of, in_turn, median, micros, spent};
 use crate::report::{Bar, Row};
 
 /// Notifications that wait when the servers find each other.
-const WAITING: usize = 10_000;
+const WAITING: usize = 50_000;
 /// Notifications that are queued in one transaction.
 const FILL: usize = 500;
 /// How long notifications live, in milliseconds.
@@ -32,7 +32,7 @@ struct Cost {
 }
 
 pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
-    let waiting = if long { 10 * WAITING } else { WAITING };
+    let waiting = if long { 4 * WAITING } else { WAITING };
     let ground = Ground::new()?;
     let fleet = Fleet::start(&ground).await?;
     let far = Far::start(&ground, "bare", 1, true)?;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use at_protocol::peer::Opening;
 use tokio::time::interval;
 
 use super::at_rate;
-use super::far::Far;
+use super::far::{Bare, Far};
 use super::fleet::{Fleet, Node, delivered, key, notify};
 use super::flow::wait_for;
 use super::latency::PERIOD;
@@ -84,11 +85,32 @@ pub(crate) async fn warm(sizes: &[usize]) -> Result<Vec<Row>> {
     let mut rows = vec![grows("peers: notify to one of them", "us", sizes, 1.3, costs).await?];
     tokio::time::sleep(UNUSED).await;
     let without = (resident(process)? as f64 - resident_before) / (most - 1) as f64;
+    let floor = bare(&far).await?;
     rows.push(
         Row::alone("curve", format!("warm peer over QUIC, of {most}"), "B", with_streams, Bar::AtMost(PEER))
-            .and("later, its stream closed", without),
+            .and("later, its stream closed", without)
+            .and("quinn alone, B", floor),
     );
     Ok(rows)
+}
+
+/// What a connection to each of the nodes takes in this process, with one stream that a line has passed on: quinn
+/// alone.
+async fn bare(far: &Far) -> Result<f64> {
+    let (endpoint, opening) =
+        (Bare::endpoint()?, Opening::Notify { from: "@w0".parse()?, to: "@p0".parse()? });
+    let line = format!("{opening}\n");
+    let (mut roads, mut before) = (Vec::with_capacity(far.nodes.len()), 0.0);
+    for (number, node) in far.nodes.iter().enumerate() {
+        let mut road = Bare::open_from(&endpoint, node).await?;
+        road.latency(&line).await?;
+        roads.push(road);
+        if number == 0 {
+            before = resident(std::process::id())? as f64;
+        }
+    }
+    let after = resident(std::process::id())? as f64;
+    Ok((after - before) / (roads.len() - 1) as f64)
 }
 
 /// Peers that are down and have something waiting: how long a notification to a healthy one takes.

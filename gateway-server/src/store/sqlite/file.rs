@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::super::StoreError;
@@ -108,6 +109,8 @@ impl ShardFile {
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
         connection.busy_timeout(BUSY)?;
+        // Else SQLite makes a plan for each new value of a LIMIT, at every query.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         let share = CACHE_KIB / (self.place.shards * (super::READERS + 1));
         connection.pragma_update(None, "cache_size", -i64::try_from(share).unwrap_or(i64::MAX))?;
         connection.pragma_update(None, "trusted_schema", false)?;

@@ -219,6 +219,8 @@ pub(super) fn set_place(connection: &Connection, place: Place) -> rusqlite::Resu
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::params;
+
     use super::*;
 
     #[test]
@@ -229,5 +231,35 @@ mod tests {
         connection.pragma_update(None, "user_version", 99).unwrap();
         let newer = migrate(&mut connection);
         assert!(matches!(newer, Err(Unopened::Newer(Newer { version: 99, .. }))));
+    }
+
+    #[test]
+    fn notifications_of_an_older_version_are_all_kept_and_found() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for step in &STEPS[..10] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 10).unwrap();
+        let insert =
+            "INSERT INTO notification VALUES (1, ?1, ?2, ?3, '@bob', 'k', 'v', 'update', 'key', 0, 0, 1,
+            'SYSTEM', 9, 0, '{}', ?4, 99, 0, 0, ?5, 0, 7)";
+        for (id, received, created, waiting) in [("a", 0, 1, 1), ("b", 1, 2, 0), ("c", 2, 3, 0)] {
+            connection.execute(insert, params!["@alice", id, received, created, waiting]).unwrap();
+        }
+        migrate(&mut connection).unwrap();
+        let found = |filter: &str| -> Vec<(String, i64)> {
+            let text = format!("SELECT id, sum FROM notification WHERE tenant = 1 AND {filter}");
+            let mut query = connection.prepare(&text).unwrap();
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+        };
+        assert_eq!(found("(received > 0) = 1 ORDER BY created"), [("b".to_owned(), 7), ("c".to_owned(), 7)]);
+        assert_eq!(found("recipient = '@bob' AND waiting = 1"), [("a".to_owned(), 7)]);
+        let plan = "EXPLAIN QUERY PLAN SELECT * FROM notification
+            WHERE tenant = 1 AND (received > 0) = 1 AND created > 2 ORDER BY created";
+        let plan: String = connection.query_row(plan, [], |row| row.get("detail")).unwrap();
+        assert!(
+            plan.contains("USING INDEX notification_order (tenant=? AND <expr>=? AND created>?)"),
+            "{plan}"
+        );
     }
 }

@@ -559,6 +559,17 @@ async fn an_index_that_lies_is_found_by_the_look_at_all_pages() {
 }
 
 #[tokio::test]
+async fn a_query_is_planned_once_whatever_its_limit() {
+    let at = At::new().await;
+    let reader = at.store.shards[0].file.open_reader().unwrap();
+    let mut query = reader.prepare("SELECT key FROM record WHERE tenant = 1 ORDER BY key LIMIT ?1").unwrap();
+    for limit in 1..5 {
+        assert!(query.query([limit]).unwrap().next().unwrap().is_none());
+    }
+    assert_eq!(query.get_status(rusqlite::StatementStatus::RePrepare), 0);
+}
+
+#[tokio::test]
 async fn after_the_disk_has_failed_nothing_is_answered_before_all_is_there_again() {
     let fail = |_: &mut Group<'_>| -> rusqlite::Result<()> {
         let fsync = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);

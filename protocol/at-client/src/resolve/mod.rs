@@ -199,7 +199,8 @@ impl Directory {
         if let Some(found) = self.memory().fresh(atsign, now(), wall()) {
             return Ok(Some(found));
         }
-        match self.ask_again_and_again(atsign).await {
+        // On the heap: most look-ups ask nobody, and none has to carry the questions along.
+        match Box::pin(self.ask_again_and_again(atsign)).await {
             Ok(Some(found)) => {
                 self.remember(atsign, &found).await;
                 Ok(Some(found))
