@@ -217,13 +217,12 @@ impl Delivery {
         }
     }
 
-    /// Brings one to a tenant of this node; `false` if that wants nothing from this sender.
+    /// Brings one to a tenant of this node; `false` if that wants nothing from this sender, or is about to leave.
     async fn hand_over(&self, next: &Notification) -> Result<bool, StoreError> {
         let (node, (from, to)) = (&self.node, &self.pair);
         if node.is_blocked(to, from).await? {
             return Ok(false);
         }
-        node.store.hand_over(next, node.now()).await?;
-        Ok(true)
+        node.store.hand_over(next, node.now()).await
     }
 }

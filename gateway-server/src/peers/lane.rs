@@ -83,7 +83,7 @@ impl Lane {
         if is_hosted { Step::HandOver(Box::new(next.clone())) } else { Step::Find }
     }
 
-    /// Whether the tenant has taken it: else it wants nothing from this sender now.
+    /// Whether the tenant has taken it: else it wants nothing from this sender now, or leaves.
     pub fn on_handed_over(&mut self, is_taken: bool) -> Step {
         if is_taken { self.moved() } else { self.settle(Outcome::Retrying) }
     }

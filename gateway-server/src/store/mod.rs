@@ -435,8 +435,8 @@ pub trait Store: Send + Sync {
     /// Notes how deliveries of one sender's notifications went; what has replaced one of them stays as it is.
     fn settle(&self, from: &AtSign, settled: Vec<Settled>) -> Answer<'_, ()>;
     /// Delivers a waiting notification to a tenant of this store; after a crash in between it may be delivered
-    /// again, like one from another server.
-    fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, ()>;
+    /// again, like one from another server. `false` if the tenant is not here, or about to leave: then it waits.
+    fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, bool>;
     /// Adds entries to the access logs of their tenants; each keeps its newest `most` entries, and those
     /// for as long as `keep`. What is meant for nobody is dropped.
     fn log_visits(&self, visits: Vec<Visit>, most: usize, keep: Duration) -> Answer<'_, ()>;

@@ -311,27 +311,29 @@ impl Store for SqliteStore {
         })
     }
 
-    fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, ()> {
+    fn hand_over(&self, notification: &Notification, now: Timestamp) -> Answer<'_, bool> {
         let notification = notification.clone();
         let bytes = value_bytes(&[], Some(&notification));
         let (from, to) = (notification.from.clone(), notification.to.clone());
         let settled = notification.settled(Outcome::Delivered);
         if self.shard_of(&from) == self.shard_of(&to) {
             return self.write(&from, bytes, move |group| {
-                let Some(tenant) = group.tenant(&notification.from)? else { return Ok(()) };
-                // Who is about to leave gets it elsewhere.
+                let Some(tenant) = group.tenant(&notification.from)? else { return Ok(false) };
                 if group.tenant(&notification.to)?.is_none() {
-                    return Ok(());
+                    return Ok(false);
                 }
                 notifications::settle(group.sql, (tenant, &notification.from), &settled)?;
                 notifications::receive(group, notification, now)?;
-                Ok(())
+                Ok(true)
             });
         }
         Box::pin(async move {
             // A crash in between repeats it, as one between two servers does.
-            self.receive(notification, now).await?;
-            self.settle(&from, vec![settled]).await
+            match self.receive_all(&to, vec![notification], now).await {
+                Ok(true) => self.settle(&from, vec![settled]).await.map(|()| true),
+                Ok(false) | Err(StoreError::Moving) => Ok(false),
+                Err(error) => Err(error),
+            }
         })
     }
 

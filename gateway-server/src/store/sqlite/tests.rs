@@ -351,7 +351,7 @@ async fn a_queue_keeps_order_and_priority_over_a_restart() {
     while let Some(next) =
         at.store.waiting(&atsign("@alice"), &atsign("@carol"), Reached::default(), 1).await.unwrap().pop()
     {
-        at.store.hand_over(&next, now(4)).await.unwrap();
+        assert!(at.store.hand_over(&next, now(4)).await.unwrap());
     }
     let ids: Vec<_> = at.received("@carol").await.into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids, ["c", "d"]);
@@ -431,7 +431,7 @@ async fn what_goes_to_another_shard_is_queued_and_handed_over() {
     {
         // A crash between the two halves repeats the first.
         at.store.receive(next.clone(), now(2)).await.unwrap();
-        at.store.hand_over(&next, now(3)).await.unwrap();
+        assert!(at.store.hand_over(&next, now(3)).await.unwrap());
         ids.push(next.id);
     }
     assert_eq!(ids, ["ae1-b-1-1", "other"]);
@@ -442,6 +442,22 @@ async fn what_goes_to_another_shard_is_queued_and_handed_over() {
         told,
         "queued @alice @bob, queued @alice @bob, received ae1-b-1-1, received other, received other"
     );
+}
+
+#[tokio::test]
+async fn what_is_handed_over_to_one_that_has_left_goes_on_waiting() {
+    for shards in [1, APART] {
+        let at = At::over(shards).await;
+        let (alice, bob) = (atsign("@alice"), atsign("@bob"));
+        at.store.freeze(&bob);
+        at.store.send(notification("n", "@alice", "@bob"), now(1)).await.unwrap();
+        let next = at.store.waiting(&alice, &bob, Reached::default(), 1).await.unwrap().pop().unwrap();
+        assert!(!at.store.hand_over(&next, now(2)).await.unwrap(), "about to leave");
+        assert!(at.store.remove_tenant(&bob).await.unwrap());
+        at.store.thaw(&bob);
+        assert!(!at.store.hand_over(&next, now(2)).await.unwrap(), "gone");
+        assert_eq!(at.store.waiting(&alice, &bob, Reached::default(), 1).await.unwrap(), [next]);
+    }
 }
 
 #[tokio::test]

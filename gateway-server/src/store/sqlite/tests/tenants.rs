@@ -115,7 +115,7 @@ async fn for_a_frozen_tenant_nothing_is_written_and_nothing_is_lost() {
     at.store.send(notification("n3", "@bob", "@alice"), now(2)).await.unwrap();
     let waiting = at.store.waiting(&bob, &alice, Reached::default(), 9).await.unwrap();
     assert_eq!(waiting.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["n3"]);
-    at.store.hand_over(&waiting[0], now(2)).await.unwrap();
+    assert!(!at.store.hand_over(&waiting[0], now(2)).await.unwrap());
     let still = at.store.waiting(&bob, &alice, Reached::default(), 9).await.unwrap();
     assert_eq!(still, waiting, "a delivery that had begun comes too late");
     assert_eq!(at.store.usage(&alice).await.unwrap().keys, 1, "it is read as before");
