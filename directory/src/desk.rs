@@ -160,8 +160,8 @@ impl Desk {
     }
 
     /// Whether a directory with this node key may follow.
-    pub(crate) fn is_follower(&self, key: &[u8; 32]) -> bool {
-        self.in_force().rules.followers.iter().any(|follower| follower.as_bytes() == key)
+    pub(crate) fn is_follower(&self, key: &Ed25519Public) -> bool {
+        self.in_force().rules.followers.contains(key)
     }
 
     /// Where a name is served, appended to `out`, as far as it is known here.

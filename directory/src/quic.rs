@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use at_client::pin::{self, pinned};
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{Address, EXTENDED};
 use atedge_service::files::write_private;
-use atedge_service::tls::{BothCertificates, ClientCertificates, NodeIdentity, node_key};
+use atedge_service::tls::{BothCertificates, ClientCertificates, NodeIdentity};
 use aws_lc_rs::hmac::{HMAC_SHA256, Key};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
@@ -73,7 +74,8 @@ pub(crate) async fn dial(
     node: &Ed25519Public,
     identity: &Arc<NodeIdentity>,
 ) -> io::Result<(Dialled, Stream)> {
-    let crypto = identity.dialling(node.as_bytes(), EXTENDED);
+    let shown = Arc::clone(identity) as Arc<dyn rustls::client::ResolvesClientCert>;
+    let crypto = pinned(node, Some(shown), EXTENDED);
     let crypto = QuicClientConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport()));
@@ -201,10 +203,10 @@ fn reset_key(file: &Path) -> io::Result<Key> {
 async fn meet(incoming: Incoming, desk: &Desk, stop: &CancellationToken) -> io::Result<()> {
     let connection = timeout(HANDSHAKE, incoming.accept()?).await??;
     let shown = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer>>().ok());
-    let key = shown.as_deref().and_then(|chain| chain.first()).and_then(node_key);
-    let is_welcome = || key.is_some_and(|key| desk.is_follower(&key));
+    let key = shown.as_deref().and_then(|chain| chain.first()).and_then(pin::key);
+    let is_welcome = || key.as_ref().is_some_and(|key| desk.is_follower(key));
     if !is_welcome() {
-        let known = key.and_then(|key| Ed25519Public::from_bytes(key).ok()).map(|key| key.to_string());
+        let known = key.map(|key| key.to_string());
         tracing::warn!(from = %connection.remote_address(), key = known, "it may not follow");
         connection.close(VarInt::from_u32(1), b"you may not follow");
         return Ok(());

@@ -5,7 +5,6 @@ mod authority;
 mod client;
 mod node;
 mod own;
-mod pin;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use serde::Deserialize;
 
 pub use authority::{AuthorityError, DevAuthority};
 pub use client::AnyClientCertificate;
-pub use node::{BothCertificates, NodeIdentity, NodeIdentityError, node_key};
+pub use node::{BothCertificates, NodeIdentity, NodeIdentityError};
 pub use own::OwnCertificate;
 
 /// The `[tls]` table of a daemon that listens.

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use at_client::pin;
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::line::{Line, LineSplitter, MAX_AUTHENTICATED};
 use at_protocol::peer::Opening;
 use at_protocol::response::Failure;
 use at_protocol::{AtSign, ErrorCode};
-use atedge_service::tls::node_key;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ impl Visitor {
     /// The node that has made a connection for one stream, if it has shown its key.
     pub(crate) fn of(node: Arc<Node>, caller: &Caller) -> Option<Self> {
         let shown = caller.certificate.as_ref()?.0.first()?;
-        let key = Ed25519Public::from_bytes(node_key(shown)?).ok()?;
+        let key = pin::key(shown)?;
         Some(Self { node, key, address: caller.address, known: CancellationToken::new() })
     }
 

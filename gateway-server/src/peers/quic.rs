@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use at_client::pin::pinned;
+use at_client::pin::{self, pinned};
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::peer::ALPN;
-use atedge_service::tls::{NodeIdentity, node_key};
+use atedge_service::tls::NodeIdentity;
 use quinn::congestion::NewRenoConfig;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, TransportConfig, VarInt};
@@ -123,7 +123,7 @@ fn grant(connection: &Connection) {
 /// The key that the other end has proved.
 pub(crate) fn key_of(connection: &Connection) -> Option<Ed25519Public> {
     let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    Ed25519Public::from_bytes(node_key(shown.first()?)?).ok()
+    pin::key(shown.first()?)
 }
 
 /// Says why, and closes.

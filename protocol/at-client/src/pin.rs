@@ -107,3 +107,19 @@ impl ServerCertVerifier for Pinned {
         vec![SignatureScheme::ED25519]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+
+    use super::*;
+
+    #[test]
+    fn a_nodes_key_is_read_off_its_certificate_and_off_no_other() {
+        let shown = |pair: &KeyPair| CertificateParams::default().self_signed(pair).unwrap().der().clone();
+        let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        assert_eq!(key(&shown(&pair)).unwrap().as_bytes()[..], *pair.public_key_raw());
+        assert_eq!(key(&shown(&KeyPair::generate().unwrap())), None, "another kind");
+        assert_eq!(key(&CertificateDer::from(vec![1, 2, 3])), None);
+    }
+}
