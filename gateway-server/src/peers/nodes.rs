@@ -120,10 +120,15 @@ impl Nodes {
         }
     }
 
-    /// A node has made a connection, and was found to speak for somebody: it can be reached over that.
+    /// A node has made a connection, and was found to speak for somebody: it can be reached over that. It makes
+    /// one at a time, so what it has made before is lost: where it was killed, this is the first that is heard of
+    /// it, long before the silence is.
     pub(crate) fn met(&self, key: &Ed25519Public, connection: &Connection) {
         let neighbour = self.neighbour(key);
-        *neighbour.met() = Some(connection.clone());
+        let before = neighbour.met().replace(connection.clone());
+        if let Some(before) = before {
+            quic::close(&before, quic::Reason::Replaced);
+        }
         neighbour.back.notify_waiters();
     }
 

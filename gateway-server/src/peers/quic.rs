@@ -53,6 +53,8 @@ pub(super) enum Reason {
     Nameless = 2,
     /// It spoke for nobody that it serves, again and again.
     Unwelcome = 3,
+    /// Its node has made another.
+    Replaced = 4,
 }
 
 /// Both halves of a stream.
@@ -133,6 +135,7 @@ pub(super) fn close(connection: &Connection, reason: Reason) {
         Reason::Unused => b"unused",
         Reason::Nameless => b"no node's certificate was shown",
         Reason::Unwelcome => b"too many streams were refused",
+        Reason::Replaced => b"another was made",
     };
     connection.close(VarInt::from_u32(reason as u32), words);
 }

@@ -106,7 +106,7 @@ async fn a_record_with_the_wrong_key_holds_what_waits_until_it_is_right() {
     assert_eq!(bob.hears_values(3).await, values(3..6));
 }
 
-/// A node of its own making, which speaks to another over TCP.
+/// A node of its own making, which speaks to others over TCP or QUIC.
 struct Stranger(Arc<NodeIdentity>);
 
 impl Stranger {
@@ -117,6 +117,35 @@ impl Stranger {
 
     fn public(&self) -> Ed25519Public {
         Ed25519Public::from_bytes(*self.0.public()).expect("a key")
+    }
+
+    /// Has the directory say that it serves an atSign, where nobody finds it.
+    fn serves(&self, fleet: &Fleet, who: &str) {
+        let end = at_protocol::Timestamp::from(std::time::SystemTime::now()).plus_millis(3_600_000);
+        let granted = vec![who.parse().expect("an atSign")];
+        let grant = at_protocol::directory::Grant::sign(&fleet::registrar(), self.public(), granted, end);
+        let at = at_protocol::directory::Location {
+            address: "localhost:1".parse().expect("an address"),
+            quic: 1,
+            seq: 1,
+            not_after: end,
+        };
+        let pem = std::fs::read_to_string(self.0.path()).expect("a key file");
+        let secret = at_protocol::crypto::Ed25519Secret::from_pem(&pem).expect("a key");
+        fleet.say(&at_protocol::directory::SignedRecord::sign(&secret, atsign(who), at, grant));
+    }
+
+    /// A connection over QUIC.
+    async fn connects(&self, endpoint: &quinn::Endpoint, to: &Node) -> quinn::Connection {
+        let crypto = pinned(&to.public(), Some(self.0.clone()), ALPN);
+        let crypto =
+            quinn::crypto::rustls::QuicClientConfig::try_from(crypto).expect("a suite for the first packets");
+        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        endpoint
+            .connect_with(config, to.address, "localhost")
+            .expect("an address")
+            .await
+            .expect("a connection")
     }
 
     async fn says(&self, to: &Node, lines: &[&str]) -> TlsWire {
@@ -177,23 +206,7 @@ async fn a_stream_takes_lines_up_to_the_first_that_it_cannot_and_a_newer_one_end
     let fleet = Fleet::start().await;
     let second = fleet.node("second", &["@bob"], "").await;
     let stranger = Stranger::new(&fleet);
-    let end = at_protocol::Timestamp::from(std::time::SystemTime::now()).plus_millis(3_600_000);
-    let grant = at_protocol::directory::Grant::sign(
-        &fleet::registrar(),
-        stranger.public(),
-        vec!["@alice".parse().unwrap()],
-        end,
-    );
-    let at = at_protocol::directory::Location {
-        address: "localhost:1".parse().unwrap(),
-        quic: 1,
-        seq: 1,
-        not_after: end,
-    };
-    let pem = std::fs::read_to_string(stranger.0.path()).unwrap();
-    let secret = at_protocol::crypto::Ed25519Secret::from_pem(&pem).unwrap();
-    fleet.say(&at_protocol::directory::SignedRecord::sign(&secret, atsign("@alice"), at, grant));
-
+    stranger.serves(&fleet, "@alice");
     let notify = |number: u32| {
         format!("notify:id:ae1-x-{number}-1:update:ttln:600000:@bob:n{number}.test@alice:v{number}")
     };
@@ -283,11 +296,8 @@ async fn who_speaks_for_nobody_is_sent_away_from_a_connection() {
     let first = fleet.node("first", &["@alice"], "").await;
     let second = fleet.node("second", &["@bob"], "").await;
     let stranger = Stranger::new(&fleet);
-    let crypto = pinned(&second.public(), Some(stranger.0.clone()), ALPN);
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto).unwrap();
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(crypto));
-    let connection = endpoint.connect_with(config, second.address, "localhost").unwrap().await.unwrap();
+    let connection = stranger.connects(&endpoint, &second).await;
     let mut refused = 0;
     let closed = loop {
         let (mut send, mut recv) = match connection.open_bi().await {
@@ -309,4 +319,31 @@ async fn who_speaks_for_nobody_is_sent_away_from_a_connection() {
     let mut alice = fleet.owner(&first, "@alice").await;
     alice.notifies("@bob", 0..1).await;
     alice.until_status("ae1-alice-0-1", "delivered").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_killed_is_reached_as_soon_as_it_connects_again() {
+    let fleet = Fleet::start().await;
+    let second = fleet.node("second", &["@bob"], "").await;
+    let stranger = Stranger::new(&fleet);
+    stranger.serves(&fleet, "@alice");
+    let mut bob = fleet.owner(&second, "@bob").await;
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut lives = Vec::new();
+    for number in 0..2 {
+        let connection = stranger.connects(&endpoint, &second).await;
+        let (mut send, mut recv) = connection.open_bi().await.unwrap();
+        send.write_all(format!("{ALICE_TO_BOB}\n").as_bytes()).await.unwrap();
+        let mut welcome = [0; 12];
+        timeout(PATIENCE, recv.read_exact(&mut welcome)).await.expect("a welcome").unwrap();
+        assert_eq!(&welcome, b"data:success");
+        // Nobody answers it, as if the connection had been lost at once.
+        bob.notifies("@alice", number..number + 1).await;
+        let opened =
+            timeout(PATIENCE, connection.accept_bi()).await.expect("a stream of the newest connection");
+        lives.push((connection, opened.unwrap(), send, recv));
+    }
+    let closed = timeout(PATIENCE, lives[0].0.closed()).await.expect("an end");
+    assert!(closed.to_string().contains("another was made"), "{closed}");
+    assert!(lives[1].0.close_reason().is_none());
 }
