@@ -106,13 +106,15 @@ impl Gateway {
 
 /// The tables that every scenario's agent has.
 fn head(town: &Town) -> String {
+    let registrar = town.registrar.as_ref().map(|registrar| format!("registrar = {:?}\n", registrar.key()));
     format!(
         "schema = 1\n[gateway]\natsign = \"{GATEWAY}\"\nkeys = \"file:{}\"\ndirectory = \"localhost:{}\"\nca = \
-         {:?}\nnamespace = \"{NAMESPACE}\"\n[stream.process]\nto = [\"{READER}\"]\nrequire = [\"receipts\"]\nbatch = {{ records = 100, \
+         {:?}\nnamespace = \"{NAMESPACE}\"\n{}[stream.process]\nto = [\"{READER}\"]\nrequire = [\"receipts\"]\nbatch = {{ records = 100, \
          bytes = \"64KiB\", linger = \"50ms\" }}\n",
         town.keys(GATEWAY).display(),
         town.directory.port(),
         town.ca,
+        registrar.unwrap_or_default(),
     )
 }
 

@@ -29,6 +29,12 @@ impl Registrar {
         Ok(registrar)
     }
 
+    /// Its public key, which all trust.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// What a server is told about it, and under which address it serves whom it was granted.
     #[must_use]
     pub fn server_tables(&self, host: &str, grant: &Path) -> String {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -95,7 +95,12 @@ impl Place {
 
 /// An address as it stands in configurations and in the directory.
 fn named(address: SocketAddr) -> String {
-    if address.ip().is_loopback() { format!("localhost:{}", address.port()) } else { address.to_string() }
+    format!("{}:{}", named_host(address.ip()), address.port())
+}
+
+/// The same without the port.
+fn named_host(ip: IpAddr) -> String {
+    if ip.is_loopback() { "localhost".to_owned() } else { ip.to_string() }
 }
 
 /// Enters an atSign in the registry of the directory in this folder, whether it runs or not.
@@ -293,6 +298,8 @@ pub struct Town {
     pub directory: SocketAddr,
     /// Who lives here.
     pub tenants: Vec<Tenant>,
+    /// Who grants the servers their atSigns, if anybody does.
+    pub registrar: Option<Registrar>,
     /// The servers, in the order asked for; none in the tool's own town, which is one process.
     pub nodes: Vec<Node>,
     directory_place: Place,
@@ -362,7 +369,7 @@ impl Town {
                 let mut shown = node.command()?;
                 let grant =
                     registrar.grant(&node.name, shown.args(["node", "--json"]).args(node.arguments()))?;
-                node.configure(&registrar.server_tables(&node.place.ip.to_string(), &grant))?;
+                node.configure(&registrar.server_tables(&named_host(node.place.ip.into()), &grant))?;
             }
             nodes.push(node);
         }
@@ -380,6 +387,7 @@ impl Town {
             ca: authority.ca(),
             directory,
             tenants,
+            registrar,
             nodes,
             directory_place,
             clients,
@@ -420,6 +428,7 @@ impl Town {
             ca,
             directory,
             tenants,
+            registrar: None,
             nodes: Vec::new(),
             directory_place: Place::of(None, "directory")?,
             clients: None,
