@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -26,6 +26,8 @@ pub struct View {
     pub redelivered: u64,
     /// The client has been given a subscription, which lives on with its session.
     pub subscribed: bool,
+    /// How often the client has published to each topic.
+    pub published: BTreeMap<String, u64>,
 }
 
 impl View {
@@ -42,6 +44,12 @@ impl View {
         &self.acknowledged
     }
 
+    /// The broker begins again and knows nobody.
+    fn forget_session(&mut self) {
+        self.in_flight.clear();
+        self.subscribed = false;
+    }
+
     /// Takes in one line of the broker's log.
     pub fn read(&mut self, line: &str) {
         static SENT: LazyLock<Regex> = LazyLock::new(|| {
@@ -51,6 +59,10 @@ impl View {
         static ACK: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(r"Received PUBACK from (\S+) \(Mid: (\d+),").expect("a valid expression")
         });
+        static RECEIVED: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"Received PUBLISH from (\S+) \(d[01], q\d, r\d, m\d+, '([^']*)'")
+                .expect("a valid expression")
+        });
         if let Some(sent) = SENT.captures(line).filter(|sent| sent[1] == self.client) {
             self.redelivered += u64::from(&sent[2] == "1");
             if let Ok(packet) = sent[3].parse() {
@@ -59,15 +71,19 @@ impl View {
         } else if let Some(ack) = ACK.captures(line).filter(|ack| ack[1] == self.client) {
             let topic = ack[2].parse().ok().and_then(|packet: u16| self.in_flight.remove(&packet));
             self.acknowledged.extend(topic);
+        } else if let Some(received) = RECEIVED.captures(line).filter(|received| received[1] == self.client) {
+            *self.published.entry(received[2].to_owned()).or_default() += 1;
         } else if line.ends_with(&format!("Sending SUBACK to {}", self.client)) {
             self.subscribed = true;
         }
     }
 }
 
-/// A running broker on loopback, which keeps sessions.
+/// A broker on loopback, which keeps sessions while it runs.
 pub struct Broker {
-    process: Process,
+    config: PathBuf,
+    folder: PathBuf,
+    process: Option<Process>,
     /// Where it listens.
     pub address: SocketAddr,
     /// What it says about the client that the scenario watches.
@@ -90,12 +106,35 @@ impl Broker {
             folder.display()
         );
         std::fs::write(&config, text)?;
+        let view = View::of(client);
+        let mut broker = Self { config, folder: folder.to_owned(), process: None, address, view };
+        broker.start_again()?;
+        Ok(broker)
+    }
+
+    /// Starts it, which does not run, with nothing of what it knew.
+    ///
+    /// # Errors
+    /// It is not installed or does not start.
+    pub fn start_again(&mut self) -> Result<()> {
         // Only its standard error is written line by line.
         let mut command = Command::new("sh");
-        command.args(["-c", "PATH=$PATH:/usr/sbin exec mosquitto -c \"$0\" 2>&1"]).arg(&config);
-        let process = Process::start_ready("mosquitto", &mut command, folder)
+        command.args(["-c", "PATH=$PATH:/usr/sbin exec mosquitto -c \"$0\" 2>&1"]).arg(&self.config);
+        let process = Process::start_ready("mosquitto", &mut command, &self.folder)
             .context("mosquitto is needed: apt-get install mosquitto")?;
-        Ok(Self { process, address, view: View::of(client) })
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it as a power cut would. It writes sessions down only at a good end, so they are gone.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let said = self.process.take().context("the broker does not run")?.kill_and_hear()?;
+        said.iter().for_each(|line| self.view.read(line));
+        self.view.forget_session();
+        Ok(())
     }
 
     /// Reads the broker's log until `enough` says so.
@@ -103,8 +142,9 @@ impl Broker {
     /// # Errors
     /// The broker has nothing more to say before that.
     pub fn until(&mut self, what: &str, mut enough: impl FnMut(&View) -> bool) -> Result<()> {
+        let process = self.process.as_ref().context("the broker does not run")?;
         while !enough(&self.view) {
-            match self.process.line().with_context(|| format!("the broker waits for {what}"))? {
+            match process.line().with_context(|| format!("the broker waits for {what}"))? {
                 Some(line) => self.view.read(&line),
                 None => bail!("the broker ended while it was to see {what}"),
             }
@@ -128,15 +168,21 @@ mod tests {
             "1: Sending PUBLISH to agent (d1, q1, r0, m1, 'a/1', ... (2 bytes))",
             "1: Sending PUBLISH to agent (d0, q1, r0, m2, 'a/2', ... (2 bytes))",
             "1: Received PUBACK from agent (Mid: 2, RC:0)",
+            "1: Received PUBLISH from agent (d0, q1, r0, m7, 'lamp/1', ... (1 bytes))",
+            "1: Received PUBLISH from other (d0, q1, r0, m7, 'lamp/2', ... (1 bytes))",
         ] {
             view.read(line);
         }
         assert_eq!(view.acknowledged(), ["a/2"]);
+        assert_eq!(view.published, BTreeMap::from([("lamp/1".to_owned(), 1)]));
         view.read("1: Received PUBACK from agent (Mid: 1, RC:0)");
         view.read("1: Received PUBACK from agent (Mid: 1, RC:0)");
         assert_eq!(view.acknowledged(), ["a/2", "a/1"]);
         assert_eq!((view.redelivered, view.subscribed), (1, false));
         view.read("1: Sending SUBACK to agent");
         assert!(view.subscribed);
+        view.forget_session();
+        view.read("1: Received PUBACK from agent (Mid: 1, RC:0)");
+        assert_eq!((view.acknowledged().len(), view.subscribed), (2, false));
     }
 }

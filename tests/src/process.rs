@@ -158,6 +158,16 @@ impl Process {
         Ok(())
     }
 
+    /// The same; gives what it had said and nobody has read.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn kill_and_hear(mut self) -> Result<Vec<String>> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(self.lines.iter().collect())
+    }
+
     /// Makes it stand still, until [`Self::resume`].
     ///
     /// # Errors

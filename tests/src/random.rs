@@ -1,5 +1,7 @@
 //! Chance that can be repeated: every run names its seed.
 
+use std::time::Duration;
+
 /// SplitMix64: small, fast, and the same on every machine.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -28,6 +30,11 @@ impl Random {
     /// A place in a list of this length, which is not 0.
     pub fn place(&mut self, length: usize) -> usize {
         usize::try_from(self.below(u64::try_from(length).unwrap_or(u64::MAX))).unwrap_or_default()
+    }
+
+    /// Less than `bound`, to the microsecond; `bound` is not 0.
+    pub fn time(&mut self, bound: Duration) -> Duration {
+        Duration::from_micros(self.below(u64::try_from(bound.as_micros()).unwrap_or(u64::MAX)))
     }
 
     /// Any byte.
