@@ -2,11 +2,13 @@
 
 pub mod accounts;
 pub mod broker;
+pub mod commander;
 pub mod crowd;
 pub mod federation;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;
+pub mod killing;
 pub mod ledger;
 pub mod link;
 pub mod net;

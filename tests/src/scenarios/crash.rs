@@ -2,6 +2,7 @@
 //! are killed at moments that the seed decides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -66,7 +67,7 @@ pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
 pub(super) struct Accounts(pub(super) BTreeMap<&'static str, Account>);
 
 impl Accounts {
-    fn of(&self, route: &str) -> &Account {
+    pub(super) fn of(&self, route: &str) -> &Account {
         &self.0[route]
     }
 }
@@ -132,15 +133,19 @@ fn instant(random: &mut Random) -> Duration {
 
 /// Publishes `many` readings, every other on the route with the device's own id, over four devices.
 pub(super) fn publish(devices: &mut Publisher, published: &mut u64, many: u64) -> Result<()> {
-    let messages: Vec<_> = (*published..*published + many)
-        .map(|n| {
-            let route = if n % 2 == 0 { "plain" } else { "own" };
-            let topic = format!("{route}/{route}{}/{n}", n / 2 % 4);
-            (topic, format!("{{\"n\":{n},\"seq\":{n}}}"))
-        })
-        .collect();
+    let messages = readings(*published..*published + many);
     *published += many;
     devices.publish(&messages)
+}
+
+/// Readings with these numbers: topics and payloads.
+pub(super) fn readings(numbers: Range<u64>) -> Vec<(String, String)> {
+    let reading = |n| {
+        let route = if n % 2 == 0 { "plain" } else { "own" };
+        let topic = format!("{route}/{route}{}/{n}", n / 2 % 4);
+        (topic, format!("{{\"n\":{n},\"seq\":{n}}}"))
+    };
+    numbers.map(reading).collect()
 }
 
 /// Waits until every acknowledged reading has arrived, or nothing more comes.

@@ -1,5 +1,6 @@
 //! The scenarios, a file each.
 
+mod all_killed;
 mod arm64;
 mod atsdk;
 mod black_hole;
@@ -58,6 +59,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "outage", run: outage::run },
     Scenario { group: ROAD, name: "crash", run: crash::run },
     Scenario { group: ROAD, name: "crash-sabotaged", run: crash::run_sabotaged },
+    Scenario { group: ROAD, name: "all-killed", run: all_killed::run },
+    Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: ROAD, name: "powercut", run: crate::powercut::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
