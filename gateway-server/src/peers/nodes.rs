@@ -17,12 +17,12 @@ use quinn::{Connection, Endpoint};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::quic;
-use super::roads::{Failed, HEAD_START, Look, PATIENCE, Race, Road, RoadError, UDP_AGAIN, Way};
+use super::roads::{ALONE, Failed, HEAD_START, Look, PATIENCE, Race, Road, RoadError, UDP_AGAIN, Way};
 
 /// Connections that were made and wait to be served.
 const MADE: usize = 64;
@@ -204,7 +204,7 @@ impl Nodes {
             drop(timeout(HEAD_START, hurry.cancelled()).await);
             dial(address, &tls, PATIENCE).await
         });
-        let mut race = Race::default();
+        let (mut race, mut late) = (Race::default(), pin!(sleep(PATIENCE)));
         loop {
             let failed = tokio::select! {
                 quic = &mut over_quic, if race.has_quic() => match quic {
@@ -213,8 +213,12 @@ impl Nodes {
                 },
                 tcp = &mut over_tcp, if race.has_tcp() => match tcp {
                     Ok(stream) => return Ok(First::Tls(tls.clone(), Box::new(stream))),
-                    Err(error) => race.on_tcp_failed(error.to_string()),
+                    Err(error) => {
+                        late.as_mut().reset((now() + ALONE).into());
+                        race.on_tcp_failed(error.to_string())
+                    }
                 },
+                () = &mut late, if !race.has_tcp() => race.on_quic_failed("no answer over UDP".to_owned()),
             };
             match failed {
                 Failed::Wait => {}

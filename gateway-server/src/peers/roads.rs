@@ -11,6 +11,9 @@ use super::lane::pause;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long QUIC has for itself before TLS over TCP is tried beside it.
 pub const HEAD_START: Duration = Duration::from_secs(1);
+/// How long QUIC goes on when TCP has failed. Its first packets are repeated ever more seldom, so that a node that
+/// has come back is found sooner by another attempt.
+pub const ALONE: Duration = Duration::from_secs(4);
 /// How long a node is spoken to over TCP, where UDP did not get through, before UDP is tried again.
 pub const UDP_AGAIN: Duration = Duration::from_secs(60);
 /// How long a connection is kept without a stream.
