@@ -78,6 +78,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: SERVER, name: "server-crash-sabotaged", run: server_crash::run_sabotaged },
     Scenario { group: FEDERATION, name: "scanner", run: scanner::run },
     Scenario { group: SIMULATION, name: "simulation", run: crate::sim::run },
+    Scenario { group: SIMULATION, name: "simulation-days", run: crate::sim::run_days },
     Scenario { group: SIMULATION, name: "simulation-sabotaged", run: crate::sim::run_sabotaged },
     Scenario { group: FEDERATION, name: "link", run: link::run },
     Scenario { group: FEDERATION, name: "lossy-peers", run: lossy_peers::run },

@@ -19,6 +19,8 @@ pub(super) enum Lie {
     Another,
     /// That a stranger's node serves it, whom another registrar has granted.
     Stranger,
+    /// That another node is where it is, whom another registrar has granted.
+    WrongKey,
     /// The true record, with another place in it.
     Forged,
     /// The record of a node that was never granted this atSign.
@@ -27,8 +29,16 @@ pub(super) enum Lie {
     Nonsense,
 }
 
-pub(super) const LIES: [Lie; 7] =
-    [Lie::Nobody, Lie::Older, Lie::Another, Lie::Stranger, Lie::Forged, Lie::Beyond, Lie::Nonsense];
+pub(super) const LIES: [Lie; 8] = [
+    Lie::Nobody,
+    Lie::Older,
+    Lie::Another,
+    Lie::Stranger,
+    Lie::WrongKey,
+    Lie::Forged,
+    Lie::Beyond,
+    Lie::Nonsense,
+];
 
 pub(super) struct Directory {
     pub(super) is_up: bool,
@@ -43,8 +53,17 @@ pub(super) fn key(first: u8) -> Ed25519Secret {
 }
 
 /// Whom all trust.
-pub(super) fn registrars() -> Registrars {
-    Registrars::new(vec![Registrar { key: key(1).public(), atsigns: Vec::new() }])
+pub(super) fn registrar() -> Registrar {
+    Registrar { key: key(1).public(), atsigns: Vec::new() }
+}
+
+fn registrars() -> Registrars {
+    Registrars::new(vec![registrar()])
+}
+
+/// A registrar that nobody trusts.
+pub(super) fn other_registrar() -> Registrar {
+    Registrar { key: key(9).public(), atsigns: Vec::new() }
 }
 
 /// A record as a node with a grant for `pattern` by `registrar` signs it.
@@ -110,6 +129,7 @@ impl Directory {
                 self.records.values().find_map(|all| all.last().filter(|one| *one != truth))?.clone()
             }
             Some(Lie::Stranger) => record((9, 8), "*", (atsign, stranger.0, stranger.1)),
+            Some(Lie::WrongKey) => record((9, 8), "*", (atsign, truth.at.address.host(), stranger.1)),
             Some(Lie::Beyond) => record((1, 8), "@nobody", (atsign, stranger.0, stranger.1)),
             Some(Lie::Forged) => {
                 let mut forged = truth.clone();

@@ -32,12 +32,13 @@ pub(super) enum Fault {
 }
 
 /// Between whom the network fails.
-const LINES: [(Host, Host); 5] = [
+const LINES: [(Host, Host); 6] = [
     (Host::First, Host::Second),
     (Host::First, Host::Second),
     (Host::First, Host::Directory),
     (Host::Second, Host::Directory),
     (Host::Agent, Host::First),
+    (Host::Agent, Host::Directory),
 ];
 
 impl World {
@@ -94,7 +95,9 @@ impl World {
     /// Something goes wrong, for a while.
     fn something(&mut self) {
         let server = SERVERS[self.random.place(2)];
-        let after = self.millis(500, 60_000);
+        // For minutes, now and then.
+        let longest = if self.one_in(8) { 240_000 } else { 60_000 };
+        let after = self.millis(500, longest);
         let (fault, end) = match self.random.below(16) {
             0 | 1 => (Fault::Crash(server), None),
             2 | 3 => (Fault::CrashAtWork(server), None),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use at_client::{Found, Memory};
 use at_protocol::AtSign;
+use at_protocol::directory::{SignedRecord, record_answer, record_question};
 use atedge_agent::outbox::{BatchLimit, FlowKey, LaneId, Receipted, Waiting};
 use atedge_agent::payload::{Boot, Lane, NoteId};
 use atedge_agent::uplink::pure::{Action, Pinned, Schedule};
@@ -12,6 +14,7 @@ use atedge_agent::uplink::{FlowRules, NoteStatus, StreamRules};
 use atedge_server::store::Notification;
 
 use super::agenda::Time;
+use super::lookup;
 use super::network::Host;
 use super::people::Asked;
 use super::server::Work;
@@ -30,7 +33,12 @@ pub(super) struct Gateway {
     /// What was acknowledged to each device.
     pub(super) acknowledged: BTreeMap<String, Vec<u64>>,
     cursor: i64,
+    /// The newest record of its server that it believed.
+    kept: Option<SignedRecord>,
     // What it takes.
+    memory: Memory,
+    /// With whom it has a session.
+    session: Option<Host>,
     pub(super) is_up: bool,
     pub(super) life: u64,
     pub(super) started: Time,
@@ -74,6 +82,9 @@ impl Gateway {
             next_value: 0,
             acknowledged: BTreeMap::new(),
             cursor: 0,
+            kept: None,
+            memory: Memory::default(),
+            session: None,
             is_up: false,
             life: 0,
             started: Time::ZERO,
@@ -169,6 +180,7 @@ impl World {
             return;
         }
         let (seed, random, now) = (self.random.number(), self.random.number(), self.now);
+        let (trusted, instant) = (self.trusted(), self.instant());
         let gateway = &mut self.gateway;
         gateway.is_up = true;
         gateway.life += 1;
@@ -176,6 +188,8 @@ impl World {
         gateway.started = now;
         gateway.boot = Boot::new(gateway.epoch, random);
         gateway.wakes_at = None;
+        gateway.session = None;
+        gateway.memory = Memory::trusting(trusted, gateway.kept.clone(), instant);
         gateway.schedule = Schedule::new(gateway.rules.clone(), gateway.boot, seed);
         for (place, lane) in gateway.lanes.iter().enumerate().filter(|(_, lane)| lane.upto < lane.last) {
             let key = FlowKey { lane: id(place), reader: reader() };
@@ -194,9 +208,55 @@ impl World {
         }
     }
 
-    /// A device is read.
+    /// Where the gateway believes its server to be, and after which time.
+    pub(super) fn gateways_server(&mut self) -> (Option<Host>, Duration) {
+        if self.gateway.session.is_some() {
+            return (self.gateway.session, Duration::ZERO);
+        }
+        let (atsign, instant, wall) = (gateway(), self.instant(), self.time_of_day());
+        if let Some(found) = self.gateway.memory.fresh(&atsign, instant, wall) {
+            return (Host::of(found.address.host()), Duration::ZERO);
+        }
+        let is_reached = self.directory.is_up && self.network.passes_both_ways(Host::Agent, Host::Directory);
+        let (answer, after) = if is_reached {
+            (Some(self.directory.answer(&record_question(&atsign), wall)), self.delay() + self.delay())
+        } else {
+            (None, lookup::PATIENCE * lookup::TRIES)
+        };
+        let memory = &mut self.gateway.memory;
+        let record = answer.and_then(|line| record_answer(line.trim_end_matches('@')).ok().flatten());
+        let checked = record.map(|record| memory.check(&atsign, record, wall));
+        let found = if let Some(Ok(record)) = checked {
+            if let Some(kept) = memory.remember(&atsign, &Found::from(record), instant) {
+                self.gateway.kept = Some(SignedRecord::clone(&kept));
+            }
+            memory.last(&atsign, wall)
+        } else {
+            self.promises.refused += u64::from(checked.is_some());
+            memory.stand_in(&atsign, instant, wall)
+        };
+        let Some(record) = found.and_then(|found| found.record) else { return (None, after) };
+        let (seq, at) = (record.at.seq, record.at.address.host());
+        self.promises.uses(Host::Agent, &atsign, (seq, at), Host::of(at) == Some(HOME));
+        (Host::of(at), after)
+    }
+
+    /// A server has crashed: if it was the gateway's, its session is over.
+    pub(super) fn end_session(&mut self, host: Host) {
+        self.gateway.session.take_if(|session| *session == host);
+    }
+
+    /// A device is read now and again.
     pub(super) fn capture(&mut self) {
-        if self.is_talkative && self.gateway.is_up {
+        if self.is_talkative {
+            self.capture_one();
+        }
+        let after = self.millis(500, 8_000);
+        self.plan(after, Event::Capture);
+    }
+
+    pub(super) fn capture_one(&mut self) {
+        if self.gateway.is_up {
             let device = self.random.below(DEVICES);
             self.gateway.next_value += 1;
             let (id, lane, last) = self.gateway.append(device, self.gateway.next_value);
@@ -204,8 +264,6 @@ impl World {
             self.gateway.schedule.on_grown(id, &lane, last, now);
             self.drive_gateway();
         }
-        let after = self.millis(500, 8_000);
-        self.plan(after, Event::Capture);
     }
 
     pub(super) fn wake(&mut self, life: u64) {
@@ -260,6 +318,11 @@ impl World {
         let now = self.since_start();
         let answer = answer.filter(|_| self.network.passes(HOME, Host::Agent));
         let (is_up, now_living) = (self.gateway.is_up, self.gateway.life);
+        self.gateway.session = answer.is_some().then_some(HOME);
+        if answer.is_none() {
+            let instant = self.instant();
+            self.gateway.memory.suspect(&gateway(), instant);
+        }
         let schedule = &mut self.gateway.schedule;
         match asked {
             Asked::Batch { life, .. } | Asked::Status { life, .. } if !is_up || life != now_living => return,

@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use at_client::Found;
 use at_protocol::AtSign;
-use at_protocol::directory::{Distrust, SignedRecord, record_answer, record_question};
+use at_protocol::directory::{Distrust, Registrars, SignedRecord, record_answer, record_question};
 use atedge_server::pure::AskError;
 
 use super::Sabotage;
+use super::directory::{other_registrar, registrar};
 use super::network::{Host, StreamId};
 use super::server::Work;
 use super::world::{Event, World};
 
 /// How long a directory that does not answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// How often it is asked.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 
 /// Who wants to know.
 pub(super) enum Asker {
@@ -25,6 +26,15 @@ pub(super) enum Asker {
 }
 
 impl World {
+    /// Whose word on who may serve whom is taken.
+    pub(super) fn trusted(&self) -> Registrars {
+        let mut all = vec![registrar()];
+        if Sabotage::AnyRegistrar.is(self.sabotage) {
+            all.push(other_registrar());
+        }
+        Registrars::new(all)
+    }
+
     pub(super) fn find(&mut self, host: Host, atsign: &AtSign, asker: Asker) {
         let (instant, wall, after) = (self.instant(), self.wall(host), self.delay() + self.delay());
         let server = self.server(host);
@@ -102,7 +112,9 @@ impl World {
 
     fn found(&mut self, host: Host, atsign: &AtSign, asker: Asker, found: Option<Found>) {
         if let Some(record) = found.as_ref().and_then(|found| found.record.as_ref()) {
-            self.promises.uses(host, atsign, record.at.seq);
+            let (seq, at) = (record.at.seq, record.at.address.host());
+            let is_home = Host::of(at).is_some_and(|at| self.ever_homes.contains(&(atsign.clone(), at)));
+            self.promises.uses(host, atsign, (seq, at), is_home);
         }
         let found = found.ok_or_else(|| AskError::Unreachable("the directory does not say".to_owned()));
         match asker {

@@ -7,10 +7,12 @@
 //! must have been kept. [`Sabotage`] takes away one thing on which a promise rests: then it must be seen.
 
 mod agenda;
+mod days;
 mod directory;
 mod faults;
 mod gateway;
 mod lookup;
+mod many;
 mod network;
 mod people;
 mod promises;
@@ -19,15 +21,11 @@ mod sending;
 mod server;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-
-use crate::random::Random;
-use crate::scenario::Run;
+pub use days::{TROUBLES, Trouble, day};
 use faults::Fault;
+pub use many::{run, run_days, run_sabotaged};
 pub use promises::Broken;
 use world::{Event, World};
 
@@ -36,11 +34,20 @@ const ROUGH: Duration = Duration::from_secs(600);
 /// Within which time all queues are empty when all is well again: a lost connection is noticed, a rest is over,
 /// a stream that nobody answers is given up, and what a reader did not receipt is sent again.
 const CALM: Duration = Duration::from_secs(300);
+/// How long the servers do not reach each other behind that.
+const OUTAGE: Duration = Duration::from_secs(180);
+/// How long what is next in a queue may stay so when that is over, however long it was: the lane rests for 10 s
+/// at most, perhaps twice because the road rests beside it, and reaching the other, being let in and its answer
+/// take a few times the worst delay of the network each.
+const RESTED: Duration = Duration::from_secs(45);
 /// Within which time what is said to those who are known arrives without a directory.
 const KNOWN: Duration = Duration::from_secs(60);
 
-/// Histories in which a sabotage must be seen.
-const SABOTAGED: u64 = 300;
+/// How long what is next in a queue may stay so when all is well. Whoever was told a lie, or asked a directory
+/// that was set back, believes it until the true host has announced itself again (45 s) and what stood in
+/// meanwhile is asked for anew (10 s); a stream that nobody answers is given up within 30 s of that, and a lane
+/// rests for 10 s at most, perhaps twice because a road rests beside it.
+const PROMPT: Duration = Duration::from_secs(105);
 
 /// What is taken away, so that a promise cannot be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +66,12 @@ pub enum Sabotage {
     NeedsDirectory,
     /// Who was not reached is left alone for minutes.
     RestsLong,
+    /// Anybody's word is taken on who may serve whom.
+    AnyRegistrar,
 }
 
 /// All of them.
-pub const SABOTAGES: [Sabotage; 7] = [
+pub const SABOTAGES: [Sabotage; 8] = [
     Sabotage::AnswersEarly,
     Sabotage::NoFence,
     Sabotage::OlderRecord,
@@ -70,6 +79,7 @@ pub const SABOTAGES: [Sabotage; 7] = [
     Sabotage::AnotherId,
     Sabotage::NeedsDirectory,
     Sabotage::RestsLong,
+    Sabotage::AnyRegistrar,
 ];
 
 /// What one history came to.
@@ -79,6 +89,10 @@ pub struct History {
     pub mark: u64,
     /// How long it took until nothing waited any more.
     pub drained: Duration,
+    /// The longest that anything was next in a queue of a server, when all was well again.
+    pub longest_head: Duration,
+    /// The same, behind an outage between the servers.
+    pub longest_rest: Duration,
     /// Notifications that were taken by their recipients' servers.
     pub delivered: u64,
     /// Records that were not believed.
@@ -106,6 +120,7 @@ fn through(world: &mut World) -> Result<History, Broken> {
     // Everybody learns where everybody is; then there is no directory, and even the servers begin anew.
     talk(world);
     drain(world, CALM)?;
+    outage(world)?;
     world.directory.is_up = false;
     for server in network::SERVERS {
         world.crash_server(server);
@@ -114,14 +129,37 @@ fn through(world: &mut World) -> Result<History, Broken> {
     world.run(now + Duration::from_secs(2))?;
     talk(world);
     drain(world, KNOWN)?;
-    let promises = &world.promises;
-    Ok(History {
-        mark: world.trace.mark(),
-        drained,
-        delivered: promises.delivered,
-        refused: promises.refused,
-        turned_away: promises.turned_away,
-    })
+    Ok(world.history(drained))
+}
+
+impl World {
+    fn history(&self, drained: Duration) -> History {
+        let promises = &self.promises;
+        History {
+            mark: self.trace.mark(),
+            drained,
+            longest_head: promises.longest_heads[0],
+            longest_rest: promises.longest_heads[1],
+            delivered: promises.delivered,
+            refused: promises.refused,
+            turned_away: promises.turned_away,
+        }
+    }
+}
+
+/// The servers do not reach each other for a while.
+fn outage(world: &mut World) -> Result<(), Broken> {
+    let [first, second] = network::SERVERS;
+    world.fault(Fault::Block(first, second));
+    world.fault(Fault::Block(second, first));
+    talk(world);
+    let now = world.now;
+    world.run(now + OUTAGE)?;
+    world.network.heal_all();
+    world.prompt = RESTED;
+    drain(world, CALM)?;
+    world.prompt = PROMPT;
+    Ok(())
 }
 
 fn talk(world: &mut World) {
@@ -133,6 +171,7 @@ fn talk(world: &mut World) {
 /// Waits until nothing waits.
 fn drain(world: &mut World, within: Duration) -> Result<Duration, Broken> {
     let began = world.now;
+    world.watch_heads();
     while !world.is_drained() {
         let took = world.now - began;
         if took >= within {
@@ -142,85 +181,10 @@ fn drain(world: &mut World, within: Duration) -> Result<Duration, Broken> {
             });
         }
         world.run(began + took + Duration::from_secs(1))?;
+        world.check_heads();
     }
     match world.promises.broken.take() {
         Some(broken) => Err(broken),
         None => Ok(world.now - began),
     }
-}
-
-/// The twin: each sabotage is seen within a few hundred histories.
-///
-/// # Errors
-/// One is not.
-pub fn run_sabotaged(run: &mut Run) -> Result<()> {
-    let mut seeds = run.random();
-    for sabotage in SABOTAGES {
-        let broken = (1..=SABOTAGED).find_map(|tried| {
-            let broken = live(seeds.below(1 << 48), Some(sabotage)).err()?;
-            Some((tried, broken.what))
-        });
-        let (tried, what) = broken.with_context(|| format!("{sabotage:?} was not seen"))?;
-        run.progress(&format!("{sabotage:?}, after {tried}: {what}"));
-        run.note(&format!("{sabotage:?}"), tried);
-    }
-    Ok(())
-}
-
-/// The scenario: many seeds, none of which breaks a promise.
-///
-/// # Errors
-/// One does, or a seed is not the same twice.
-pub fn run(run: &mut Run) -> Result<()> {
-    let count = if run.long { 10_000 } else { 1_000 };
-    let mut seeds = Random::new(run.seed);
-    let seeds: Vec<u64> = (0..count).map(|_| seeds.below(1 << 48)).collect();
-    let (next, refused, turned_away, delivered) =
-        (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let slowest = Mutex::new(Duration::ZERO);
-    let broken: Mutex<Option<(u64, Broken)>> = Mutex::new(None);
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(seed) = usize::try_from(next.fetch_add(1, Ordering::Relaxed))
-                    .ok()
-                    .and_then(|place| seeds.get(place))
-                {
-                    match live(*seed, None) {
-                        Ok(history) => {
-                            refused.fetch_add(history.refused, Ordering::Relaxed);
-                            turned_away.fetch_add(history.turned_away, Ordering::Relaxed);
-                            delivered.fetch_add(history.delivered, Ordering::Relaxed);
-                            let mut slowest = slowest.lock().unwrap_or_else(PoisonError::into_inner);
-                            *slowest = slowest.max(history.drained);
-                        }
-                        Err(why) => {
-                            *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some((*seed, why));
-                            next.store(u64::MAX >> 1, Ordering::Relaxed);
-                        }
-                    }
-                }
-            });
-        }
-    });
-    if let Some((seed, Broken { what, trace })) = broken.into_inner().unwrap_or_else(PoisonError::into_inner)
-    {
-        let file = run.folder.join("history.log");
-        std::fs::write(&file, trace)?;
-        bail!("seed {seed}: {what}; how it came to this is in {}", file.display());
-    }
-    let delivered = delivered.into_inner();
-    run.note("seeds", count);
-    run.note("delivered", delivered);
-    run.note("records_refused", refused.into_inner());
-    run.note("streams_turned_away", turned_away.into_inner());
-    let slowest = slowest.into_inner().unwrap_or_else(PoisonError::into_inner);
-    run.note("slowest_drain_s", slowest.as_secs());
-    ensure!(delivered > count * 100, "only {delivered} notifications: nothing much was tried");
-    let (once, again) = (live(seeds[0], None), live(seeds[0], None));
-    let marks = [once, again].map(|lived| lived.map(|history| history.mark).unwrap_or_default());
-    run.note("mark", format!("{:016x}", marks[0]));
-    ensure!(marks[0] == marks[1], "the same seed was another history");
-    Ok(())
 }

@@ -81,12 +81,14 @@ impl World {
         let ticket = self.number();
         let is_gateways = matches!(asked, Asked::Batch { .. } | Asked::Status { .. });
         self.asked.insert(ticket, asked);
-        let server = self.homes[tenant];
+        let (server, found_after) =
+            if is_gateways { self.gateways_server() } else { (Some(self.homes[tenant]), Duration::ZERO) };
         self.plan(PATIENCE, Event::Answered { ticket, answer: None });
+        let Some(server) = server else { return };
         if (is_gateways && !self.network.passes(Host::Agent, server)) || (self.is_rough && self.one_in(40)) {
             return;
         }
-        let after = self.delay();
+        let after = found_after + self.delay();
         self.plan(after, Event::Request { server, ticket, line, tenant: tenant.clone() });
     }
 
@@ -175,7 +177,8 @@ impl World {
     pub(super) fn received(&mut self, host: Host, notification: &Notification) {
         let (to, value) = (notification.to.to_string(), notification.value.as_deref().unwrap_or_default());
         self.note(format_args!("{host:?} has for {to}: {} {value}", notification.id));
-        self.promises.received(notification);
+        let is_home = self.homes[&notification.to] == host;
+        self.promises.received(host, notification, is_home);
         match (notification.from.to_string().as_str(), to.as_str()) {
             ("@gw", "@ops") => self.read_batch(value),
             ("@ops", "@gw") => self.push(host, notification),

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use at_protocol::AtSign;
 use atedge_server::store::Notification;
 
-use super::network::Host;
+use super::RESTED;
+use super::agenda::Time;
+use super::network::{Host, SERVERS};
 use super::world::World;
 
 /// A promise that was not kept.
@@ -28,6 +30,10 @@ pub(super) struct Promises {
     streams: BTreeMap<(Host, AtSign, AtSign), u64>,
     /// The highest number of a record by which each server has found anybody.
     records: BTreeMap<(Host, AtSign), u64>,
+    /// What goes next in each queue, and since when, while all is well.
+    heads: BTreeMap<(Host, AtSign, AtSign), (String, Time)>,
+    /// The longest that anything was next in a queue while all was well; and behind an outage.
+    pub(super) longest_heads: [Time; 2],
     /// Records that were not believed.
     pub(super) refused: u64,
     /// Streams that nobody was let in for.
@@ -52,8 +58,11 @@ impl Promises {
         }
     }
 
-    /// A server finds somebody by a record of this number.
-    pub(super) fn uses(&mut self, host: Host, atsign: &AtSign, seq: u64) {
+    /// A server has found somebody at a place by a record of this number.
+    pub(super) fn uses(&mut self, host: Host, atsign: &AtSign, (seq, at): (u64, &str), is_home: bool) {
+        if !is_home {
+            self.break_one(format!("{host:?} believes that {atsign} is at {at}, where it never was"));
+        }
         let highest = self.records.entry((host, atsign.clone())).or_default();
         if seq < *highest {
             let highest = *highest;
@@ -63,8 +72,11 @@ impl Promises {
         }
     }
 
-    /// A recipient's server has taken a notification.
-    pub(super) fn received(&mut self, notification: &Notification) {
+    /// A server has taken a notification.
+    pub(super) fn received(&mut self, host: Host, notification: &Notification, is_home: bool) {
+        if !is_home {
+            self.break_one(format!("{host:?} takes {} and does not host its recipient", notification.id));
+        }
         let (id, value) = (&notification.id, notification.value.as_deref().unwrap_or_default());
         self.delivered += 1;
         if id.starts_with("ae1-forged") {
@@ -89,6 +101,32 @@ impl Promises {
 }
 
 impl World {
+    /// All is well from now on: what waits since before has waited for no time yet.
+    pub(super) fn watch_heads(&mut self) {
+        self.promises.heads.clear();
+    }
+
+    /// Whether what is next in each queue has not been so for too long.
+    pub(super) fn check_heads(&mut self) {
+        let before = std::mem::take(&mut self.promises.heads);
+        for host in SERVERS {
+            for ((from, to), id) in self.server(host).heads() {
+                let place = (host, from, to);
+                let since = before.get(&place).filter(|(head, _)| *head == id).map(|(_, since)| *since);
+                let waited = self.now - since.unwrap_or(self.now);
+                if waited > self.prompt {
+                    let (_, from, to) = &place;
+                    self.promises.break_one(format!(
+                        "{id} from {from} to {to} is still next at {host:?}, {waited:?} after all is well"
+                    ));
+                }
+                let longest = &mut self.promises.longest_heads[usize::from(self.prompt == RESTED)];
+                *longest = waited.max(*longest);
+                self.promises.heads.insert(place, (id, since.unwrap_or(self.now)));
+            }
+        }
+    }
+
     /// Whether nothing waits anywhere; then also whether all has arrived.
     pub(super) fn is_drained(&mut self) -> bool {
         let is_drained = self.people.iter().all(super::people::Person::is_done)

@@ -19,7 +19,7 @@ use atedge_server::store::{
 
 use super::Sabotage;
 use super::agenda::Time;
-use super::directory::{record, registrars};
+use super::directory::record;
 use super::lookup::Asker;
 use super::network::{Host, Over, StreamId};
 use super::people::Ticket;
@@ -131,6 +131,17 @@ impl Server {
         wait(self.store.waiting_pairs()).expect("a sound store").is_empty()
     }
 
+    /// What goes next between each two.
+    pub(super) fn heads(&self) -> Vec<((AtSign, AtSign), String)> {
+        let pairs = wait(self.store.waiting_pairs()).expect("a sound store");
+        let head = |(from, to): (AtSign, AtSign)| {
+            let mut page =
+                wait(self.store.waiting(&from, &to, Reached::default(), 1)).expect("a sound store");
+            page.pop().map(|first| ((from, to), first.id))
+        };
+        pairs.into_iter().filter_map(head).collect()
+    }
+
     fn take_told(&self) -> Vec<Committed> {
         std::mem::take(&mut *self.told.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -140,6 +151,7 @@ impl World {
     /// A server begins with what is on its disk.
     pub(super) fn start_server(&mut self, host: Host) {
         let (wall, now, instant) = (self.wall(host), self.now, self.instant());
+        let trusted = self.trusted();
         let server = self.server(host);
         if server.is_up {
             return;
@@ -152,7 +164,7 @@ impl World {
         let tenants = wait(server.store.tenants()).expect("a sound store");
         server.hosted = tenants.into_iter().map(|tenant| tenant.atsign).collect();
         let kept = wait(server.store.signed_records()).expect("a sound store");
-        server.memory = Memory::trusting(registrars(), kept, instant);
+        server.memory = Memory::trusting(trusted, kept, instant);
         let (life, waiting) = (server.life, wait(server.store.waiting_pairs()).expect("a sound store"));
         self.note(format_args!("{host:?} starts"));
         for pair in waiting {
@@ -181,6 +193,7 @@ impl World {
         server.hosted.clear();
         self.note(format_args!("{host:?} crashes"));
         self.lose_all_of(host);
+        self.end_session(host);
         self.plan_restart(host);
     }
 
