@@ -1,8 +1,9 @@
 //! The directory: its real conversation over a map, and what may be wrong with it.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
-use at_protocol::crypto::Ed25519Secret;
+use at_protocol::crypto::{Ed25519Public, Ed25519Secret};
 use at_protocol::directory::{Grant, Location, Registrar, Registrars, SignedRecord};
 use at_protocol::{AtSign, Timestamp};
 use atedge_directory::wire::{Conversation, Dialect, Known, Step, registered};
@@ -47,14 +48,25 @@ pub(super) struct Directory {
     records: BTreeMap<AtSign, Vec<SignedRecord>>,
 }
 
+/// The public halves of all keys: deriving them is dear.
+static PUBLIC: LazyLock<[Ed25519Public; 10]> = LazyLock::new(|| {
+    let key = |first: usize| key(u8::try_from(first).expect("there are ten")).public();
+    std::array::from_fn(key)
+});
+
+/// The public half of a key.
+pub(super) fn public(first: u8) -> Ed25519Public {
+    PUBLIC[usize::from(first)].clone()
+}
+
 /// A key that everybody can tell.
-pub(super) fn key(first: u8) -> Ed25519Secret {
+fn key(first: u8) -> Ed25519Secret {
     Ed25519Secret::from_seed(&Zeroizing::new([first; 32]))
 }
 
 /// Whom all trust.
 pub(super) fn registrar() -> Registrar {
-    Registrar { key: key(1).public(), atsigns: Vec::new() }
+    Registrar { key: public(1), atsigns: Vec::new() }
 }
 
 fn registrars() -> Registrars {
@@ -63,7 +75,7 @@ fn registrars() -> Registrars {
 
 /// A registrar that nobody trusts.
 pub(super) fn other_registrar() -> Registrar {
-    Registrar { key: key(9).public(), atsigns: Vec::new() }
+    Registrar { key: public(9), atsigns: Vec::new() }
 }
 
 /// A record as a node with a grant for `pattern` by `registrar` signs it.
@@ -74,7 +86,7 @@ pub(super) fn record(
 ) -> SignedRecord {
     let end = Timestamp::from_millis(4_000_000_000_000);
     let pattern = pattern.parse().expect("a pattern");
-    let grant = Grant::sign(&key(registrar), key(node).public(), vec![pattern], end);
+    let grant = Grant::sign(&key(registrar), public(node), vec![pattern], end);
     let address = format!("{host}:6464").parse().expect("an address");
     SignedRecord::sign(
         &key(node),

@@ -15,7 +15,7 @@ use atedge_server::pure::fences::Turn;
 use atedge_server::pure::inlet::Inlet;
 
 use super::Sabotage;
-use super::directory::key;
+use super::directory::public;
 use super::lookup::Asker;
 use super::network::{ConnId, End, Host, Said, StreamId};
 use super::server::Work;
@@ -93,7 +93,7 @@ impl World {
         let lines = std::mem::replace(lines, LineSplitter::new(0));
         let Ok(Opening::Notify { from, to }) = line.parse() else { return self.leave(host, id) };
         let (ends, end) = (self.conns[&conn].ends, end);
-        let node = key(self.node_of(ends[1 - end])).public();
+        let node = public(self.node_of(ends[1 - end]));
         let Some(arrival) = self.arrival(host, id) else { return };
         arrival.state = State::Claiming(Box::new(Claim::new(node, from.clone())), lines);
         arrival.pair = Some((from.clone(), to.clone()));

@@ -13,7 +13,7 @@ use atedge_server::store::Notification;
 
 use super::Sabotage;
 use super::agenda::Time;
-use super::directory::key;
+use super::directory::public;
 use super::lookup::Asker;
 use super::network::{Conn, ConnId, End, Host, Network, Over, SILENCE, Said, StreamId};
 use super::server::Work;
@@ -189,7 +189,7 @@ impl World {
         let (is_right, is_up) = match to {
             Host::First | Host::Second => {
                 let server = &self.servers[place(to)];
-                (key(server.node).public().to_string() == node, server.is_up)
+                (public(server.node).to_string() == node, server.is_up)
             }
             Host::Agent | Host::Directory | Host::Stranger => (true, false),
         };
