@@ -201,10 +201,7 @@ impl Directory {
         }
         // On the heap: most look-ups ask nobody, and none has to carry the questions along.
         match Box::pin(self.ask_again_and_again(atsign)).await {
-            Ok(Some(found)) => {
-                self.remember(atsign, &found).await;
-                Ok(Some(found))
-            }
+            Ok(Some(found)) => Ok(Some(self.remember(atsign, found).await)),
             Ok(None) => {
                 self.memory().forget(atsign);
                 Ok(None)
@@ -242,15 +239,18 @@ impl Directory {
     pub async fn tell(&self, record: SignedRecord) -> Result<Arc<VerifiedRecord>, Distrust> {
         let atsign = record.atsign.clone();
         let record = self.check(&atsign, record)?;
-        self.remember(&atsign, &Found::from(Arc::clone(&record))).await;
+        self.remember(&atsign, Found::from(Arc::clone(&record))).await;
         Ok(record)
     }
 
-    async fn remember(&self, atsign: &AtSign, found: &Found) {
-        let kept = self.memory().remember(atsign, found, now());
+    /// Remembers an answer, and gives the one to be used: another look-up may have brought a newer record since
+    /// this one was checked.
+    async fn remember(&self, atsign: &AtSign, found: Found) -> Found {
+        let kept = self.memory().remember(atsign, &found, now());
         if let (Some(record), Some(keeper)) = (kept, &self.keeper) {
             keeper.keep(&record).await;
         }
+        self.memory().last(atsign, wall()).unwrap_or(found)
     }
 
     async fn ask_again_and_again(&self, atsign: &AtSign) -> Result<Option<Found>, ResolveError> {

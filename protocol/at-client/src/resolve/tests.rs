@@ -161,6 +161,18 @@ async fn a_directory_that_lies_or_was_set_back_cannot_misdirect() {
 }
 
 #[tokio::test]
+async fn an_answer_that_was_overtaken_is_not_used() {
+    let liar = Liar::new().await;
+    let (kept, alice) = (Arc::new(Kept::default()), "@alice".parse().unwrap());
+    let directory = liar.trusted(&[], Vec::new(), &kept);
+    // Both were checked before either was remembered.
+    let checked = |seq, node| Found::from(directory.check(&alice, record("@alice", node, seq)).unwrap());
+    let (older, newer) = (checked(5, 2), checked(6, 3));
+    assert_eq!(directory.remember(&alice, newer.clone()).await, newer);
+    assert_eq!(directory.remember(&alice, older).await, newer);
+}
+
+#[tokio::test]
 async fn who_has_no_record_is_found_as_of_old_unless_a_registrar_calls_it_its_own() {
     let liar = Liar::new().await;
     let kept = Arc::new(Kept::default());
