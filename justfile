@@ -16,6 +16,10 @@ check:
 unit:
     tests/run unit
 
+# Gateway, servers and directory on virtual time.
+simulation *ARGS:
+    tests/run simulation {{ARGS}}
+
 # The whole road: towns, brokers, crashes.
 road *ARGS:
     tests/run road {{ARGS}}
