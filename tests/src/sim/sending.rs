@@ -117,8 +117,8 @@ impl World {
         self.step_lane(host, pair, |lane| lane.on_first(first, clock, is_hosted));
     }
 
-    pub(super) fn handed_over(&mut self, host: Host, pair: &Pair) {
-        self.step_lane(host, pair, |lane| lane.on_handed_over(true));
+    pub(super) fn handed_over(&mut self, host: Host, pair: &Pair, is_taken: bool) {
+        self.step_lane(host, pair, |lane| lane.on_handed_over(is_taken));
     }
 
     pub(super) fn lane_found(&mut self, host: Host, pair: &Pair, found: Result<Found, AskError>) {

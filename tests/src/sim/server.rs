@@ -86,7 +86,7 @@ pub(super) enum Done {
     First((AtSign, AtSign), Option<Box<Notification>>),
     Page { pair: (AtSign, AtSign), stream: StreamId, page: Vec<Notification> },
     Settled { pair: (AtSign, AtSign), stream: Option<StreamId> },
-    HandedOver((AtSign, AtSign)),
+    HandedOver((AtSign, AtSign), bool),
     Received { stream: StreamId, count: usize, is_taken: bool, refused: Option<Failure> },
     Kept(AtSign),
     Answer(Ticket, String),
@@ -245,7 +245,7 @@ impl World {
             Done::First(pair, first) => self.first_found(host, &pair, first.map(|first| *first)),
             Done::Page { pair, stream, page } => self.page_read(host, &pair, stream, &page),
             Done::Settled { pair, stream } => self.settled(host, &pair, stream),
-            Done::HandedOver(pair) => self.handed_over(host, &pair),
+            Done::HandedOver(pair, is_taken) => self.handed_over(host, &pair, is_taken),
             Done::Received { stream, count, is_taken, refused } => {
                 self.committed(host, stream, count, is_taken, refused);
             }
@@ -342,8 +342,8 @@ impl Server {
                 Done::Settled { pair, stream }
             }
             Work::HandOver { pair, next } => {
-                wait(store.hand_over(&next, now)).expect(SOUND);
-                Done::HandedOver(pair)
+                let is_taken = wait(store.hand_over(&next, now)).expect(SOUND);
+                Done::HandedOver(pair, is_taken)
             }
             Work::Receive { stream, to, batch, refused } => {
                 let count = batch.len();
