@@ -40,6 +40,6 @@ fn who_believes_a_useless_directory_or_depends_on_it_is_found_out_within_a_day()
 
 #[test]
 fn who_is_left_alone_for_too_long_behind_an_outage_is_seen() {
-    let broken = (0..5).find_map(|seed| live(seed, Some(Sabotage::RestsLong)).err());
+    let broken = (0..20).find_map(|seed| live(seed, Some(Sabotage::RestsLong)).err());
     assert!(broken.is_some_and(|why| why.what.contains("is still next")));
 }

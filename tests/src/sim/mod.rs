@@ -35,7 +35,7 @@ const ROUGH: Duration = Duration::from_secs(600);
 /// a stream that nobody answers is given up, and what a reader did not receipt is sent again.
 const CALM: Duration = Duration::from_secs(300);
 /// How long the servers do not reach each other behind that.
-const OUTAGE: Duration = Duration::from_secs(180);
+const OUTAGE: Duration = Duration::from_secs(300);
 /// How long what is next in a queue may stay so when that is over, however long it was: the lane rests for 10 s
 /// at most, perhaps twice because the road rests beside it, and reaching the other, being let in and its answer
 /// take a few times the worst delay of the network each.
