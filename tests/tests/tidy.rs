@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("at-client", &["at-protocol"]),
     ("atedge-agent", &["at-client", "at-protocol", "atedge-adapters", "atedge-service"]),
     ("atedge-server", &["at-client", "at-protocol", "atedge-service"]),
-    ("atedge-directory", &["at-protocol", "atedge-service"]),
+    ("atedge-directory", &["at-client", "at-protocol", "atedge-service"]),
     (
         "atedge",
         &[
