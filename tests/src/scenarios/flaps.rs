@@ -38,8 +38,10 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         std::thread::sleep(Duration::from_millis(random.below(longest / 2)));
         federation.net.tell("server2<>server1 heal")?;
     }
-    settle(run, &floods, &mut watch, federation.door(PAIR[1])?)?;
+    watch.all(&floods)?;
+    // Before all that was received is asked for, which takes memory of its own.
     let after = state(&federation)?;
+    settle(run, &floods, &mut watch, federation.door(PAIR[1])?)?;
     run.note("flaps", flaps);
     for (place, name) in ["sender", "recipient"].into_iter().enumerate() {
         let ((descriptors, kib), (descriptors_before, kib_before)) = (after[place], before[place]);
