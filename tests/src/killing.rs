@@ -81,8 +81,13 @@ pub type Down = (Instant, Instant);
 impl Fault {
     /// Within these times, or none: every other part is spared.
     pub fn draw(random: &mut Random, after: Duration, down: Duration) -> Option<Self> {
-        let fault = Self { after: random.time(after), down: random.time(down) };
+        let fault = Self::certain(random, after, down);
         (random.below(2) == 0).then_some(fault)
+    }
+
+    /// Within these times.
+    pub fn certain(random: &mut Random, after: Duration, down: Duration) -> Self {
+        Self { after: random.time(after), down: random.time(down) }
     }
 
     /// Does it. The pauses are the fault itself, not a wait for anything.

@@ -44,7 +44,7 @@ const COMMAND: &str = "[command.\"lamp.switch\"]\nallow = [\"@ops\"]\nargs = { n
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let rounds = if run.long { 1_000 } else { 20 };
     let agent = program("atedge-agent")?.to_str().context("a path in UTF-8")?.to_owned();
-    let Storm { accounts, outcomes, restarts } = storm(run, rounds, agent)?;
+    let Storm { accounts, outcomes, restarts } = storm(run, rounds, agent, Agent::AsBuilt)?;
     let (plain, own) = (accounts.of("plain"), accounts.of("own"));
     ensure!(plain.lost + own.lost == 0, "acknowledged readings were lost");
     ensure!(plain.duplicates_after_dedup + own.duplicates_after_dedup == 0, "ids were given twice as new");
@@ -64,7 +64,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 /// # Errors
 /// No reading was lost, or there is no such agent.
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
-    let Storm { accounts, .. } = storm(run, 12, sabotaged("atedge-agent")?)?;
+    let Storm { accounts, .. } = storm(run, 12, sabotaged("atedge-agent")?, Agent::Sabotaged)?;
     let lost = accounts.of("plain").lost + accounts.of("own").lost;
     ensure!(lost > 0, "the sabotage was not noticed: no reading was lost");
     Ok(())
@@ -78,7 +78,16 @@ struct Storm {
     restarts: u64,
 }
 
-fn storm(run: &mut Run, rounds: u64, agent: String) -> Result<Storm> {
+/// Which agent is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Agent {
+    /// As often as the others.
+    AsBuilt,
+    /// In every round, while readings come: chance must not hide what it does.
+    Sabotaged,
+}
+
+fn storm(run: &mut Run, rounds: u64, program: String, agent: Agent) -> Result<Storm> {
     // Nothing may expire before it is counted.
     let tables = "[notifications]\nttln = \"24h\"\n";
     let setup = Setup { tables, registrar: true, shared_ports: true, ..Setup::default() };
@@ -87,7 +96,7 @@ fn storm(run: &mut Run, rounds: u64, agent: String) -> Result<Storm> {
     town.onboard(READER)?;
     let mut broker = Broker::start(&run.folder, CLIENT)?;
     let tables = mqtt_tables(&broker.address) + COMMAND;
-    let mut gateway = Gateway::with_program(vec![agent], &town, &tables)?;
+    let mut gateway = Gateway::with_program(vec![program], &town, &tables)?;
     let mut reader = Reader::start(&town)?;
     gateway.start()?;
     broker.until("the agent's subscription", |view| view.subscribed)?;
@@ -103,9 +112,11 @@ fn storm(run: &mut Run, rounds: u64, agent: String) -> Result<Storm> {
     for round in 1..=rounds {
         let mut faults = PARTS.map(|_| Fault::draw(&mut random, ROUND, DOWN));
         let first = random.time(ROUND);
-        // While that command is on its way.
-        if let Some(agent) = &mut faults[0] {
-            agent.after = first + random.time(on_its_way);
+        match (agent, &mut faults[0]) {
+            (Agent::AsBuilt, None) => {}
+            // While that command is on its way.
+            (Agent::AsBuilt, Some(fault)) => fault.after = first + random.time(on_its_way),
+            (Agent::Sabotaged, fault) => *fault = Some(Fault::certain(&mut random, ROUND / 2, DOWN)),
         }
         let second = (random.below(2) == 0).then(|| random.time(ROUND));
         let mut orders = Vec::new();
