@@ -14,7 +14,7 @@ pub enum Order {
         /// The payload.
         payload: Vec<u8>,
     },
-    /// Write bytes to a serial line. Done when the operating system has taken them.
+    /// Write bytes to a serial line, or as a line to a program. Done when the operating system has taken them.
     Send {
         /// The bytes.
         bytes: Vec<u8>,
@@ -44,7 +44,7 @@ pub enum CommandError {
     /// This kind of adapter cannot do this kind of order.
     #[error("a {adapter} adapter cannot {order}")]
     Unsupported {
-        /// `mqtt` or `serial`.
+        /// `mqtt`, `serial` or `process`.
         adapter: &'static str,
         /// `publish` or `send`.
         order: &'static str,
@@ -66,7 +66,7 @@ pub enum CommandError {
     /// The broker or the device cannot be reached now. Nothing was sent.
     #[error("{peer} is not connected")]
     NotConnected {
-        /// The broker's address, or the serial port.
+        /// The broker's address, the serial port, or the program.
         peer: String,
     },
     /// No connected device has subscribed to the topic. Nothing was sent.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::Adapter;
 use crate::mqtt::MqttConfig;
+use crate::process::ProcessConfig;
 use crate::serial::SerialConfig;
 
 /// A table `[adapter.NAME]`; its `type` says which kind it is.
@@ -16,6 +17,8 @@ pub enum AdapterConfig {
     Mqtt(MqttConfig),
     /// `type = "serial"`: a device on a serial line.
     Serial(SerialConfig),
+    /// `type = "process"`: a program that speaks for a device.
+    Process(ProcessConfig),
 }
 
 /// A setting that has the right form and makes no sense.
@@ -43,6 +46,7 @@ impl AdapterConfig {
         match self {
             Self::Mqtt(config) => config.check(),
             Self::Serial(config) => config.check(),
+            Self::Process(config) => config.check(),
         }
     }
 
@@ -54,6 +58,7 @@ impl AdapterConfig {
         match self {
             Self::Mqtt(config) => config.build(name.into()),
             Self::Serial(config) => config.build(name.into()),
+            Self::Process(config) => config.build(name.into()),
         }
     }
 }

@@ -5,8 +5,8 @@
 //! A reading comes with its [`Ack`]: the receiver calls [`Ack::accept`] once the reading is safe on
 //! disk, and only then does the device or the broker get its acknowledgement.
 //!
-//! Two kinds of adapter exist: [`mqtt`], as the client of a broker or listening for devices itself,
-//! and [`serial`]. What a device says becomes points by the rules in [`decode`].
+//! Three kinds of adapter exist: [`mqtt`], as the client of a broker or listening for devices itself,
+//! [`serial`], and [`process`] for programs that speak for devices. What a device says becomes points by the rules in [`decode`].
 //!
 //! This crate knows no atSign, no queue and no encryption.
 
@@ -20,12 +20,14 @@ pub mod decode;
 mod delivery;
 pub mod mqtt;
 mod name;
+pub mod process;
 mod reading;
 mod refusal;
 mod secret;
 pub mod serial;
 pub mod sim;
 pub mod units;
+mod waiting;
 
 pub use ack::{Ack, Verdict};
 pub use adapter::{Adapter, AdapterError, Running};

@@ -302,6 +302,7 @@ fn streams_of(adapter: &AdapterConfig) -> Vec<(Vec<&str>, &StreamName)> {
             mqtt.route.iter().map(|(name, route)| (vec!["route", name, "stream"], &route.stream)).collect()
         }
         AdapterConfig::Serial(serial) => vec![(vec!["stream"], &serial.stream)],
+        AdapterConfig::Process(process) => vec![(vec!["stream"], &process.stream)],
     }
 }
 

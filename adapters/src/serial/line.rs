@@ -45,11 +45,11 @@ impl Ending {
 
 /// A line was longer than allowed; what there was of it is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub(crate) struct TooLong;
 
 /// Cuts bytes into lines. It holds at most `max` bytes and an ending.
 #[derive(Debug)]
-pub(super) struct LineReader {
+pub(crate) struct LineReader {
     ending: &'static [u8],
     max: usize,
     line: Vec<u8>,
@@ -58,12 +58,12 @@ pub(super) struct LineReader {
 }
 
 impl LineReader {
-    pub(super) fn new(ending: Ending, max: usize) -> Self {
+    pub(crate) fn new(ending: Ending, max: usize) -> Self {
         Self { ending: ending.bytes(), max, line: Vec::new(), skipping: false }
     }
 
     /// Takes what was read, and calls `found` for every line that ends in it. Empty lines are none.
-    pub(super) fn read(&mut self, bytes: &[u8], mut found: impl FnMut(Result<&[u8], TooLong>)) {
+    pub(crate) fn read(&mut self, bytes: &[u8], mut found: impl FnMut(Result<&[u8], TooLong>)) {
         for byte in bytes {
             self.line.push(*byte);
             if self.line.ends_with(self.ending) {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::line::{Ending, Framing};
+pub(crate) use self::line::{LineReader, TooLong};
 use self::port::Port;
 use crate::decode::{Decode, Decoder};
 use crate::units::Duration;

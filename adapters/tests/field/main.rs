@@ -8,5 +8,6 @@ mod gateway;
 mod listen;
 mod mosquitto;
 mod packet;
+mod process;
 mod serial;
 mod sim;

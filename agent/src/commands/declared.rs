@@ -117,7 +117,7 @@ pub enum ArgConfig {
 pub enum EffectConfig {
     /// Publishes over MQTT; `{name}` stands for an argument.
     Publish(PublishConfig),
-    /// Sends text over a serial line; `{name}` stands for an argument.
+    /// Sends text over a serial line, or as a line to a program; `{name}` stands for an argument.
     Send(String),
 }
 

@@ -204,7 +204,8 @@ impl Effect {
     fn fits(&self, adapter: &AdapterConfig) -> bool {
         matches!(
             (self, adapter),
-            (Self::Publish { .. }, AdapterConfig::Mqtt(_)) | (Self::Send(_), AdapterConfig::Serial(_))
+            (Self::Publish { .. }, AdapterConfig::Mqtt(_))
+                | (Self::Send(_), AdapterConfig::Serial(_) | AdapterConfig::Process(_))
         )
     }
 
