@@ -2,6 +2,8 @@
 
 use tokio::sync::oneshot;
 
+use crate::{DeviceName, PointName};
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
@@ -19,6 +21,27 @@ pub enum Order {
         /// The bytes.
         bytes: Vec<u8>,
     },
+    /// Write a point of a device. Done when the device has confirmed it.
+    Write {
+        /// The device.
+        device: DeviceName,
+        /// The point.
+        point: PointName,
+        /// The value, in the point's own unit: a number in decimal, or `true` or `false`. It is text
+        /// so that whole numbers of 64 bits stay whole.
+        value: String,
+    },
+}
+
+impl Order {
+    /// One word for it: `publish`, `send` or `write`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Publish { .. } => "publish",
+            Self::Send { .. } => "send",
+            Self::Write { .. } => "write",
+        }
+    }
 }
 
 /// An order and who waits for its end.
@@ -44,9 +67,9 @@ pub enum CommandError {
     /// This kind of adapter cannot do this kind of order.
     #[error("a {adapter} adapter cannot {order}")]
     Unsupported {
-        /// `mqtt`, `serial` or `process`.
+        /// The `type` of its table.
         adapter: &'static str,
-        /// `publish` or `send`.
+        /// As [`Order::kind`] says.
         order: &'static str,
     },
     /// The topic is empty, too long, or has a wildcard or a NUL in it.
@@ -62,6 +85,24 @@ pub enum CommandError {
         bytes: usize,
         /// The adapter's limit.
         max: usize,
+    },
+    /// The adapter has no such point.
+    #[error("{device} has no point {point}")]
+    NoPoint {
+        /// The device.
+        device: DeviceName,
+        /// The point.
+        point: PointName,
+    },
+    /// The value cannot be written to the point. Nothing was sent.
+    #[error("{device}.{point} must be {expected}")]
+    Unfit {
+        /// The device.
+        device: DeviceName,
+        /// The point.
+        point: PointName,
+        /// What it must be.
+        expected: String,
     },
     /// The broker or the device cannot be reached now. Nothing was sent.
     #[error("{peer} is not connected")]
@@ -96,6 +137,14 @@ pub enum CommandError {
         /// To whom it was sent.
         peer: String,
     },
+    /// It was sent, and no answer came that says how it went.
+    #[error("{peer} did not say whether it did it: {cause}")]
+    NoAnswer {
+        /// Who was asked.
+        peer: String,
+        /// What came instead.
+        cause: String,
+    },
     /// The device could not be written to.
     #[error("writing to {peer} failed: {cause}")]
     Write {
@@ -109,6 +158,6 @@ pub enum CommandError {
 impl CommandError {
     /// Whether the order may have been carried out in spite of the error.
     pub fn may_have_happened(&self) -> bool {
-        matches!(self, Self::Interrupted { .. } | Self::Write { .. })
+        matches!(self, Self::Interrupted { .. } | Self::NoAnswer { .. } | Self::Write { .. })
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use crate::Adapter;
+use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig};
 use crate::mqtt::MqttConfig;
 use crate::process::ProcessConfig;
 use crate::serial::SerialConfig;
@@ -19,6 +20,12 @@ pub enum AdapterConfig {
     Serial(SerialConfig),
     /// `type = "process"`: a program that speaks for a device.
     Process(ProcessConfig),
+    /// `type = "modbus-rtu"`: Modbus units on a serial line.
+    #[serde(rename = "modbus-rtu")]
+    ModbusRtu(ModbusRtuConfig),
+    /// `type = "modbus-tcp"`: Modbus units that are reached over TCP.
+    #[serde(rename = "modbus-tcp")]
+    ModbusTcp(ModbusTcpConfig),
 }
 
 /// A setting that has the right form and makes no sense.
@@ -47,6 +54,8 @@ impl AdapterConfig {
             Self::Mqtt(config) => config.check(),
             Self::Serial(config) => config.check(),
             Self::Process(config) => config.check(),
+            Self::ModbusRtu(config) => config.check(),
+            Self::ModbusTcp(config) => config.check(),
         }
     }
 
@@ -59,6 +68,8 @@ impl AdapterConfig {
             Self::Mqtt(config) => config.build(name.into()),
             Self::Serial(config) => config.build(name.into()),
             Self::Process(config) => config.build(name.into()),
+            Self::ModbusRtu(config) => config.build(name.into()),
+            Self::ModbusTcp(config) => config.build(name.into()),
         }
     }
 }

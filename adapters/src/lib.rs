@@ -5,8 +5,9 @@
 //! A reading comes with its [`Ack`]: the receiver calls [`Ack::accept`] once the reading is safe on
 //! disk, and only then does the device or the broker get its acknowledgement.
 //!
-//! Three kinds of adapter exist: [`mqtt`], as the client of a broker or listening for devices itself,
-//! [`serial`], and [`process`] for programs that speak for devices. What a device says becomes points by the rules in [`decode`].
+//! The kinds of adapter: [`mqtt`], as the client of a broker or listening for devices itself,
+//! [`serial`], [`modbus`], and [`process`] for programs that speak for devices. What a device says over all but
+//! Modbus becomes points by the rules in [`decode`].
 //!
 //! This crate knows no atSign, no queue and no encryption.
 
@@ -18,6 +19,7 @@ mod command;
 mod config;
 pub mod decode;
 mod delivery;
+pub mod modbus;
 pub mod mqtt;
 mod name;
 pub mod process;

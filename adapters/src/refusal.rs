@@ -2,6 +2,7 @@
 
 use crate::InvalidName;
 use crate::decode::DecodeError;
+use crate::modbus::Fault;
 
 /// Why something that a device said did not become a reading.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -32,16 +33,20 @@ pub enum Refusal {
     /// It does not decode as configured.
     #[error(transparent)]
     Undecodable(#[from] DecodeError),
+    /// A Modbus unit did not answer, or not as it should.
+    #[error(transparent)]
+    Modbus(#[from] Fault),
 }
 
 impl Refusal {
-    /// One word for counters: `route`, `name`, `size` or `decode`.
+    /// One word for counters: `route`, `name`, `size`, `decode`, or as [`Fault::kind`] says.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoRoute { .. } => "route",
             Self::Name(_) | Self::Undecodable(DecodeError::Name(_)) => "name",
             Self::TooLarge { .. } | Self::LineTooLong { .. } => "size",
             Self::Undecodable(_) => "decode",
+            Self::Modbus(fault) => fault.kind(),
         }
     }
 }

@@ -7,6 +7,7 @@ use at_client::Transport;
 use at_protocol::AtSign;
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{Address, Registrar, Registrars};
+use atedge_adapters::modbus::{ModbusRtuConfig, ModbusTcpConfig};
 use atedge_adapters::units::{Bytes, Duration};
 use atedge_adapters::{AdapterConfig, SecretSource, StreamName};
 use atedge_service::config::{ConfigError, Sources};
@@ -218,7 +219,8 @@ impl AgentConfig {
             }
             for (path, stream) in streams_of(adapter) {
                 if !self.stream.contains_key(stream) {
-                    let path: Vec<&str> = ["adapter", name].into_iter().chain(path).collect();
+                    let path: Vec<&str> =
+                        ["adapter", name].into_iter().chain(path.iter().map(String::as_str)).collect();
                     let expected = format!("expected a stream with a table [stream.{stream}]");
                     return Err(sources.complaint(
                         &path,
@@ -296,13 +298,18 @@ impl AgentConfig {
 }
 
 /// The streams that an adapter's readings go to, each with the path of the setting that says so.
-fn streams_of(adapter: &AdapterConfig) -> Vec<(Vec<&str>, &StreamName)> {
+fn streams_of(adapter: &AdapterConfig) -> Vec<(Vec<String>, &StreamName)> {
+    let path = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
     match adapter {
         AdapterConfig::Mqtt(mqtt) => {
-            mqtt.route.iter().map(|(name, route)| (vec!["route", name, "stream"], &route.stream)).collect()
+            mqtt.route.iter().map(|(name, route)| (path(&["route", name, "stream"]), &route.stream)).collect()
         }
-        AdapterConfig::Serial(serial) => vec![(vec!["stream"], &serial.stream)],
-        AdapterConfig::Process(process) => vec![(vec!["stream"], &process.stream)],
+        AdapterConfig::Serial(serial) => vec![(path(&["stream"]), &serial.stream)],
+        AdapterConfig::ModbusRtu(ModbusRtuConfig { unit, .. })
+        | AdapterConfig::ModbusTcp(ModbusTcpConfig { unit, .. }) => {
+            unit.iter().map(|(id, unit)| (path(&["unit", &id.to_string(), "stream"]), &unit.stream)).collect()
+        }
+        AdapterConfig::Process(process) => vec![(path(&["stream"]), &process.stream)],
     }
 }
 

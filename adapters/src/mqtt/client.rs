@@ -206,8 +206,8 @@ impl<'c> Connection<'c> {
     fn checked(&self, order: Order) -> Result<(String, Vec<u8>), CommandError> {
         let (topic, payload) = match order {
             Order::Publish { topic, payload } => (topic, payload),
-            Order::Send { .. } => {
-                return Err(CommandError::Unsupported { adapter: "mqtt", order: "send" });
+            Order::Send { .. } | Order::Write { .. } => {
+                return Err(CommandError::Unsupported { adapter: "mqtt", order: order.kind() });
             }
         };
         if !is_topic_name(&topic) {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::line::{Ending, Framing};
 pub(crate) use self::line::{LineReader, TooLong};
 use self::port::Port;
+pub(crate) use self::port::open;
 use crate::decode::{Decode, Decoder};
 use crate::units::Duration;
 use crate::{Adapter, Command, ConfigError, DeviceName, Intake, PointName, Running, StreamName};

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ impl Port {
                     info!(adapter = self.name, port = self.path(), "opened");
                     self.attend(stream, &mut commands, &stop, &mut backoff).await
                 }
-                Err(error) => End::Gone(error.into()),
+                Err(error) => End::Gone(error),
             };
             let End::Gone(cause) = end else { break };
             let pause = backoff.next();
@@ -103,24 +104,9 @@ impl Port {
         self.config.port.display().to_string()
     }
 
-    fn open(&self) -> tokio_serial::Result<SerialStream> {
-        let builder = tokio_serial::new(self.path(), self.config.baud)
-            .data_bits(match self.config.data_bits {
-                DataBits::Five => tokio_serial::DataBits::Five,
-                DataBits::Six => tokio_serial::DataBits::Six,
-                DataBits::Seven => tokio_serial::DataBits::Seven,
-                DataBits::Eight => tokio_serial::DataBits::Eight,
-            })
-            .parity(match self.config.parity {
-                Parity::None => tokio_serial::Parity::None,
-                Parity::Even => tokio_serial::Parity::Even,
-                Parity::Odd => tokio_serial::Parity::Odd,
-            })
-            .stop_bits(match self.config.stop_bits {
-                StopBits::One => tokio_serial::StopBits::One,
-                StopBits::Two => tokio_serial::StopBits::Two,
-            });
-        SerialStream::open(&builder)
+    fn open(&self) -> io::Result<SerialStream> {
+        let SerialConfig { port, baud, data_bits, parity, stop_bits, .. } = &self.config;
+        open(port, *baud, *data_bits, *parity, *stop_bits)
     }
 
     /// Works with the open port until it goes. A line that is cut by that is dropped with its reader.
@@ -173,13 +159,40 @@ impl Port {
     }
 }
 
+/// Opens a port.
+pub(crate) fn open(
+    port: &Path,
+    baud: u32,
+    data_bits: DataBits,
+    parity: Parity,
+    stop_bits: StopBits,
+) -> io::Result<SerialStream> {
+    let builder = tokio_serial::new(port.display().to_string(), baud)
+        .data_bits(match data_bits {
+            DataBits::Five => tokio_serial::DataBits::Five,
+            DataBits::Six => tokio_serial::DataBits::Six,
+            DataBits::Seven => tokio_serial::DataBits::Seven,
+            DataBits::Eight => tokio_serial::DataBits::Eight,
+        })
+        .parity(match parity {
+            Parity::None => tokio_serial::Parity::None,
+            Parity::Even => tokio_serial::Parity::Even,
+            Parity::Odd => tokio_serial::Parity::Odd,
+        })
+        .stop_bits(match stop_bits {
+            StopBits::One => tokio_serial::StopBits::One,
+            StopBits::Two => tokio_serial::StopBits::Two,
+        });
+    Ok(SerialStream::open(&builder)?)
+}
+
 /// Carries out an order; gives the error that means that the port has gone.
 async fn carry_out(command: Command, path: String, stream: &mut SerialStream) -> Option<io::Error> {
     let written = match &command.order {
         Order::Send { bytes } => write(stream, bytes).await,
-        Order::Publish { .. } => {
-            let error = CommandError::Unsupported { adapter: "serial", order: "publish" };
-            command.finish(Err(error));
+        Order::Publish { .. } | Order::Write { .. } => {
+            let order = command.order.kind();
+            command.finish(Err(CommandError::Unsupported { adapter: "serial", order }));
             return None;
         }
     };

@@ -122,7 +122,9 @@ async fn deliver(shared: Arc<Shared>, command: Command) {
 async fn publish(shared: &Shared, order: &Order) -> Result<(), CommandError> {
     let (topic, payload) = match order {
         Order::Publish { topic, payload } => (topic, payload),
-        Order::Send { .. } => return Err(CommandError::Unsupported { adapter: "mqtt", order: "send" }),
+        Order::Send { .. } | Order::Write { .. } => {
+            return Err(CommandError::Unsupported { adapter: "mqtt", order: order.kind() });
+        }
     };
     if !is_topic_name(topic) {
         return Err(CommandError::InvalidTopic { topic: topic.clone() });

@@ -1,0 +1,107 @@
+//! Devices that speak Modbus: on a serial line (RTU), or over TCP.
+//!
+//! [`pdu`] is what is asked and answered, [`rtu`] and [`mbap`] are the frames around it, [`value`] turns
+//! registers into numbers and back; `plan` joins points into few requests, and `schedule` says whose turn
+//! it is. All of that is pure. `link` carries one question and its answer, and `bus` is the adapter at
+//! work, one question at a time.
+//!
+//! This is a core of our own: tokio-modbus leaves it to its caller to get an RTU line in step again after
+//! noise and late answers, and here that is half the work.
+//!
+//! RTU has no numbers for questions, so an answer that is late must not meet the next question. What comes
+//! between questions is read away; a unit that did not answer is left alone for one more timeout, and then
+//! asked the same again. A converter that echoes what is sent cannot be used: the echo of a write looks
+//! like its confirmation.
+
+mod bus;
+mod config;
+mod fault;
+mod link;
+pub mod mbap;
+pub mod pdu;
+mod plan;
+pub mod rtu;
+mod schedule;
+pub mod value;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::bus::{Bus, Unit, Way};
+pub use self::config::{
+    Addressing, Degrade, ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId, WriteConfig,
+};
+pub use self::fault::Fault;
+use self::plan::plan;
+use self::schedule::Rhythm;
+use crate::units::Duration;
+use crate::{Adapter, Command, ConfigError, Intake, Running};
+
+impl ModbusRtuConfig {
+    pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
+        self.check()?;
+        let units = units(self.unit, self.timeout, self.degrade)?;
+        let Self { port, baud, parity, stop_bits, timeout, .. } = self;
+        let way = Way::Serial { port, baud, parity, stop_bits, timeout: timeout.get() };
+        Ok(Box::new(ModbusAdapter { name, way, units }))
+    }
+}
+
+impl ModbusTcpConfig {
+    pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
+        self.check()?;
+        let way = Way::Tcp { address: self.address()?, timeout: self.timeout.get() };
+        let units = units(self.unit, self.timeout, self.degrade)?;
+        Ok(Box::new(ModbusAdapter { name, way, units }))
+    }
+}
+
+fn units(
+    configs: BTreeMap<UnitId, UnitConfig>,
+    timeout: Duration,
+    degrade: Degrade,
+) -> Result<Vec<Unit>, ConfigError> {
+    let unit = |(id, config): (UnitId, UnitConfig)| {
+        let spots = config.spots(&format!("unit.{id}"))?;
+        let degrade = config.degrade.unwrap_or(degrade);
+        Ok(Unit {
+            id,
+            rhythm: Rhythm {
+                every: config.interval.get(),
+                after: degrade.after,
+                retry_every: degrade.retry_every.get(),
+                rest: timeout.get(),
+            },
+            blocks: plan(spots.clone(), config.gap),
+            spots,
+            device: config.device,
+            stream: config.stream,
+            write_multiple: config.write_multiple,
+            first: 0,
+        })
+    };
+    configs.into_iter().map(unit).collect()
+}
+
+struct ModbusAdapter {
+    name: String,
+    way: Way,
+    units: Vec<Unit>,
+}
+
+impl Adapter for ModbusAdapter {
+    fn run(
+        self: Box<Self>,
+        intake: Intake,
+        commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Running {
+        let Self { name, way, units } = *self;
+        Box::pin(async move {
+            Bus { name, way, units, intake, waiting: VecDeque::new() }.run(commands, stop).await;
+            Ok(())
+        })
+    }
+}
