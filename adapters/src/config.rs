@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::Adapter;
 use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig};
 use crate::mqtt::MqttConfig;
 use crate::process::ProcessConfig;
 use crate::serial::SerialConfig;
+use crate::{Adapter, DeviceName, PointName};
 
 /// A table `[adapter.NAME]`; its `type` says which kind it is.
 #[derive(Debug, Clone, Deserialize)]
@@ -56,6 +56,18 @@ impl AdapterConfig {
             Self::Process(config) => config.check(),
             Self::ModbusRtu(config) => config.check(),
             Self::ModbusTcp(config) => config.check(),
+        }
+    }
+
+    /// Whether this adapter has the point and commands may write it.
+    pub fn can_write(&self, device: &DeviceName, point: &PointName) -> bool {
+        match self {
+            Self::Mqtt(_) | Self::Serial(_) => false,
+            Self::ModbusRtu(ModbusRtuConfig { unit, .. }) | Self::ModbusTcp(ModbusTcpConfig { unit, .. }) => {
+                let points =
+                    unit.values().filter(|unit| unit.device == *device).flat_map(|unit| &unit.points);
+                points.into_iter().any(|known| known.name == *point && known.write.is_some())
+            }
         }
     }
 

@@ -9,8 +9,9 @@
 //! noise and late answers, and here that is half the work.
 //!
 //! RTU has no numbers for questions, so an answer that is late must not meet the next question. What comes
-//! between questions is read away; a unit that did not answer is left alone for one more timeout, and then
-//! asked the same again. A converter that echoes what is sent cannot be used: the echo of a write looks
+//! between questions is read away; a unit that did not answer is left alone for twice its timeout, for a
+//! second at least, and then asked the same again. An answer that is later than that would be taken for the
+//! answer to that: `timeout` has to be long enough for what the units can do. A converter that echoes what is sent cannot be used: the echo of a write looks
 //! like its confirmation.
 
 mod bus;
@@ -25,6 +26,7 @@ mod schedule;
 pub mod value;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -36,13 +38,16 @@ pub use self::config::{
 pub use self::fault::Fault;
 use self::plan::plan;
 use self::schedule::Rhythm;
-use crate::units::Duration;
 use crate::{Adapter, Command, ConfigError, Intake, Running};
+
+/// How long a unit on a serial line is left alone, at least, when it has not answered.
+const LEAST_REST: Duration = Duration::from_secs(1);
 
 impl ModbusRtuConfig {
     pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
         self.check()?;
-        let units = units(self.unit, self.timeout, self.degrade)?;
+        let rest = (2 * self.timeout.get()).max(LEAST_REST);
+        let units = units(self.unit, rest, self.degrade)?;
         let Self { port, baud, parity, stop_bits, timeout, .. } = self;
         let way = Way::Serial { port, baud, parity, stop_bits, timeout: timeout.get() };
         Ok(Box::new(ModbusAdapter { name, way, units }))
@@ -53,14 +58,15 @@ impl ModbusTcpConfig {
     pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
         self.check()?;
         let way = Way::Tcp { address: self.address()?, timeout: self.timeout.get() };
-        let units = units(self.unit, self.timeout, self.degrade)?;
+        // Over TCP questions have numbers, and late answers are known.
+        let units = units(self.unit, Duration::ZERO, self.degrade)?;
         Ok(Box::new(ModbusAdapter { name, way, units }))
     }
 }
 
 fn units(
     configs: BTreeMap<UnitId, UnitConfig>,
-    timeout: Duration,
+    rest: Duration,
     degrade: Degrade,
 ) -> Result<Vec<Unit>, ConfigError> {
     let unit = |(id, config): (UnitId, UnitConfig)| {
@@ -72,7 +78,7 @@ fn units(
                 every: config.interval.get(),
                 after: degrade.after,
                 retry_every: degrade.retry_every.get(),
-                rest: timeout.get(),
+                rest,
             },
             blocks: plan(spots.clone(), config.gap),
             spots,

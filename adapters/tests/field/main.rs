@@ -6,6 +6,7 @@
 mod broker;
 mod gateway;
 mod listen;
+mod modbus;
 mod mosquitto;
 mod packet;
 mod process;

@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use at_protocol::AtSign;
-use atedge_adapters::DeviceName;
 use atedge_adapters::units::Duration;
+use atedge_adapters::{DeviceName, PointName};
 use serde::{Deserialize, Deserializer, de};
 
 use super::template::is_name;
@@ -119,6 +119,37 @@ pub enum EffectConfig {
     Publish(PublishConfig),
     /// Sends text over a serial line, or as a line to a program; `{name}` stands for an argument.
     Send(String),
+    /// Writes a point of a Modbus unit.
+    Write(WriteConfig),
+}
+
+/// What is written.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriteConfig {
+    /// The point: `"DEVICE.POINT"`.
+    pub point: Target,
+    /// The value; `{name}` stands for an argument.
+    pub value: String,
+}
+
+/// A point of a device: `boiler.setpoint`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The device.
+    pub device: DeviceName,
+    /// Its point.
+    pub point: PointName,
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let both = text.split_once('.').and_then(|(device, point)| {
+            Some(Self { device: device.parse().ok()?, point: point.parse().ok()? })
+        });
+        both.ok_or_else(|| de::Error::custom("a point is called DEVICE.POINT, as in \"boiler.setpoint\""))
+    }
 }
 
 /// What is published.

@@ -10,7 +10,7 @@ use atedge_adapters::{AdapterConfig, Order};
 use serde_json::Value;
 
 use super::call::{Call, State};
-use super::declared::{ArgConfig, CommandConfig, EffectConfig, PublishConfig, Signed};
+use super::declared::{ArgConfig, CommandConfig, EffectConfig, PublishConfig, Signed, Target, WriteConfig};
 use super::template::{Template, is_name};
 use crate::clock::Stamp;
 use crate::payload::ClockState;
@@ -50,6 +50,7 @@ pub struct Rule {
 enum Effect {
     Publish { topic: Template, payload: Template },
     Send(Template),
+    Write { target: Target, value: Template },
 }
 
 /// Why a call is not carried out.
@@ -182,6 +183,9 @@ impl Rule {
                 Order::Publish { topic: topic.fill(&values), payload: payload.fill(&values).into_bytes() }
             }
             Effect::Send(template) => Order::Send { bytes: template.fill(&values).into_bytes() },
+            Effect::Write { target: Target { device, point }, value } => {
+                Order::Write { device: device.clone(), point: point.clone(), value: value.fill(&values) }
+            }
         })
     }
 }
@@ -198,15 +202,20 @@ impl Effect {
                 let template = Template::parse(text);
                 (Self::Send(template.clone()), vec![("do.send", template)])
             }
+            EffectConfig::Write(WriteConfig { point, value }) => {
+                let value = Template::parse(value);
+                let effect = Self::Write { target: point.clone(), value: value.clone() };
+                (effect, vec![("do.write.value", value)])
+            }
         }
     }
 
     fn fits(&self, adapter: &AdapterConfig) -> bool {
-        matches!(
-            (self, adapter),
-            (Self::Publish { .. }, AdapterConfig::Mqtt(_))
-                | (Self::Send(_), AdapterConfig::Serial(_) | AdapterConfig::Process(_))
-        )
+        match self {
+            Self::Publish { .. } => matches!(adapter, AdapterConfig::Mqtt(_)),
+            Self::Send(_) => matches!(adapter, AdapterConfig::Serial(_) | AdapterConfig::Process(_)),
+            Self::Write { target: Target { device, point }, .. } => adapter.can_write(device, point),
+        }
     }
 
     /// The adapter named, or the only one that can do it.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use atedge_adapters::decode::{Decoder, MAX_ID, MAX_POINTS};
+use atedge_adapters::modbus::pdu::{Request, Response, Table};
+use atedge_adapters::modbus::{mbap, rtu};
 
 /// One decoder of each kind, as a configuration makes them.
 static DECODERS: LazyLock<Vec<Decoder>> = LazyLock::new(|| {
@@ -36,5 +38,74 @@ pub(super) fn decode(input: &[u8]) {
     if let Ok(decoded) = decoder.decode(payload) {
         assert!((1..=MAX_POINTS).contains(&decoded.points.len()));
         assert!(decoded.device_id.is_none_or(|id| id.len() <= MAX_ID));
+    }
+}
+
+/// Questions of each shape.
+fn questions() -> Vec<Request> {
+    let read = |table, count| Request::Read { table, address: 7, count };
+    vec![
+        read(Table::Holding, 2),
+        read(Table::Input, 125),
+        read(Table::Coil, 19),
+        Request::WriteRegister { address: 7, word: 3 },
+        Request::WriteRegisters { address: 7, words: vec![1, 2] },
+    ]
+}
+
+/// What unit 17 answers is found behind any noise, unless the noise has an answer in it.
+pub(super) fn modbus_rtu(input: &[u8]) {
+    for question in questions() {
+        let mut listener = rtu::Listener::new(17, &question);
+        if input.chunks(5).any(|chunk| listener.hear(chunk).is_some()) {
+            continue;
+        }
+        let mut answer = vec![17, question.function()];
+        match question.byte_count() {
+            Some(bytes) => {
+                answer.push(bytes);
+                answer.resize(3 + usize::from(bytes), 0x5A);
+            }
+            None => answer.extend(&question.encode()[1..5]),
+        }
+        answer.extend(rtu::crc(&answer).to_le_bytes());
+        let heard = listener.hear(&answer).expect("the answer is found");
+        // Noise may end in the beginning of a frame that the answer completes.
+        if input.is_empty() {
+            assert!(heard.is_ok() && listener.noise().is_none());
+        }
+    }
+}
+
+/// However a stream is cut, the same frames come out of it, and none is longer than allowed.
+pub(super) fn modbus_tcp(input: &[u8]) {
+    let frames = |size: usize| {
+        let (mut reader, mut frames) = (mbap::Reader::default(), Vec::new());
+        for chunk in input.chunks(size) {
+            reader.hear(chunk);
+            loop {
+                match reader.take() {
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => break,
+                    Err(_) => return frames,
+                }
+            }
+        }
+        frames
+    };
+    let whole = frames(input.len().max(1));
+    assert_eq!(whole, frames(1));
+    for frame in whole {
+        assert!((1..=253).contains(&frame.pdu.len()));
+        for question in questions() {
+            let Request::Read { count, .. } = question else { continue };
+            let length = match question.read(&frame.pdu) {
+                Ok(Response::Registers(words)) => words.len(),
+                Ok(Response::Bits(bits)) => bits.len(),
+                Ok(Response::Written) => panic!("a read is no write"),
+                Err(_) => continue,
+            };
+            assert_eq!(length, usize::from(count));
+        }
     }
 }

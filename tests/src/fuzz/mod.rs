@@ -39,6 +39,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("batch", payload::batch),
     ("receipt", payload::receipt),
     ("decode", field::decode),
+    ("modbus_rtu", field::modbus_rtu),
+    ("modbus_tcp", field::modbus_tcp),
     ("mqtt_listen", seams::mqtt_listen),
     ("serial_line", seams::serial_line),
     ("agent_config", config::agent_config),

@@ -12,6 +12,12 @@ fn now() -> Stamp {
 fn adapters(kinds: &[(&str, &str)]) -> BTreeMap<String, AdapterConfig> {
     let table = |kind: &str| match kind {
         "mqtt" => "type = \"mqtt\"\nlisten = \"127.0.0.1:1883\"",
+        "modbus" => {
+            "type = \"modbus-tcp\"\nurl = \"tcp://h\"\n[unit.1]\ndevice = \"boiler\"\nstream = \"s\"\n\
+             [[unit.1.points]]\nname = \"setpoint\"\ntable = \"holding\"\naddress = 0\ntype = \"i16\"\n\
+             write = { min = 30, max = 80 }\n\
+             [[unit.1.points]]\nname = \"temp\"\ntable = \"input\"\naddress = 0\ntype = \"i16\""
+        }
         _ => {
             "type = \"serial\"\nport = \"/dev/ttyS0\"\ndevice = \"d\"\nstream = \"s\"\n\
              framing = { kind = \"line\", ending = \"lf\", max = 100 }\ndecode = { as = \"text\" }"
@@ -58,6 +64,25 @@ fn arguments_must_be_those_declared() {
     assert_eq!(refused(json!({"value": 62, "more": 1})), Rejection::UnknownArgument("more".into()));
     for value in [json!(29.9), json!(80.1), json!("62"), json!(true), json!(null), json!([62])] {
         assert!(matches!(refused(json!({"value": value})), Rejection::Argument { .. }), "{value}");
+    }
+}
+
+#[test]
+fn points_are_written_by_the_adapter_that_has_them() {
+    let adapters = adapters(&[("shop", "mqtt"), ("plc", "modbus"), ("scale1", "serial")]);
+    let of = |point: &str| {
+        let effect = format!("write = {{ point = \"{point}\", value = \"{{value}}\" }}");
+        let publish = r#"publish = { topic = "boiler/set", payload = '{"setpoint":{value}}' }"#;
+        let config = toml::from_str(&SETPOINT.replace(publish, &effect)).unwrap();
+        Rule::new(&config, &adapters)
+    };
+    let rule = of("boiler.setpoint").unwrap();
+    assert_eq!(rule.adapter, "plc");
+    let order = rule.decide(&call(json!({"value": 62.5})), now()).unwrap();
+    let (device, point) = ("boiler".parse().unwrap(), "setpoint".parse().unwrap());
+    assert_eq!(order, Order::Write { device, point, value: "62.5".into() });
+    for nothing in ["boiler.temp", "boiler.colour", "oven.setpoint"] {
+        assert_eq!(of(nothing).unwrap_err().setting, "do", "{nothing}");
     }
 }
 
