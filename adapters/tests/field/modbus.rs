@@ -12,7 +12,7 @@ use atedge_adapters::modbus::rtu::Noise;
 use atedge_adapters::{Captured, CommandError, Order, Reading, Refusal, Value};
 use tempfile::TempDir;
 
-use super::gateway::Gateway;
+use super::gateway::{Gateway, PATIENCE};
 use super::mosquitto::free_port;
 
 /// The units at work. Dropping it is switching them off.
@@ -58,7 +58,7 @@ impl Cable {
         }));
         let began = Instant::now();
         while !(port.exists() && far.exists()) {
-            assert!(began.elapsed() < super::gateway::PATIENCE, "socat makes no line");
+            assert!(began.elapsed() < PATIENCE, "socat makes no line");
             std::thread::sleep(Duration::from_millis(5));
         }
         cable
@@ -103,9 +103,16 @@ fn values(reading: &Reading) -> BTreeMap<&str, &Value> {
     reading.points.iter().map(|point| (point.name.as_str(), &point.value)).collect()
 }
 
+/// What captures alone can keep waiting has an end, too.
+fn soon(began: Instant) {
+    assert!(began.elapsed() < PATIENCE, "what is waited for does not come");
+}
+
 /// The next reading of a device; refusals and the readings of others are passed over.
 async fn reading_of(gateway: &mut Gateway, device: &str) -> Reading {
+    let began = Instant::now();
     loop {
+        soon(began);
         if let Captured::Reading { reading, ack } = gateway.next().await
             && reading.device.as_str() == device
         {
@@ -156,7 +163,9 @@ async fn read_and_write(gateway: &mut Gateway) {
     gateway.order(write("boiler", "pump", "false")).await.unwrap();
     gateway.order(write("boiler", "energy", "0.25")).await.unwrap();
     // What was read before the orders may still be on its way.
+    let began = Instant::now();
     loop {
+        soon(began);
         let reading = reading_of(gateway, "boiler").await;
         let values = values(&reading);
         if values["energy"] == &Value::Float(0.25) {
@@ -226,7 +235,9 @@ async fn the_others_keep_their_interval() {
         };
         bad.iter().all(|unit| failures(unit) >= 2)
     };
+    let began = Instant::now();
     while turns.get("unit1").map_or(0, Vec::len) <= TURNS || turns.get("unit2").map_or(0, Vec::len) <= TURNS {
+        soon(began);
         match gateway.next().await {
             Captured::Reading { reading, .. } => {
                 let number = reading.device.as_str().strip_prefix("unit").unwrap().parse().unwrap();
@@ -249,7 +260,8 @@ async fn the_others_keep_their_interval() {
     );
     for (unit, turns) in &turns {
         let mean = (turns[turns.len() - 1] - turns[0]).as_secs_f64() / (turns.len() - 1) as f64;
-        println!("{unit}: every {mean:.3} s");
+        let longest = turns.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        println!("{unit}: every {mean:.3} s, with {longest:?} at most in between");
         assert!((mean - EVERY).abs() < 0.1 * EVERY, "{unit} was read every {mean} s");
     }
     let has = |unit: &str, what: &dyn Fn(&Fault) -> bool| {
@@ -285,7 +297,9 @@ async fn what_a_unit_refuses_is_explained_and_the_rest_is_read() {
         values(&reading_of(&mut gateway, "boiler").await),
         BTreeMap::from([("number", &Value::Integer(1))])
     );
+    let began = Instant::now();
     loop {
+        soon(began);
         if let Captured::Refused { why: Refusal::Modbus(fault), .. } = gateway.next().await {
             assert!(
                 matches!(fault, Fault::Exception { address: 500, exception: Exception(2), .. }),
@@ -338,7 +352,9 @@ async fn units_over_tcp_are_read_and_written() {
     let level = "-1234567890123456789";
     gateway.order(write("meter", "level", "-123456789012345678")).await.unwrap();
     assert!(matches!(gateway.order(write("meter", "level", level)).await, Err(CommandError::Unfit { .. })));
+    let began = Instant::now();
     loop {
+        soon(began);
         let reading = reading_of(&mut gateway, "meter").await;
         assert_eq!(values(&reading)["count"], &Value::Integer(0x0A0B_0C0D));
         if values(&reading)["level"] == &Value::Integer(-123_456_789_012_345_678) {
@@ -347,6 +363,7 @@ async fn units_over_tcp_are_read_and_written() {
     }
     let mut faults = BTreeMap::new();
     while faults.len() < 2 {
+        soon(began);
         if let Captured::Refused { device: Some(device), why } = gateway.next().await {
             faults.insert(device.to_string(), why.kind());
         }
@@ -356,6 +373,7 @@ async fn units_over_tcp_are_read_and_written() {
     drop(units);
     let peer = format!("127.0.0.1:{port}");
     loop {
+        soon(began);
         match gateway.order(write("boiler", "setpoint", "62")).await {
             Err(CommandError::NotConnected { peer: named }) => break assert_eq!(named, peer),
             Err(CommandError::Interrupted { .. }) => {}
@@ -364,6 +382,8 @@ async fn units_over_tcp_are_read_and_written() {
     }
     let _units = Units::start("tcp", &port.to_string());
     // All of the time in between is not made up for.
-    while values(&reading_of(&mut gateway, "boiler").await)["setpoint"] != &Value::Float(0.0) {}
+    while values(&reading_of(&mut gateway, "boiler").await)["setpoint"] != &Value::Float(0.0) {
+        soon(began);
+    }
     gateway.stop().await;
 }
