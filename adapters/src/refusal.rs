@@ -3,6 +3,7 @@
 use crate::InvalidName;
 use crate::decode::DecodeError;
 use crate::modbus::Fault;
+use crate::serial::FrameError;
 
 /// Why something that a device said did not become a reading.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -24,12 +25,9 @@ pub enum Refusal {
         /// The adapter's limit.
         max: usize,
     },
-    /// A line did not end within the framing's `max`.
-    #[error("no line ending within {max} bytes")]
-    LineTooLong {
-        /// The framing's limit.
-        max: usize,
-    },
+    /// What came over a serial line is no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     /// It does not decode as configured.
     #[error(transparent)]
     Undecodable(#[from] DecodeError),
@@ -39,12 +37,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// One word for counters: `route`, `name`, `size`, `decode`, or as [`Fault::kind`] says.
+    /// One word for counters: `route`, `name`, `size`, `check`, `frame`, `decode`, or as [`Fault::kind`] says.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoRoute { .. } => "route",
             Self::Name(_) | Self::Undecodable(DecodeError::Name(_)) => "name",
-            Self::TooLarge { .. } | Self::LineTooLong { .. } => "size",
+            Self::TooLarge { .. } | Self::Frame(FrameError::TooLong { .. }) => "size",
+            Self::Frame(FrameError::Check { .. }) => "check",
+            Self::Frame(_) => "frame",
             Self::Undecodable(_) => "decode",
             Self::Modbus(fault) => fault.kind(),
         }

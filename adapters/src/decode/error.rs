@@ -37,6 +37,35 @@ pub enum DecodeError {
         /// What it should be.
         expected: &'static str,
     },
+    /// The payload ends before a field does.
+    #[error("{point} ends at byte {end}, the payload at {bytes}")]
+    TooShort {
+        /// The field's point.
+        point: String,
+        /// The first byte behind the field.
+        end: usize,
+        /// The payload's size.
+        bytes: usize,
+    },
+    /// There are fewer columns than are to be read.
+    #[error("{point} is column {at}, counted from 0, and there are {columns}")]
+    NoColumn {
+        /// The column's point.
+        point: String,
+        /// Its position, from 0.
+        at: usize,
+        /// How many columns there are.
+        columns: usize,
+    },
+    /// There are more columns than can be meant.
+    #[error("the payload has more than {max} columns")]
+    TooManyColumns {
+        /// The limit.
+        max: usize,
+    },
+    /// There is more than one record.
+    #[error("the payload has more than one record")]
+    NotOneRecord,
     /// The device's own time is not written as configured, or not a time that can be.
     #[error("the time is not {expected}")]
     Time {

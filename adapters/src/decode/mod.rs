@@ -1,16 +1,20 @@
 //! What a device says becomes points. Pure: bytes in, points or a refusal out.
 
+mod binary;
+mod csv;
 mod error;
 mod json;
 mod regex;
 mod scalar;
 mod time;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde::Deserialize;
 
+pub use self::binary::{Binary, BinaryField, BinaryType};
+pub use self::csv::{Columns, CsvColumn, Separator};
 pub use self::error::DecodeError;
 pub use self::json::Pointer;
 pub use self::regex::Pattern;
@@ -38,6 +42,20 @@ pub enum Decode {
         /// The types of the groups: `"f64"`, `"i64"`, `"bool"` or `"text"`, which is the default.
         #[serde(default)]
         types: BTreeMap<PointName, ScalarType>,
+    },
+    /// Numbers at fixed places among bytes.
+    Binary {
+        /// Each with its name, where it stands, its type, and what it is to be multiplied by.
+        fields: Binary,
+    },
+    /// One record of comma-separated values (RFC 4180), quotes and all, as the crate `csv-core` reads
+    /// them.
+    Csv {
+        /// The columns that are points, each with its name, its position and its type.
+        columns: Columns,
+        /// What stands between columns: one ASCII character, a comma by default.
+        #[serde(default)]
+        separator: Separator,
     },
     /// Text that is one point as a whole, without white space at its ends.
     Text {
@@ -111,6 +129,8 @@ impl Decoder {
         let mut decoded = match &self.decode {
             Decode::Json {} => json::decode(payload, &self.pick, self.time.as_ref(), self.id.as_ref())?,
             Decode::Regex { pattern, types } => only(pattern.points(text(payload)?, types)?),
+            Decode::Binary { fields } => only(fields.points(payload)?),
+            Decode::Csv { columns, separator } => only(columns.points(text(payload)?, *separator)?),
             Decode::Text { name, kind } => {
                 only(vec![point(name.clone(), kind.read(name, text(payload)?.trim())?)])
             }
@@ -134,6 +154,21 @@ impl Decoder {
 
 fn only(points: Vec<Point>) -> Decoded {
     Decoded { points, time: None, device_id: None }
+}
+
+/// What a list of points may be made of, said before any payload comes.
+fn named_once<'n>(names: impl Iterator<Item = &'n PointName>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(format!("{name} is there twice"));
+        }
+    }
+    match seen.len() {
+        0 => Err("expected at least one".to_owned()),
+        1..=MAX_POINTS => Ok(()),
+        count => Err(format!("{count} are more than {MAX_POINTS}")),
+    }
 }
 
 fn point(name: PointName, value: Value) -> Point {

@@ -1,9 +1,11 @@
-//! Devices on a serial line that speak in lines of text.
+//! Devices on a serial line, which speak in lines of text or in frames of bytes.
 //!
 //! A serial device waits for no acknowledgement and repeats nothing: what it says between a crash of
 //! the gateway and the reading's commit is gone.
 
-mod line;
+mod bytes;
+mod check;
+mod framing;
 mod port;
 
 use std::collections::BTreeMap;
@@ -13,8 +15,9 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::line::{Ending, Framing};
-pub(crate) use self::line::{LineReader, TooLong};
+pub use self::bytes::ByteText;
+pub use self::check::{Check, CheckKind};
+pub use self::framing::{Endian, Ending, FrameError, Framer, Framing};
 use self::port::Port;
 pub(crate) use self::port::open;
 use crate::decode::{Decode, Decoder};
@@ -46,6 +49,9 @@ pub struct SerialConfig {
     pub stream: StreamName,
     /// How frames are told apart.
     pub framing: Framing,
+    /// What stands at the end of each frame to prove that it came whole.
+    #[serde(default)]
+    pub check: Check,
     /// How a frame is written.
     pub decode: Decode,
     /// The points' units, as SenML writes them (RFC 8428 §12.1).
@@ -64,7 +70,7 @@ fn default_baud() -> u32 {
 #[serde(deny_unknown_fields)]
 pub struct Poll {
     /// What to send.
-    pub send: String,
+    pub send: ByteText,
     /// How often, from `"10ms"`.
     pub every: Duration,
 }
@@ -134,14 +140,16 @@ pub enum Parity {
     Odd,
 }
 
-/// The longest line that may be configured, in bytes.
-const LONGEST_LINE: usize = 64 * 1024;
-
 impl SerialConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let Framing::Line { max, .. } = self.framing;
-        if !(1..=LONGEST_LINE).contains(&max) {
-            return Err(ConfigError::at("framing.max", format!("expected 1 to {LONGEST_LINE}")));
+        self.framing.check(self.check.kind)?;
+        if self.data_bits != DataBits::Eight
+            && (self.check.kind != CheckKind::None || self.framing.is_coded())
+        {
+            return Err(ConfigError::at(
+                "data_bits",
+                "expected 8: the check or the framing needs all of them",
+            ));
         }
         if self.baud == 0 {
             return Err(ConfigError::at("baud", "expected at least 1"));
@@ -150,7 +158,7 @@ impl SerialConfig {
             Some(poll) if poll.every < Duration::from_millis(10) => {
                 Err(ConfigError::at("poll.every", "expected at least \"10ms\""))
             }
-            Some(poll) if poll.send.is_empty() => {
+            Some(poll) if poll.send.as_bytes().is_empty() => {
                 Err(ConfigError::at("poll.send", "expected something to send"))
             }
             Some(_) | None => Ok(()),
@@ -215,8 +223,11 @@ mod tests {
             assert!(toml::from_str::<SerialConfig>(&format!("{SCALE}\n{tail}")).is_err(), "{tail} was taken");
         }
         let mut config: SerialConfig = toml::from_str(SCALE).unwrap();
-        config.poll = Some(Poll { send: "P".into(), every: Duration::from_millis(1) });
+        config.poll = Some(Poll { send: "P".parse().unwrap(), every: Duration::from_millis(1) });
         assert_eq!(config.check().unwrap_err().setting, "poll.every");
+        config.check.kind = CheckKind::Sum8;
+        config.data_bits = DataBits::Seven;
+        assert_eq!(config.check().unwrap_err().setting, "data_bits");
         config.framing = Framing::Line { ending: Ending::Lf, max: 0 };
         assert_eq!(config.check().unwrap_err().setting, "framing.max");
     }

@@ -1,4 +1,4 @@
-//! The port at work: open it, read lines, ask and order, and wait for it when it has gone. All of
+//! The port at work: open it, read frames, ask and order, and wait for it when it has gone. All of
 //! tokio-serial is in here.
 
 use std::collections::VecDeque;
@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_serial::SerialStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::line::{Framing, LineReader, TooLong};
+use super::framing::{FrameError, Framer};
 use super::{DataBits, Parity, SerialConfig, StopBits};
 use crate::backoff::Backoff;
 use crate::decode::Decoder;
@@ -32,6 +32,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 enum End {
     Stopped,
     Gone(io::Error),
+}
+
+/// What there is of the line.
+enum Line {
+    /// So many bytes; none when it has been hung up.
+    Said(usize),
+    /// Nothing, for as long as the framer wanted to know.
+    Silent,
 }
 
 pub(super) struct Port {
@@ -109,7 +117,7 @@ impl Port {
         open(port, *baud, *data_bits, *parity, *stop_bits)
     }
 
-    /// Works with the open port until it goes. A line that is cut by that is dropped with its reader.
+    /// Works with the open port until it goes. A frame that is cut by that is dropped with its framer.
     async fn attend(
         &mut self,
         mut stream: SerialStream,
@@ -117,45 +125,78 @@ impl Port {
         stop: &CancellationToken,
         backoff: &mut Backoff,
     ) -> End {
-        let Framing::Line { ending, max } = self.config.framing;
-        let mut lines = LineReader::new(ending, max);
+        let mut framer = Framer::new(&self.config.framing, self.config.check.kind);
         let mut buffer = [0; 1024];
+        let mut heard = Instant::now();
         let mut questions = self.config.poll.as_ref().map(|poll| {
             let mut every = interval(poll.every.get());
             every.set_missed_tick_behavior(MissedTickBehavior::Delay);
             every
         });
         loop {
-            select! {
-                read = stream.read(&mut buffer), if self.waiting.len() < WAITING => match read {
-                    Ok(0) => return End::Gone(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(count) => {
-                        backoff.reset();
-                        lines.read(&buffer[..count], |line| {
-                            let captured = captured(&self.config, &self.decoder, line);
-                            self.waiting.push_back(captured);
-                        });
-                    }
+            let listens = self.waiting.len() < WAITING;
+            let silent = framer.patience().map(|patience| heard + patience);
+            let line = select! {
+                read = stream.read(&mut buffer), if listens => match read {
+                    Ok(count) => Line::Said(count),
+                    Err(error) => return End::Gone(error),
+                },
+                () = at(silent), if listens => match stream.try_read(&mut buffer) {
+                    // It was not the line that was silent, but nobody listened.
+                    Ok(count) => Line::Said(count),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Line::Silent,
                     Err(error) => return End::Gone(error),
                 },
                 permit = self.intake.reserve(), if !self.waiting.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.waiting.pop_front().expect("something waits")),
+                    Ok(permit) => {
+                        permit.send(self.waiting.pop_front().expect("something waits"));
+                        continue;
+                    }
                     Err(_) => return End::Stopped,
                 },
                 () = next_question(&mut questions) => {
-                    let question = self.config.poll.as_ref().map(|poll| poll.send.clone()).unwrap_or_default();
-                    if let Err(error) = write(&mut stream, question.as_bytes()).await {
-                        return End::Gone(error);
+                    let question = self.config.poll.as_ref().map_or(&[][..], |poll| poll.send.as_bytes());
+                    match write(&mut stream, question).await {
+                        Ok(()) => continue,
+                        Err(error) => return End::Gone(error),
                     }
                 }
-                Some(command) = commands.recv() => {
-                    if let Some(error) = carry_out(command, self.path(), &mut stream).await {
-                        return End::Gone(error);
-                    }
-                }
+                Some(command) = commands.recv() => match carry_out(command, self.path(), &mut stream).await {
+                    None => continue,
+                    Some(error) => return End::Gone(error),
+                },
                 () = stop.cancelled() => return End::Stopped,
+            };
+            match line {
+                Line::Said(0) => return End::Gone(io::ErrorKind::UnexpectedEof.into()),
+                Line::Said(count) => {
+                    backoff.reset();
+                    heard = Instant::now();
+                    framer.read(&buffer[..count], |frame| self.take(frame));
+                }
+                Line::Silent => framer.silence(|frame| self.take(frame)),
             }
         }
+    }
+
+    /// What the framer found waits for the intake, decoded.
+    fn take(&mut self, frame: Result<&[u8], FrameError>) {
+        let decoded = frame.map_err(Refusal::from).and_then(|frame| Ok(self.decoder.decode(frame)?));
+        let captured = match decoded {
+            Ok(decoded) => Captured::Reading {
+                reading: Reading {
+                    device: self.config.device.clone(),
+                    stream: self.config.stream.clone(),
+                    points: decoded.points,
+                    time: decoded.time,
+                    device_id: decoded.device_id,
+                    delivery: None,
+                },
+                ack: Ack::nobody_waits(),
+            },
+            Err(why) => Captured::Refused { device: Some(self.config.device.clone()), why },
+        };
+        self.waiting.push_back(captured);
     }
 }
 
@@ -202,25 +243,11 @@ async fn carry_out(command: Command, path: String, stream: &mut SerialStream) ->
     written.err()
 }
 
-fn captured(config: &SerialConfig, decoder: &Decoder, line: Result<&[u8], TooLong>) -> Captured {
-    let Framing::Line { max, .. } = config.framing;
-    let decoded = match line {
-        Ok(line) => decoder.decode(line).map_err(Refusal::from),
-        Err(TooLong) => Err(Refusal::LineTooLong { max }),
-    };
-    match decoded {
-        Ok(decoded) => Captured::Reading {
-            reading: Reading {
-                device: config.device.clone(),
-                stream: config.stream.clone(),
-                points: decoded.points,
-                time: decoded.time,
-                device_id: decoded.device_id,
-                delivery: None,
-            },
-            ack: Ack::nobody_waits(),
-        },
-        Err(why) => Captured::Refused { device: Some(config.device.clone()), why },
+/// This moment, or never.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

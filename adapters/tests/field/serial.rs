@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use atedge_adapters::serial::FrameError;
 use atedge_adapters::{CommandError, Order, Refusal, Value};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,7 +94,7 @@ async fn noise_is_refused_and_reading_goes_on() {
     scale.device.write_all(b"\xff\xfe\x00noise\r\n").await.unwrap();
     assert_eq!(gateway.refusal().await.kind(), "decode");
     scale.says(&format!("{}\r\n+1 kg\r\n", "+".repeat(1000))).await;
-    assert_eq!(gateway.refusal().await, Refusal::LineTooLong { max: 16 });
+    assert_eq!(gateway.refusal().await, Refusal::Frame(FrameError::TooLong { max: 16 }));
     assert_eq!(value(&gateway.reading().await.0), &Value::Float(1.0));
     gateway.stop().await;
 }
