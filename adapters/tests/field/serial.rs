@@ -128,3 +128,128 @@ async fn orders_are_sent_as_they_are() {
     gateway.reading().await;
     gateway.stop().await;
 }
+
+/// A scale whose frames and numbers are told apart as these settings say.
+fn framed(port: &Path, settings: &str) -> Gateway {
+    Gateway::start(&format!(
+        r#"
+        type = "serial"
+        port = "{}"
+        device = "scale1"
+        stream = "weights"
+        poll = {{ send = 'hex:05', every = "60s" }}
+        {settings}
+        "#,
+        port.display()
+    ))
+}
+
+/// Says the frames, with noise before, between and behind them, to an adapter with these settings, which
+/// is to read 1, 2 and so on.
+async fn reads_among_noise(settings: &str, noise: &[u8], frames: &[&[u8]]) {
+    let (_folder, port) = port();
+    let mut scale = Scale::plugged_in(&port);
+    let mut gateway = framed(&port, settings);
+    scale.hears("\x05").await;
+    for (n, frame) in (1..).zip(frames) {
+        scale.device.write_all(noise).await.unwrap();
+        assert!(matches!(gateway.refusal().await, Refusal::Frame(_)));
+        let (early, late) = frame.split_at(frame.len() / 2);
+        scale.device.write_all(early).await.unwrap();
+        scale.device.flush().await.unwrap();
+        tokio::task::yield_now().await;
+        scale.device.write_all(late).await.unwrap();
+        assert_eq!(value(&gateway.reading().await.0), &Value::Integer(n));
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn frames_between_marks_are_read() {
+    let settings = r#"
+        framing = { kind = "delimiter", start = '\x02', end = '\x03', max = 16 }
+        check = { kind = "xor8" }
+        decode = { as = "csv", columns = [{ name = "n", at = 1, type = "i64" }] }
+    "#;
+    let frames: [&[u8]; 2] = [b"\x02\"a,\",1\x50\x03", b"\x02b,2\x7c\x03"];
+    reads_among_noise(settings, b"noise", &frames).await;
+}
+
+#[tokio::test]
+async fn frames_of_one_size_are_read() {
+    let settings = r#"
+        framing = { kind = "fixed", size = 5, sync = "hex:aa55" }
+        check = { kind = "sum8" }
+        decode = { as = "binary", fields = [{ name = "n", at = 2, type = "u16be" }] }
+    "#;
+    reads_among_noise(settings, b"\xaano\xaa", &[b"\xaa\x55\0\x01\0", b"\xaa\x55\0\x02\x01"]).await;
+}
+
+#[tokio::test]
+async fn frames_that_say_their_length_are_read() {
+    let settings = r#"
+        framing = { kind = "length", at = 1, size = 1, adds = 2, sync = "hex:7e", max = 32 }
+        check = { kind = "xor8" }
+        decode = { as = "binary", fields = [{ name = "n", at = 3, type = "i16le" }] }
+    "#;
+    // A length that no frame has.
+    let frames: [&[u8]; 2] = [b"\x7e\x04x\x01\0\x03", b"\x7e\x05x\x02\0y\x78"];
+    reads_among_noise(settings, b"\x7e\xff", &frames).await;
+}
+
+#[tokio::test]
+async fn coded_frames_are_read() {
+    let decode = r#"decode = { as = "binary", fields = [{ name = "n", at = 0, type = "u32be" }] }"#;
+    let cobs = format!("framing = {{ kind = \"cobs\", max = 16 }}\n{decode}");
+    reads_among_noise(&cobs, b"\x09\x01\0", &[b"\x01\x01\x01\x02\x01\0", b"\x01\x01\x01\x02\x02\0"]).await;
+    let slip = format!("framing = {{ kind = \"slip\", max = 16 }}\n{decode}");
+    reads_among_noise(&slip, b"\xdb\x01\xc0", &[b"\0\0\0\x01\xc0", b"\0\0\0\x02\xc0"]).await;
+}
+
+#[tokio::test]
+async fn frames_between_silences_are_read() {
+    let (_folder, port) = port();
+    let mut scale = Scale::plugged_in(&port);
+    let mut gateway = framed(
+        &port,
+        r#"
+        framing = { kind = "idle", gap = "150ms", max = 16 }
+        check = { kind = "crc16-modbus" }
+        decode = { as = "binary", fields = [{ name = "n", at = 3, type = "i16be", scale = 0.1 }] }
+        "#,
+    );
+    scale.hears("\x05").await;
+    let silence = || tokio::time::sleep(std::time::Duration::from_millis(600));
+    silence().await;
+    // The answer of a Modbus device, whose 0x1234 is 466.0.
+    let answer = [0x01, 0x03, 0x02, 0x12, 0x34, 0xb5, 0x33];
+    for _ in 0..2 {
+        scale.device.write_all(&answer).await.unwrap();
+        assert_eq!(value(&gateway.reading().await.0), &Value::Float(466.0));
+        scale.device.write_all(b"noise").await.unwrap();
+        assert_eq!(gateway.refusal().await.kind(), "check");
+        scale.device.write_all(&[b'x'; 17]).await.unwrap();
+        assert_eq!(gateway.refusal().await, Refusal::Frame(FrameError::TooLong { max: 16 }));
+        silence().await;
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_stands_still_keeps_no_other_waiting() {
+    let (_folder, port) = port();
+    let mut scale = Scale::plugged_in(&port);
+    let mut gateway = framed(
+        &port,
+        r#"
+        framing = { kind = "fixed", size = 2 }
+        decode = { as = "binary", fields = [{ name = "n", at = 0, type = "u16be" }] }
+        "#,
+    );
+    scale.hears("\x05").await;
+    scale.device.write_all(b"\x01").await.unwrap();
+    assert_eq!(gateway.refusal().await, Refusal::Frame(FrameError::CutOff));
+    scale.device.write_all(b"\0\x07").await.unwrap();
+    assert_eq!(value(&gateway.reading().await.0), &Value::Integer(7));
+    gateway.stop().await;
+}
