@@ -218,6 +218,26 @@ mod tests {
     }
 
     #[test]
+    fn the_packaged_sample_shows_settings_that_are_read() {
+        let sample = include_str!("../../../packaging/agent.toml");
+        let shown: Vec<_> =
+            sample.split('`').filter(|part| part.contains(" = {") || part.starts_with('{')).collect();
+        let (framings, decoders): (Vec<&str>, Vec<&str>) =
+            shown.into_iter().partition(|part| part.starts_with("framing"));
+        assert_eq!((framings.len(), decoders.len()), (6, 2));
+        for framing in framings {
+            let mut table: toml::Table = toml::from_str(SCALE).unwrap();
+            table.extend(toml::from_str::<toml::Table>(framing).unwrap());
+            table.try_into::<SerialConfig>().unwrap().check().unwrap();
+        }
+        for decode in decoders {
+            let mut table: toml::Table = toml::from_str(SCALE).unwrap();
+            table.extend(toml::from_str::<toml::Table>(&format!("decode = {decode}")).unwrap());
+            table.try_into::<SerialConfig>().unwrap().check().unwrap();
+        }
+    }
+
+    #[test]
     fn wrong_values_do_not_load_or_are_named() {
         for tail in ["parity = \"mark\"", "stop_bits = 3", "data_bits = 9", "baudrate = 1"] {
             assert!(toml::from_str::<SerialConfig>(&format!("{SCALE}\n{tail}")).is_err(), "{tail} was taken");

@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 use atedge_adapters::decode::{Decoder, MAX_ID, MAX_POINTS};
 use atedge_adapters::modbus::pdu::{Request, Response, Table};
 use atedge_adapters::modbus::{mbap, rtu};
+use atedge_adapters::serial::{Check, FrameError, Framer, Framing};
+use serde_json::json;
 
 /// One decoder of each kind, as a configuration makes them.
 static DECODERS: LazyLock<Vec<Decoder>> = LazyLock::new(|| {
@@ -20,6 +22,11 @@ static DECODERS: LazyLock<Vec<Decoder>> = LazyLock::new(|| {
     let time = serde_json::json!({ "from": "/ts", "as": "unix_ms" });
     picking.time = Some(serde_json::from_value(time).expect("a time"));
     picking.id = Some(serde_json::from_value(serde_json::json!({ "from": "/seq" })).expect("an id"));
+    let fields = json!([
+        { "name": "a", "at": 0, "type": "u16le" },
+        { "name": "b", "at": 2, "type": "f32be", "scale": 0.1 },
+    ]);
+    let columns = json!([{ "name": "a", "at": 0 }, { "name": "b", "at": 2, "type": "f64" }]);
     let number = r#"{"as":"text","name":"v","type":"f64"}"#;
     vec![
         picking,
@@ -28,6 +35,8 @@ static DECODERS: LazyLock<Vec<Decoder>> = LazyLock::new(|| {
         plain(number),
         plain(r#"{"as":"text"}"#),
         plain(r#"{"as":"raw"}"#),
+        plain(&json!({ "as": "binary", "fields": fields }).to_string()),
+        plain(&json!({ "as": "csv", "columns": columns }).to_string()),
     ]
 });
 
@@ -108,4 +117,52 @@ pub(super) fn modbus_tcp(input: &[u8]) {
             assert_eq!(length, usize::from(count));
         }
     }
+}
+
+/// The longest frame of any framing here.
+const MAX: usize = 64;
+
+/// One framing of each kind, with a check of each kind.
+static FRAMINGS: LazyLock<Vec<(Framing, Check)>> = LazyLock::new(|| {
+    [
+        (json!({ "kind": "line", "ending": "crlf", "max": MAX }), "none"),
+        (json!({ "kind": "delimiter", "start": "\\x02", "end": "\\x03", "max": MAX }), "xor8"),
+        (json!({ "kind": "delimiter", "end": ";", "max": MAX }), "sum8"),
+        (json!({ "kind": "fixed", "size": 8, "sync": "hex:aa55" }), "sum8"),
+        (json!({ "kind": "fixed", "size": 8 }), "crc16-modbus"),
+        (json!({ "kind": "idle", "gap": "5ms", "max": MAX }), "crc16-modbus"),
+        (json!({ "kind": "length", "at": 1, "size": 1, "adds": 3, "sync": "~", "max": MAX }), "xor8"),
+        (json!({ "kind": "length", "at": 0, "size": 4, "endian": "little", "max": MAX }), "none"),
+        (json!({ "kind": "cobs", "max": MAX }), "crc16-ccitt"),
+        (json!({ "kind": "slip", "max": MAX }), "none"),
+    ]
+    .into_iter()
+    .map(|(framing, check)| {
+        let framing = serde_json::from_value(framing).expect("a framing of the documentation");
+        let check = serde_json::from_value(json!({ "kind": check })).expect("a check of the documentation");
+        (framing, check)
+    })
+    .collect()
+});
+
+/// The first byte says which framing reads the rest. However it is cut, the same comes out, and little is
+/// held.
+pub(super) fn framing(input: &[u8]) {
+    let Some((which, said)) = input.split_first() else { return };
+    let (framing, check) = &FRAMINGS[usize::from(*which) % FRAMINGS.len()];
+    let whole = heard(framing, *check, said, said.len().max(1));
+    assert_eq!(whole, heard(framing, *check, said, 1), "{framing:?}");
+    assert!(whole.iter().flatten().all(|frame| frame.len() <= MAX), "{framing:?}");
+}
+
+fn heard(framing: &Framing, check: Check, said: &[u8], at_once: usize) -> Vec<Result<Vec<u8>, FrameError>> {
+    let mut framer = Framer::new(framing, check.kind);
+    let mut heard = Vec::new();
+    framer.silence(|frame| heard.push(frame.map(<[u8]>::to_vec)));
+    for bytes in said.chunks(at_once) {
+        framer.read(bytes, |frame| heard.push(frame.map(<[u8]>::to_vec)));
+        assert!(framer.held() <= 2 * MAX + 2, "{} bytes are held", framer.held());
+    }
+    framer.silence(|frame| heard.push(frame.map(<[u8]>::to_vec)));
+    heard
 }

@@ -41,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("decode", field::decode),
     ("modbus_rtu", field::modbus_rtu),
     ("modbus_tcp", field::modbus_tcp),
+    ("framing", field::framing),
     ("mqtt_listen", seams::mqtt_listen),
     ("serial_line", seams::serial_line),
     ("agent_config", config::agent_config),
