@@ -26,11 +26,10 @@ pub enum CheckKind {
     Crc16Modbus,
     /// CRC-16/IBM-3740, also called CRC-16/CCITT-FALSE: polynomial 0x1021 from 0xffff. High byte first.
     Crc16Ccitt,
-    /// The sum of all bytes, modulo 256. It misses one in 256 of random errors, and bytes that changed
-    /// places.
+    /// The sum of all bytes, modulo 256. It misses one in 256 of random errors, bytes that changed places,
+    /// and a line that says nothing but zeros.
     Sum8,
-    /// The exclusive or of all bytes. It misses one in 256 of random errors, and bytes that changed
-    /// places.
+    /// The exclusive or of all bytes. It misses what the sum misses.
     Xor8,
 }
 

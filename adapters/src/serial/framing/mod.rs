@@ -63,7 +63,7 @@ pub enum Framing {
     },
     /// Frames that say how long they are. One that stands still for a second was cut off.
     Length {
-        /// Where the length stands, in bytes from the first of the frame.
+        /// Where the length stands, in bytes from the first of the frame; behind the sync.
         at: usize,
         /// How many bytes it has: 1, 2 or 4.
         size: usize,
@@ -213,11 +213,8 @@ impl Framing {
                 if !matches!(size, 1 | 2 | 4) {
                     return Err(ConfigError::at("framing.size", "expected 1, 2 or 4"));
                 }
-                if *at < sync.len() {
-                    let what = format!("expected at least {}: the sync is before it", sync.len());
-                    return Err(ConfigError::at("framing.at", what));
-                }
-                let least = at.saturating_add(size + check.size());
+                within("at", *at, sync.len())?;
+                let least = at + size + check.size();
                 within("max", *max, least)?;
                 if adds > max {
                     let what = format!("expected at most {max}, which is `max`");
@@ -415,7 +412,8 @@ mod tests {
             ("kind = \"idle\"\ngap = \"0ms\"", "`framing.gap`: expected at least \"1ms\""),
             ("kind = \"idle\"\ngap = 5", "a duration with its unit"),
             ("kind = \"length\"\nat = 1\nsize = 3", "`framing.size`: expected 1, 2 or 4"),
-            ("kind = \"length\"\nat = 1\nsize = 1\nsync = \"hex:aa55\"", "`framing.at`: expected at least 2"),
+            ("kind = \"length\"\nat = 1\nsize = 1\nsync = \"hex:aa55\"", "`framing.at`: expected 2 to 65536"),
+            ("kind = \"length\"\nat = 70000\nsize = 1", "`framing.at`: expected 0 to 65536"),
             ("kind = \"length\"\nat = 8\nsize = 4\nmax = 13", "`framing.max`: expected 14 to 65536"),
             (
                 "kind = \"length\"\nat = 1\nsize = 1\nmax = 50\nadds = 51",
