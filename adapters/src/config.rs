@@ -62,7 +62,7 @@ impl AdapterConfig {
     /// Whether this adapter has the point and commands may write it.
     pub fn can_write(&self, device: &DeviceName, point: &PointName) -> bool {
         match self {
-            Self::Mqtt(_) | Self::Serial(_) => false,
+            Self::Mqtt(_) | Self::Serial(_) | Self::Process(_) => false,
             Self::ModbusRtu(ModbusRtuConfig { unit, .. }) | Self::ModbusTcp(ModbusTcpConfig { unit, .. }) => {
                 let points =
                     unit.values().filter(|unit| unit.device == *device).flat_map(|unit| &unit.points);

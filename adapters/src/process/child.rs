@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::ProcessConfig;
 use crate::backoff::Backoff;
 use crate::decode::Decoder;
-use crate::serial::{Ending, LineReader, TooLong};
+use crate::serial::{CheckKind, Ending, FrameError, Framer, Framing};
 use crate::waiting::Waiting;
 use crate::{Ack, Captured, Command, CommandError, Intake, Order, Reading, Refusal};
 
@@ -116,8 +116,7 @@ impl Program {
     ) -> (End, String) {
         let Life { mut child, stdin, mut stdout, mut stderr } = life;
         let mut stdin = Some(stdin);
-        let mut lines = LineReader::new(Ending::Lf, self.config.max);
-        let mut complaints = LineReader::new(Ending::Lf, LOGGED);
+        let (mut lines, mut complaints) = (lines(self.config.max), lines(LOGGED));
         let (mut said, mut complained) = ([0; 4096], [0; 1024]);
         let mut complains = true;
         let end = loop {
@@ -166,13 +165,13 @@ impl Program {
         (end, why)
     }
 
-    fn log(&self, line: Result<&[u8], TooLong>) {
+    fn log(&self, line: Result<&[u8], FrameError>) {
         match line {
             Ok(line) => {
                 let line = String::from_utf8_lossy(line);
                 info!(adapter = self.name, ?line, "the program says on its standard error");
             }
-            Err(TooLong) => info!(adapter = self.name, "the program says a long line on its standard error"),
+            Err(_) => info!(adapter = self.name, "the program says a long line on its standard error"),
         }
     }
 
@@ -221,8 +220,9 @@ async fn carry_out(command: Command, program: &str, stdin: &mut Option<ChildStdi
             let reason = "what is sent to a program is one line".to_owned();
             return command.finish(Err(CommandError::Refused { peer, reason }));
         }
-        Order::Publish { .. } => {
-            return command.finish(Err(CommandError::Unsupported { adapter: "process", order: "publish" }));
+        order @ (Order::Publish { .. } | Order::Write { .. }) => {
+            let order = order.kind();
+            return command.finish(Err(CommandError::Unsupported { adapter: "process", order }));
         }
     };
     let Some(open) = stdin else { return command.finish(Err(CommandError::NotConnected { peer })) };
@@ -239,11 +239,13 @@ async fn carry_out(command: Command, program: &str, stdin: &mut Option<ChildStdi
     command.finish(Ok(()));
 }
 
-fn captured(config: &ProcessConfig, decoder: &Decoder, line: Result<&[u8], TooLong>) -> Captured {
-    let decoded = match line {
-        Ok(line) => decoder.decode(line).map_err(Refusal::from),
-        Err(TooLong) => Err(Refusal::LineTooLong { max: config.max }),
-    };
+/// Cuts what it says into lines of so many bytes.
+fn lines(max: usize) -> Framer {
+    Framer::new(&Framing::Line { ending: Ending::Lf, max }, CheckKind::None)
+}
+
+fn captured(config: &ProcessConfig, decoder: &Decoder, line: Result<&[u8], FrameError>) -> Captured {
+    let decoded = line.map_err(Refusal::from).and_then(|line| Ok(decoder.decode(line)?));
     match decoded {
         Ok(decoded) => Captured::Reading {
             reading: Reading {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use atedge_adapters::serial::FrameError;
 use atedge_adapters::{CommandError, Order, Refusal, Value};
 use tempfile::TempDir;
 
@@ -61,7 +62,7 @@ async fn what_is_no_reading_is_refused_and_what_follows_is_read() {
         echo '{"n":2}'; exec cat >/dev/null"#;
     let (_folder, mut gateway) = gateway(script, "max = 1000");
     assert_eq!(gateway.refusal().await.kind(), "decode");
-    assert_eq!(gateway.refusal().await, Refusal::LineTooLong { max: 1000 });
+    assert_eq!(gateway.refusal().await, Refusal::Frame(FrameError::TooLong { max: 1000 }));
     assert_eq!(gateway.refusal().await.kind(), "decode");
     assert_eq!(gateway.refusal().await.kind(), "decode");
     assert_eq!(value(&gateway.reading().await.0), &Value::Integer(2));
