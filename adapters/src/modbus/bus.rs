@@ -1,7 +1,6 @@
 //! The bus at work: open the way to the units, ask each in its turn, write what is ordered, and wait for
 //! the way when it has gone.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -21,14 +20,11 @@ use super::plan::{Block, Spot};
 use super::schedule::{Rhythm, Schedule, Turned};
 use crate::backoff::Backoff;
 use crate::serial::{self, DataBits, Parity, StopBits};
-use crate::{Ack, Captured, Command, CommandError, DeviceName, Intake, Order, Reading, StreamName};
+use crate::waiting::Waiting;
+use crate::{Ack, Captured, Command, CommandError, DeviceName, Order, Reading, StreamName};
 
-/// No unit is asked while so many captures wait for the intake.
-const WAITING: usize = 64;
 /// A connection that takes longer than this has failed.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long what was read may take to reach the intake when the adapter is stopped.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why the way is no longer in use.
 enum End {
@@ -90,9 +86,7 @@ pub(super) struct Bus {
     pub(super) name: String,
     pub(super) way: Way,
     pub(super) units: Vec<Unit>,
-    pub(super) intake: Intake,
-    /// What was captured and waits for room in the intake.
-    pub(super) waiting: VecDeque<Captured>,
+    pub(super) waiting: Waiting,
 }
 
 impl Bus {
@@ -119,16 +113,7 @@ impl Bus {
                 break;
             }
         }
-        let last_words = async {
-            while let Some(captured) = self.waiting.pop_front() {
-                if self.intake.send(captured).await.is_err() {
-                    break;
-                }
-            }
-        };
-        if timeout(LAST_WORDS, last_words).await.is_err() {
-            warn!(adapter = self.name, "the gateway did not take the last readings; they are lost");
-        }
+        self.waiting.last_words(&self.name).await;
     }
 
     /// Waits while there is no way. Says whether to go on.
@@ -146,10 +131,7 @@ impl Bus {
                 Some(command) = commands.recv() => {
                     command.finish(Err(CommandError::NotConnected { peer: self.way.peer() }));
                 }
-                permit = self.intake.reserve(), if !self.waiting.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.waiting.pop_front().expect("something waits")),
-                    Err(_) => return false,
-                },
+                is_open = self.waiting.hand_on() => if !is_open { return false },
             }
         }
     }
@@ -163,7 +145,6 @@ impl Bus {
         stop: &CancellationToken,
         backoff: &mut Backoff,
     ) -> End {
-        let intake = self.intake.clone();
         loop {
             let Some((unit, due)) = schedule.next() else { return End::Stopped };
             select! {
@@ -173,11 +154,8 @@ impl Bus {
                         return End::Gone(error);
                     }
                 }
-                permit = intake.reserve(), if !self.waiting.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.waiting.pop_front().expect("something waits")),
-                    Err(_) => return End::Stopped,
-                },
-                () = sleep_until(due.into()), if self.waiting.len() < WAITING => {
+                is_open = self.waiting.hand_on() => if !is_open { return End::Stopped },
+                () = sleep_until(due.into()), if !self.waiting.is_full() => {
                     match self.poll(unit, &mut link).await {
                         Ok(answered) => {
                             if answered {
@@ -222,7 +200,7 @@ impl Bus {
         }
         unit.first = unanswered.unwrap_or(0);
         let refused = |why: Fault| Captured::Refused { device: Some(unit.device.clone()), why: why.into() };
-        self.waiting.extend(faults.into_iter().map(refused));
+        faults.into_iter().map(refused).for_each(|refused| self.waiting.push(refused));
         if !points.is_empty() {
             let reading = Reading {
                 device: unit.device.clone(),
@@ -232,7 +210,7 @@ impl Bus {
                 device_id: None,
                 delivery: None,
             };
-            self.waiting.push_back(Captured::Reading { reading, ack: Ack::nobody_waits() });
+            self.waiting.push(Captured::Reading { reading, ack: Ack::nobody_waits() });
         }
         Ok(unanswered.is_none())
     }
@@ -271,7 +249,7 @@ impl Bus {
             }
         };
         let refused = |why: Fault| Captured::Refused { device: Some(device.clone()), why: why.into() };
-        self.waiting.extend(heard.strays.into_iter().map(refused));
+        heard.strays.into_iter().map(refused).for_each(|refused| self.waiting.push(refused));
         command.finish(match heard.answer {
             Ok(_) => Ok(()),
             Err(Fault::Exception { exception, .. }) if !exception.is_in_doubt() => {

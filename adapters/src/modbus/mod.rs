@@ -25,7 +25,7 @@ pub mod rtu;
 mod schedule;
 pub mod value;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -38,6 +38,7 @@ pub use self::config::{
 pub use self::fault::Fault;
 use self::plan::plan;
 use self::schedule::Rhythm;
+use crate::waiting::Waiting;
 use crate::{Adapter, Command, ConfigError, Intake, Running};
 
 /// How long a unit on a serial line is left alone, at least, when it has not answered.
@@ -106,7 +107,7 @@ impl Adapter for ModbusAdapter {
     ) -> Running {
         let Self { name, way, units } = *self;
         Box::pin(async move {
-            Bus { name, way, units, intake, waiting: VecDeque::new() }.run(commands, stop).await;
+            Bus { name, way, units, waiting: Waiting::new(intake) }.run(commands, stop).await;
             Ok(())
         })
     }

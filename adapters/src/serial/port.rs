@@ -1,7 +1,6 @@
 //! The port at work: open it, read frames, ask and order, and wait for it when it has gone. All of
 //! tokio-serial is in here.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::pin::pin;
@@ -19,14 +18,11 @@ use super::framing::{FrameError, Framer};
 use super::{DataBits, Parity, SerialConfig, StopBits};
 use crate::backoff::Backoff;
 use crate::decode::Decoder;
+use crate::waiting::Waiting;
 use crate::{Ack, Captured, Command, CommandError, Intake, Order, Reading, Refusal};
 
-/// Reading pauses while so many captures wait for the intake.
-const WAITING: usize = 64;
 /// A write that the device does not take within this long has failed.
 const WRITE: Duration = Duration::from_secs(5);
-/// How long what was read may take to reach the intake when the adapter is stopped.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why the port is no longer in use.
 enum End {
@@ -46,14 +42,12 @@ pub(super) struct Port {
     name: String,
     config: SerialConfig,
     decoder: Decoder,
-    intake: Intake,
-    /// What was read and waits for room in the intake.
-    waiting: VecDeque<Captured>,
+    waiting: Waiting,
 }
 
 impl Port {
     pub(super) fn new(name: String, config: SerialConfig, decoder: Decoder, intake: Intake) -> Self {
-        Self { name, config, decoder, intake, waiting: VecDeque::new() }
+        Self { name, config, decoder, waiting: Waiting::new(intake) }
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
@@ -73,16 +67,7 @@ impl Port {
                 break;
             }
         }
-        let last_words = async {
-            while let Some(captured) = self.waiting.pop_front() {
-                if self.intake.send(captured).await.is_err() {
-                    break;
-                }
-            }
-        };
-        if timeout(LAST_WORDS, last_words).await.is_err() {
-            warn!(adapter = self.name, "the gateway did not take the last readings; they are lost");
-        }
+        self.waiting.last_words(&self.name).await;
     }
 
     /// Waits while there is no port. Says whether to go on.
@@ -100,10 +85,7 @@ impl Port {
                 Some(command) = commands.recv() => {
                     command.finish(Err(CommandError::NotConnected { peer: self.path() }));
                 }
-                permit = self.intake.reserve(), if !self.waiting.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.waiting.pop_front().expect("something waits")),
-                    Err(_) => return false,
-                },
+                is_open = self.waiting.hand_on() => if !is_open { return false },
             }
         }
     }
@@ -134,7 +116,7 @@ impl Port {
             every
         });
         loop {
-            let listens = self.waiting.len() < WAITING;
+            let listens = !self.waiting.is_full();
             let silent = framer.patience().map(|patience| heard + patience);
             let line = select! {
                 read = stream.read(&mut buffer), if listens => match read {
@@ -147,13 +129,12 @@ impl Port {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Line::Silent,
                     Err(error) => return End::Gone(error),
                 },
-                permit = self.intake.reserve(), if !self.waiting.is_empty() => match permit {
-                    Ok(permit) => {
-                        permit.send(self.waiting.pop_front().expect("something waits"));
+                is_open = self.waiting.hand_on() => {
+                    if is_open {
                         continue;
                     }
-                    Err(_) => return End::Stopped,
-                },
+                    return End::Stopped;
+                }
                 () = next_question(&mut questions) => {
                     let question = self.config.poll.as_ref().map_or(&[][..], |poll| poll.send.as_bytes());
                     match write(&mut stream, question).await {
@@ -196,7 +177,7 @@ impl Port {
             },
             Err(why) => Captured::Refused { device: Some(self.config.device.clone()), why },
         };
-        self.waiting.push_back(captured);
+        self.waiting.push(captured);
     }
 }
 
