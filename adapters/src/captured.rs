@@ -2,7 +2,8 @@
 
 use tokio::sync::mpsc;
 
-use crate::{Ack, DeviceName, Reading, Refusal};
+use crate::decode::Decoded;
+use crate::{Ack, DeviceName, Reading, Refusal, StreamName};
 
 /// Where an adapter puts what it captured. The receiver sets the bound; when it is full, the adapter
 /// stops reading from its devices until there is room.
@@ -39,4 +40,19 @@ pub enum Captured {
         /// What was wrong.
         why: Refusal,
     },
+}
+
+impl Captured {
+    /// What a device has said that waits for no acknowledgement and repeats nothing.
+    pub(crate) fn said(device: &DeviceName, stream: &StreamName, decoded: Result<Decoded, Refusal>) -> Self {
+        let device = device.clone();
+        match decoded {
+            Ok(Decoded { points, time, device_id }) => {
+                let stream = stream.clone();
+                let reading = Reading { device, stream, points, time, device_id, delivery: None };
+                Self::Reading { reading, ack: Ack::nobody_waits() }
+            }
+            Err(why) => Self::Refused { device: Some(device), why },
+        }
+    }
 }

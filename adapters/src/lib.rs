@@ -25,11 +25,13 @@ mod name;
 pub mod process;
 mod reading;
 mod refusal;
+mod scale;
 mod secret;
 pub mod serial;
 pub mod sim;
 pub mod units;
 mod waiting;
+mod write;
 
 pub use ack::{Ack, Verdict};
 pub use adapter::{Adapter, AdapterError, Running};

@@ -2,12 +2,16 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::select;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{Captured, Intake};
+use crate::{Captured, Command, CommandError, Intake};
 
 /// Reading from a device pauses while so many captures wait.
 const MOST: usize = 64;
@@ -47,6 +51,27 @@ impl Waiting {
             permit.send(oldest);
         }
         true
+    }
+
+    /// Hands on what waits while there is no device, which `peer` names. Says whether to go on.
+    pub(crate) async fn pause(
+        &mut self,
+        pause: Duration,
+        peer: &str,
+        commands: &mut mpsc::Receiver<Command>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let mut pause = pin!(sleep(pause));
+        loop {
+            select! {
+                () = &mut pause => return true,
+                () = stop.cancelled() => return false,
+                Some(command) = commands.recv() => {
+                    command.finish(Err(CommandError::NotConnected { peer: peer.to_owned() }));
+                }
+                is_open = self.hand_on() => if !is_open { return false },
+            }
+        }
     }
 
     /// Hands on all that waits, before the adapter ends.

@@ -1,6 +1,7 @@
 use serde::Deserialize;
 
 use super::{DecodeError, named_once, point};
+use crate::scale::scaled;
 use crate::{Point, PointName, Value};
 
 /// The fields of a binary payload: at least one, each name once.
@@ -27,7 +28,7 @@ pub struct BinaryField {
 /// floating point (IEEE 754); `le` with the least significant byte first, `be` with the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum BinaryType {
     U8,
     I8,
@@ -86,12 +87,6 @@ impl BinaryField {
             Err(DecodeError::WrongType { point: self.name.to_string(), expected: "a finite number" })
         }
     }
-}
-
-/// Dividing by ten is exact where multiplying by the nearest to 0.1 is not: 3 becomes 0.3.
-fn scaled(number: f64, scale: f64) -> f64 {
-    let divisor = scale.recip().round();
-    if divisor != 0.0 && divisor.recip() == scale { number / divisor } else { number * scale }
 }
 
 enum Number {
@@ -192,7 +187,7 @@ mod tests {
     fn fields_that_cannot_be_meant_are_refused() {
         #[derive(Debug, Deserialize)]
         struct Table {
-            #[allow(dead_code, reason = "only whether it is read")]
+            #[expect(dead_code, reason = "only whether it is read")]
             fields: Binary,
         }
         for (fields, says) in [

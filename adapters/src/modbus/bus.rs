@@ -3,13 +3,12 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -109,31 +108,11 @@ impl Bus {
             let End::Gone(cause) = end else { break };
             let pause = backoff.next();
             warn!(adapter = self.name, peer = self.way.peer(), %cause, ?pause, "the bus is not there");
-            if !self.pause(pause, &mut commands, &stop).await {
+            if !self.waiting.pause(pause, &self.way.peer(), &mut commands, &stop).await {
                 break;
             }
         }
         self.waiting.last_words(&self.name).await;
-    }
-
-    /// Waits while there is no way. Says whether to go on.
-    async fn pause(
-        &mut self,
-        pause: Duration,
-        commands: &mut mpsc::Receiver<Command>,
-        stop: &CancellationToken,
-    ) -> bool {
-        let mut pause = pin!(sleep(pause));
-        loop {
-            select! {
-                () = &mut pause => return true,
-                () = stop.cancelled() => return false,
-                Some(command) = commands.recv() => {
-                    command.finish(Err(CommandError::NotConnected { peer: self.way.peer() }));
-                }
-                is_open = self.waiting.hand_on() => if !is_open { return false },
-            }
-        }
     }
 
     /// Works with the open way until it goes. A question that was asked is waited for in any case.

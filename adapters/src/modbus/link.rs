@@ -3,17 +3,16 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::fault::Fault;
 use super::pdu::{Request, Response, WrongResponse};
 use super::rtu::{self, Listener, Noise};
 use super::{UnitId, mbap};
+use crate::write::write;
 
-/// A question that the line or the connection does not take within this long has failed.
-const WRITE: Duration = Duration::from_secs(5);
 /// A connection over which nothing has come after so many questions is dead, whoever was asked.
 const DEAD: u32 = 3;
 
@@ -178,13 +177,9 @@ async fn read(
     }
 }
 
-async fn write(line: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
-    timeout(WRITE, line.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::net::TcpListener;
 
     use super::super::pdu::Table;

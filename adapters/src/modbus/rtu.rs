@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::pdu::{Request, Response, WrongResponse};
+use crate::serial::CheckKind;
 
 /// The longest frame (§2.5.1).
 const LONGEST: usize = 256;
@@ -21,9 +22,7 @@ const CHARACTER_BITS: u32 = 11;
 
 /// The checksum of a frame (§6.2.2): CRC-16 with the reflected polynomial 0xA001, sent low byte first.
 pub fn crc(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0xFFFF, |crc, byte| {
-        (0..8).fold(crc ^ u16::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xA001 } else { crc >> 1 })
-    })
+    CheckKind::Crc16Modbus.of(bytes)
 }
 
 /// The frame that asks `unit`.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::Value;
+use crate::scale::scaled;
 
 /// How a value is kept in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -186,17 +187,6 @@ impl Conversion {
         }
         let narrow = number as f32;
         if narrow.is_finite() { Ok(u64::from(narrow.to_bits()).to_be_bytes()) } else { Err(Unfit::TooLarge) }
-    }
-}
-
-/// `number` times `scale`. A scale like 0.1 divides by 10: 3 × 0.1 is 0.30000000000000004, and 3 / 10 is
-/// 0.3.
-fn scaled(number: f64, scale: f64) -> f64 {
-    let inverse = (1.0 / scale).round();
-    if inverse.abs() > 1.0 && (inverse * scale - 1.0).abs() < 1e-12 {
-        number / inverse
-    } else {
-        number * scale
     }
 }
 

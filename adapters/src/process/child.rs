@@ -5,11 +5,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command as Start};
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -18,12 +18,11 @@ use crate::backoff::Backoff;
 use crate::decode::Decoder;
 use crate::serial::{CheckKind, Ending, FrameError, Framer, Framing};
 use crate::waiting::Waiting;
-use crate::{Ack, Captured, Command, CommandError, Intake, Order, Reading, Refusal};
+use crate::write::write;
+use crate::{Captured, Command, CommandError, Intake, Order, Refusal};
 
 /// What it gets of the agent's environment.
 const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
-/// A line that it does not take within this long was not written.
-const WRITE: Duration = Duration::from_secs(5);
 /// How long it may take to end once its standard input is closed; then it is killed.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Who has run for so long is started again without much ado.
@@ -72,22 +71,24 @@ impl Program {
                 backoff.reset();
             }
             let pause = backoff.next();
-            warn!(adapter = self.name, program = self.program(), why, ?pause, "the program is started again");
-            if !self.pause(pause, &mut commands, &stop).await {
+            warn!(
+                adapter = self.name,
+                program = self.config.program(),
+                why,
+                ?pause,
+                "the program is started again"
+            );
+            if !self.waiting.pause(pause, self.config.program(), &mut commands, &stop).await {
                 break;
             }
         }
         self.waiting.last_words(&self.name).await;
     }
 
-    fn program(&self) -> &str {
-        self.config.command.first().map_or("", String::as_str)
-    }
-
     fn start(&self) -> io::Result<Life> {
         let arguments = self.config.command.get(1..).unwrap_or_default();
         let inherited = INHERITED.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-        let mut child = Start::new(self.program())
+        let mut child = Start::new(self.config.program())
             .args(arguments)
             .env_clear()
             .envs(inherited)
@@ -103,7 +104,7 @@ impl Program {
         let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        info!(adapter = self.name, program = self.program(), process = child.id(), "started");
+        info!(adapter = self.name, program = self.config.program(), process = child.id(), "started");
         Ok(Life { child, stdin, stdout, stderr })
     }
 
@@ -123,17 +124,14 @@ impl Program {
             select! {
                 read = stdout.read(&mut said), if !self.waiting.is_full() => match read {
                     Ok(0) | Err(_) => break End::Ended,
-                    Ok(count) => lines.read(&said[..count], |line| {
-                        let captured = captured(&self.config, &self.decoder, line);
-                        self.waiting.push(captured);
-                    }),
+                    Ok(count) => lines.read(&said[..count], |line| self.take(line)),
                 },
                 read = stderr.read(&mut complained), if complains => match read {
                     Ok(0) | Err(_) => complains = false,
                     Ok(count) => complaints.read(&complained[..count], |line| self.log(line)),
                 },
                 is_open = self.waiting.hand_on() => if !is_open { break End::Stopped },
-                Some(command) = commands.recv() => carry_out(command, self.program(), &mut stdin).await,
+                Some(command) = commands.recv() => carry_out(command, self.config.program(), &mut stdin).await,
                 () = stop.cancelled() => break End::Stopped,
             }
         };
@@ -145,10 +143,7 @@ impl Program {
                 select! {
                     read = stdout.read(&mut said), if !is_over && !self.waiting.is_full() => match read {
                         Ok(0) | Err(_) => is_over = true,
-                        Ok(count) => lines.read(&said[..count], |line| {
-                            let captured = captured(&self.config, &self.decoder, line);
-                            self.waiting.push(captured);
-                        }),
+                        Ok(count) => lines.read(&said[..count], |line| self.take(line)),
                     },
                     status = child.wait(), if is_over => return status,
                 }
@@ -165,6 +160,12 @@ impl Program {
         (end, why)
     }
 
+    /// What it has said waits for the intake, decoded.
+    fn take(&mut self, line: Result<&[u8], FrameError>) {
+        let decoded = line.map_err(Refusal::from).and_then(|line| Ok(self.decoder.decode(line)?));
+        self.waiting.push(Captured::said(&self.config.device, &self.config.stream, decoded));
+    }
+
     fn log(&self, line: Result<&[u8], FrameError>) {
         match line {
             Ok(line) => {
@@ -172,27 +173,6 @@ impl Program {
                 info!(adapter = self.name, ?line, "the program says on its standard error");
             }
             Err(_) => info!(adapter = self.name, "the program says a long line on its standard error"),
-        }
-    }
-
-    /// Waits while there is no program. Says whether to go on.
-    async fn pause(
-        &mut self,
-        pause: Duration,
-        commands: &mut mpsc::Receiver<Command>,
-        stop: &CancellationToken,
-    ) -> bool {
-        let until = Instant::now() + pause;
-        loop {
-            select! {
-                () = sleep(until.saturating_duration_since(Instant::now())) => return true,
-                () = stop.cancelled() => return false,
-                Some(command) = commands.recv() => {
-                    let peer = self.program().to_owned();
-                    command.finish(Err(CommandError::NotConnected { peer }));
-                }
-                is_open = self.waiting.hand_on() => if !is_open { return false },
-            }
         }
     }
 }
@@ -226,12 +206,7 @@ async fn carry_out(command: Command, program: &str, stdin: &mut Option<ChildStdi
         }
     };
     let Some(open) = stdin else { return command.finish(Err(CommandError::NotConnected { peer })) };
-    let writing = async {
-        open.write_all(&bytes).await?;
-        open.flush().await
-    };
-    let written = timeout(WRITE, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    if let Err(error) = &written {
+    if let Err(error) = write(open, &bytes).await {
         // A part of a line may have gone: the next must not be taken for its end.
         *stdin = None;
         return command.finish(Err(CommandError::Write { peer, cause: error.to_string() }));
@@ -242,22 +217,4 @@ async fn carry_out(command: Command, program: &str, stdin: &mut Option<ChildStdi
 /// Cuts what it says into lines of so many bytes.
 fn lines(max: usize) -> Framer {
     Framer::new(&Framing::Line { ending: Ending::Lf, max }, CheckKind::None)
-}
-
-fn captured(config: &ProcessConfig, decoder: &Decoder, line: Result<&[u8], FrameError>) -> Captured {
-    let decoded = line.map_err(Refusal::from).and_then(|line| Ok(decoder.decode(line)?));
-    match decoded {
-        Ok(decoded) => Captured::Reading {
-            reading: Reading {
-                device: config.device.clone(),
-                stream: config.stream.clone(),
-                points: decoded.points,
-                time: decoded.time,
-                device_id: decoded.device_id,
-                delivery: None,
-            },
-            ack: Ack::nobody_waits(),
-        },
-        Err(why) => Captured::Refused { device: Some(config.device.clone()), why },
-    }
 }

@@ -90,6 +90,11 @@ impl ProcessConfig {
         Ok(Box::new(ProcessAdapter { name, config: self }))
     }
 
+    /// The program's path; there is one in what was checked.
+    fn program(&self) -> &str {
+        self.command.first().map_or("", String::as_str)
+    }
+
     fn decoder(&self) -> Decoder {
         Decoder {
             decode: Decode::Json {},

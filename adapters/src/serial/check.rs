@@ -46,7 +46,8 @@ impl CheckKind {
         }
     }
 
-    fn of(self, bytes: &[u8]) -> u16 {
+    /// The check of these bytes; one of a single byte stands in the low one.
+    pub(crate) fn of(self, bytes: &[u8]) -> u16 {
         match self {
             Self::None => 0,
             Self::Crc16Modbus => MODBUS.checksum(bytes),

@@ -3,13 +3,11 @@
 
 use std::io;
 use std::path::Path;
-use std::pin::pin;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_serial::SerialStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,10 +17,8 @@ use super::{DataBits, Parity, SerialConfig, StopBits};
 use crate::backoff::Backoff;
 use crate::decode::Decoder;
 use crate::waiting::Waiting;
-use crate::{Ack, Captured, Command, CommandError, Intake, Order, Reading, Refusal};
-
-/// A write that the device does not take within this long has failed.
-const WRITE: Duration = Duration::from_secs(5);
+use crate::write::write;
+use crate::{Captured, Command, CommandError, Intake, Order, Refusal};
 
 /// Why the port is no longer in use.
 enum End {
@@ -63,31 +59,11 @@ impl Port {
             let End::Gone(cause) = end else { break };
             let pause = backoff.next();
             warn!(adapter = self.name, port = self.path(), %cause, ?pause, "the serial port is not there");
-            if !self.pause(pause, &mut commands, &stop).await {
+            if !self.waiting.pause(pause, &self.path(), &mut commands, &stop).await {
                 break;
             }
         }
         self.waiting.last_words(&self.name).await;
-    }
-
-    /// Waits while there is no port. Says whether to go on.
-    async fn pause(
-        &mut self,
-        pause: Duration,
-        commands: &mut mpsc::Receiver<Command>,
-        stop: &CancellationToken,
-    ) -> bool {
-        let mut pause = pin!(sleep(pause));
-        loop {
-            select! {
-                () = &mut pause => return true,
-                () = stop.cancelled() => return false,
-                Some(command) = commands.recv() => {
-                    command.finish(Err(CommandError::NotConnected { peer: self.path() }));
-                }
-                is_open = self.waiting.hand_on() => if !is_open { return false },
-            }
-        }
     }
 
     fn path(&self) -> String {
@@ -163,20 +139,7 @@ impl Port {
     /// What the framer found waits for the intake, decoded.
     fn take(&mut self, frame: Result<&[u8], FrameError>) {
         let decoded = frame.map_err(Refusal::from).and_then(|frame| Ok(self.decoder.decode(frame)?));
-        let captured = match decoded {
-            Ok(decoded) => Captured::Reading {
-                reading: Reading {
-                    device: self.config.device.clone(),
-                    stream: self.config.stream.clone(),
-                    points: decoded.points,
-                    time: decoded.time,
-                    device_id: decoded.device_id,
-                    delivery: None,
-                },
-                ack: Ack::nobody_waits(),
-            },
-            Err(why) => Captured::Refused { device: Some(self.config.device.clone()), why },
-        };
+        let captured = Captured::said(&self.config.device, &self.config.stream, decoded);
         self.waiting.push(captured);
     }
 }
@@ -238,8 +201,4 @@ async fn next_question(questions: &mut Option<Interval>) {
         Some(every) => _ = every.tick().await,
         None => std::future::pending().await,
     }
-}
-
-async fn write(stream: &mut SerialStream, bytes: &[u8]) -> io::Result<()> {
-    timeout(WRITE, stream.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
