@@ -145,6 +145,10 @@ impl Program {
                         Ok(0) | Err(_) => is_over = true,
                         Ok(count) => lines.read(&said[..count], |line| self.take(line)),
                     },
+                    read = stderr.read(&mut complained), if complains => match read {
+                        Ok(0) | Err(_) => complains = false,
+                        Ok(count) => complaints.read(&complained[..count], |line| self.log(line)),
+                    },
                     status = child.wait(), if is_over => return status,
                 }
             }

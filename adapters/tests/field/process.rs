@@ -106,6 +106,12 @@ async fn it_says_its_last_words_and_one_that_does_not_end_is_killed_with_all_tha
     polite.stop().await;
     assert!(folder.path().join("ended").exists(), "it was waited for");
 
+    let (folder, mut loud) =
+        gateway("echo '{\"n\":1}'; cat >/dev/null; head -c 300000 /dev/zero >&2; touch $1/ended", "");
+    loud.reading().await;
+    loud.stop().await;
+    assert!(folder.path().join("ended").exists(), "what it complains of at the end is read, too");
+
     let stubborn = r#"trap '' TERM; (while :; do sleep 1; done) & echo $! >$1/child; touch $1/ready
         while :; do sleep 1; done"#;
     let (folder, gateway) = gateway(stubborn, "");
