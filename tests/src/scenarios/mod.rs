@@ -43,6 +43,7 @@ mod udp_blocked;
 use crate::scenario::Scenario;
 
 const ROAD: &str = "road";
+const GATEWAY: &str = "gateway";
 const SERVER: &str = "server";
 const FEDERATION: &str = "federation";
 const SIMULATION: &str = "simulation";
@@ -54,14 +55,14 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "atsdk", run: atsdk::run },
     Scenario { group: ROAD, name: "classic-peers", run: classic_peers::run },
     Scenario { group: ROAD, name: "refusals", run: refusals::run },
-    Scenario { group: ROAD, name: "resume", run: resume::run },
-    Scenario { group: ROAD, name: "memory", run: memory::run },
-    Scenario { group: ROAD, name: "outage", run: outage::run },
-    Scenario { group: ROAD, name: "crash", run: crash::run },
-    Scenario { group: ROAD, name: "crash-sabotaged", run: crash::run_sabotaged },
+    Scenario { group: GATEWAY, name: "resume", run: resume::run },
+    Scenario { group: GATEWAY, name: "memory", run: memory::run },
+    Scenario { group: GATEWAY, name: "outage", run: outage::run },
+    Scenario { group: GATEWAY, name: "crash", run: crash::run },
+    Scenario { group: GATEWAY, name: "crash-sabotaged", run: crash::run_sabotaged },
     Scenario { group: ROAD, name: "all-killed", run: all_killed::run },
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
-    Scenario { group: ROAD, name: "powercut", run: crate::powercut::run },
+    Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
     Scenario { group: SERVER, name: "revocation", run: revocation::run },
