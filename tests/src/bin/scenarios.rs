@@ -9,7 +9,7 @@ use clap::Parser;
 
 /// Run scenarios, each in a folder of its own; the folder of one that fails is kept and named.
 #[derive(Parser)]
-#[command(name = "scenarios", after_help = "Example: scenarios road crash --seed 42 --long")]
+#[command(name = "scenarios", after_help = "Example: scenarios gateway crash --seed 42 --long")]
 struct Cli {
     /// Which group.
     group: String,
