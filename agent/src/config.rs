@@ -1,5 +1,7 @@
 //! The agent's configuration: `agent.toml` and `agent.d/*.toml`.
 
+mod outbox;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -15,9 +17,11 @@ use serde::Deserialize;
 
 use crate::commands::{CommandConfig, CommandName, Rule};
 use crate::keys;
-use crate::outbox::{BatchLimit, OutboxOptions, StreamPolicy};
+use crate::outbox::{BatchLimit, OutboxOptions, Priority, StreamPolicy, WhenFull};
 use crate::payload::name::is_reserved;
 use crate::uplink::{FlowRules, StreamRules};
+
+pub use outbox::{DrainConfig, OutboxConfig, Rate, ThinConfig};
 
 /// The only version of the configuration that there is.
 const SCHEMA: u32 = 1;
@@ -124,6 +128,15 @@ pub struct StreamConfig {
     /// How long a record is kept for a reader that does not confirm it.
     #[serde(default = "default_ttl")]
     pub ttl: Duration,
+    /// How long records are kept for a reader that confirms nothing at all; as long as others without.
+    pub hold: Option<Duration>,
+    /// What goes first, and is dropped last: from 0, the first, to 9.
+    #[serde(default)]
+    pub priority: Priority,
+    /// What to do when the queue is full, in place of what `[outbox]` says.
+    pub full: Option<Vec<WhenFull>>,
+    /// How it is thinned, in place of what `[outbox]` says.
+    pub thin: Option<ThinConfig>,
 }
 
 /// What a reader must be able to do.
@@ -154,20 +167,6 @@ impl Default for BatchConfig {
 
 fn default_ttl() -> Duration {
     Duration::from_secs(crate::outbox::DEFAULT_TTL.as_secs())
-}
-
-/// The queue on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OutboxConfig {
-    /// Size of its database. When it is reached, nothing more is acknowledged until there is room.
-    pub max: Bytes,
-}
-
-impl Default for OutboxConfig {
-    fn default() -> Self {
-        Self { max: Bytes::mib(512) }
-    }
 }
 
 /// A configuration that was checked.
@@ -206,6 +205,9 @@ impl AgentConfig {
         if let Err(cause) = keys::load(&self.gateway.keys) {
             let expected = "expected the file that `atedge onboard` wrote";
             return Err(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
+        }
+        if let Some(mistake) = self.outbox.mistake() {
+            return Err(sources.complaint(&["outbox", mistake.setting], mistake.what, mistake.expected));
         }
         self.check_adapters(sources)?;
         self.check_streams(sources)
@@ -275,13 +277,24 @@ impl AgentConfig {
 
     /// What the outbox must know.
     pub fn outbox_options(&self, folder: PathBuf) -> OutboxOptions {
+        let queue = &self.outbox;
         let policy = |stream: &StreamConfig| StreamPolicy {
             readers: stream.to.iter().cloned().collect(),
             receipts: stream.require.contains(&Requirement::Receipts),
             ttl: stream.ttl.get(),
+            hold: stream.hold.unwrap_or(stream.ttl).get(),
+            priority: stream.priority,
+            full: stream.full.as_ref().unwrap_or(&queue.full).clone(),
+            thin: stream.thin.as_ref().unwrap_or(&queue.thin).rules(),
         };
         let streams = self.stream.iter().map(|(name, stream)| (name.clone(), policy(stream))).collect();
-        OutboxOptions { max_bytes: self.outbox.max.get(), ..OutboxOptions::new(folder, streams) }
+        OutboxOptions {
+            max_bytes: queue.max.get(),
+            min_free: queue.min_free,
+            reserve: queue.reserve.iter().map(|(priority, bytes)| (*priority, bytes.get())).collect(),
+            linger: queue.spare_flash.get(),
+            ..OutboxOptions::new(folder, streams)
+        }
     }
 
     /// What the uplink must know.
@@ -291,6 +304,7 @@ impl AgentConfig {
             linger: stream.batch.linger.get(),
             receipts: stream.require.contains(&Requirement::Receipts),
             ttln: stream.ttl.get().min(MOST_TTLN),
+            priority: stream.priority,
         };
         let streams = self.stream.iter();
         streams.map(|(name, stream)| (name.clone(), (stream.to.clone(), rules(stream)))).collect()

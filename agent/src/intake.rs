@@ -27,6 +27,8 @@ pub struct Tally {
     pub repeated: u64,
     /// Could not be kept.
     pub refused: u64,
+    /// Were dropped, for the outbox was full of what is more important.
+    pub dropped: u64,
 }
 
 /// What the adapters' captures go through.
@@ -68,7 +70,13 @@ impl<C: Clock> Intake<C> {
                 break;
             }
         }
-        info!(kept = tally.kept, repeated = tally.repeated, refused = tally.refused, "the intake has ended");
+        info!(
+            kept = tally.kept,
+            repeated = tally.repeated,
+            refused = tally.refused,
+            dropped = tally.dropped,
+            "the intake has ended"
+        );
         tally
     }
 
@@ -125,6 +133,7 @@ impl<C: Clock> Intake<C> {
                         tally.kept += 1;
                     }
                     Appended::Repeated => tally.repeated += 1,
+                    Appended::Dropped => tally.dropped += 1,
                 }
                 ack.accept();
             }
@@ -155,7 +164,7 @@ mod tests {
 
     fn open(folder: &std::path::Path, max_bytes: u64) -> Opened {
         let readers = ["@ops".parse().unwrap()].into();
-        let policy = StreamPolicy { readers, ttl: Duration::from_secs(3600), receipts: false };
+        let policy = StreamPolicy { readers, ..StreamPolicy::default() };
         let streams = BTreeMap::from([("process".parse().unwrap(), policy)]);
         let options = OutboxOptions::new(folder, streams);
         Outbox::open(OutboxOptions { max_bytes, durability: Durability::None, ..options }, Noon.now())
@@ -192,7 +201,7 @@ mod tests {
         let streams = vec!["process".parse().unwrap()];
         let intake = Intake { outbox: outbox.clone(), clock: Arc::new(Noon), streams };
         let tally = intake.run(captures).await;
-        assert_eq!(tally, Tally { kept: 495, repeated: 0, refused: 5 });
+        assert_eq!(tally, Tally { kept: 495, refused: 5, ..Tally::default() });
         let told: Vec<_> = told.iter().filter(|(number, _)| number % 100 != 0).collect();
         assert!(told.iter().all(|(_, verdict)| *verdict == Verdict::Accepted));
         assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "in the order of arrival");

@@ -123,6 +123,7 @@ impl Agent {
             road: road.clone(),
             namespace: namespace.clone(),
             streams: stream_rules,
+            drain: self.config.outbox.drain.rules(),
             seed,
         };
         let stop_uplink = uplink_stop.clone();
@@ -235,6 +236,9 @@ async fn keep(
                 let expired = outbox.expire(now).await?;
                 if expired.records > 0 {
                     warn!(records = expired.records, "records were not confirmed in time and are lost");
+                }
+                if expired.passed_over > 0 {
+                    warn!(records = expired.passed_over, "silent readers were passed over; `queue stat` says which");
                 }
                 outbox.forget_commands(now.wall_ms()).await?;
             }

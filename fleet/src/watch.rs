@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use at_client::{Client, Incoming, MonitorConfig, MonitorState, NotifyRequest, Payload};
 use at_protocol::Timestamp;
 use atedge_adapters::{Point, Value};
-use atedge_agent::payload::{Batch, Record};
+use atedge_agent::payload::{Batch, Gap, Record};
 use atedge_service::{Exit, stop_signal};
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -123,6 +123,30 @@ pub(crate) fn show_readings(incoming: &Incoming, opened: &Opened, output: Output
                     "time": time(record).to_string(),
                     "points": points(record),
                     "duplicate": duplicate,
+                    "id": incoming.id,
+                })
+            },
+        )?;
+    }
+    for (gap, lost) in opened.batch.gaps.iter().zip(&opened.lost).filter(|(_, lost)| **lost > 0) {
+        let (lane, cause) = (&opened.batch.lane, gap.cause.as_str());
+        output.say(
+            || {
+                let Gap { first, last, .. } = gap;
+                format!(
+                    "{} {}/{} #{first}-{last}  {lost} lost: {cause}",
+                    incoming.from, lane.device, lane.stream
+                )
+            },
+            || {
+                json!({
+                    "gateway": incoming.from,
+                    "device": lane.device.to_string(),
+                    "stream": lane.stream.to_string(),
+                    "boot": lane.boot.to_string(),
+                    "gap": [gap.first, gap.last],
+                    "cause": cause,
+                    "lost": lost,
                     "id": incoming.id,
                 })
             },

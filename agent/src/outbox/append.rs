@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::store::Store;
 use crate::clock::Stamp;
-use crate::payload::{ClockState, Lane, Record, fragment};
+use crate::payload::{Cause, ClockState, Lane, Record, fragment};
 
 /// How many ids of devices' own are remembered, over all devices: more than MQTT brokers may keep
 /// unacknowledged for one session (65,535, MQTT 5 §3.1.2.11.3), so that no redelivery outlives its id.
@@ -44,10 +44,13 @@ pub enum Appended {
     },
     /// It is in the queue, or was: a repeat.
     Repeated,
+    /// The queue is full of what is more important: its number is a gap.
+    Dropped,
 }
 
 impl Store {
-    pub(super) fn append(&mut self, capture: &Capture) -> rusqlite::Result<Appended> {
+    /// Takes a capture in; what finds no room gets a number all the same, and is lost under it.
+    pub(super) fn append(&mut self, capture: &Capture, room: bool) -> rusqlite::Result<Appended> {
         if let Some(delivery) = &capture.delivery
             && self.is_repeat(delivery)?
         {
@@ -61,6 +64,11 @@ impl Store {
             return Ok(Appended::Repeated);
         }
         let (lane_id, lane, seq) = self.next_number(&capture.device, &capture.stream)?;
+        if !room {
+            self.drop_records(lane_id, seq, seq, Cause::Full)?;
+            self.count("dropped", 1)?;
+            return Ok(Appended::Dropped);
+        }
         let taken = capture.taken;
         let time_us = capture.own_time_us.unwrap_or(taken.wall_us);
         let record = Record { seq, time_us, points: capture.points.clone() };

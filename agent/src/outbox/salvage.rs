@@ -43,11 +43,13 @@ pub(super) fn quarantine(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Each table with the number of columns in its primary key, which come first; `record` goes by itself.
-const TABLES: [(&str, usize); 9] = [
+const TABLES: [(&str, usize); 11] = [
     ("meta", 1),
     ("segment", 1),
     ("lane", 1),
     ("cursor", 2),
+    ("gap", 3),
+    ("lost", 3),
     ("aside", 5),
     ("delivery", 2),
     ("device_id", 1),
