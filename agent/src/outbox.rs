@@ -38,6 +38,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod thin;
+mod timefix;
 mod worker;
 
 use std::path::PathBuf;
@@ -256,6 +257,22 @@ impl Outbox {
     /// [`OutboxError::NotStored`].
     pub async fn expire(&self, now: Stamp) -> Result<Expired, OutboxError> {
         self.call(move |store| store.expire(now)).await
+    }
+
+    /// The clock is right since `now`, after it ran free: times of this run are set right.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn synchronised(&self, now: Stamp) -> Result<(), OutboxError> {
+        self.call(move |store| store.synchronised(now)).await
+    }
+
+    /// The last time that the clock was known to be right, in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn seen_s(&self) -> Result<Option<u64>, OutboxError> {
+        self.call(|store| store.seen_s()).await
     }
 
     /// What the outbox holds.

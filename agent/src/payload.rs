@@ -11,7 +11,9 @@ pub mod name;
 mod receipt;
 mod seen;
 
-pub use batch::{Batch, ClockState, InvalidBatch, Record, envelope, fragment, parse_fragment};
+pub use batch::{
+    Batch, ClockState, InvalidBatch, Record, TIMEFIX, envelope, fragment, parse_fragment, retimed,
+};
 pub use boot::{Boot, InvalidBoot};
 pub use coverage::Coverage;
 pub use gap::{Cause, Gap};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use at_client::{Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Trust};
+use at_client::{Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Trust, TrustedTime};
 use atedge_adapters::{AdapterError, Captured, Command};
 use atedge_service::{Notifier, OneLine};
 use tokio::sync::mpsc;
@@ -22,6 +22,7 @@ use crate::intake::Intake;
 use crate::keys;
 use crate::link::{ClientRoad, Ear};
 use crate::outbox::{Opened, Outbox};
+use crate::payload::ClockState;
 use crate::records::RecordFile;
 use crate::uplink::Uplink;
 
@@ -37,6 +38,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// In the state folder: the directory's records that were believed.
 const RECORDS: &str = "records.jsonl";
+/// How often a clock that is not right is looked at.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 /// How often the outbox is cleared of what is too old.
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -59,11 +62,14 @@ impl Agent {
     /// and waiting will not change that.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
-        let client = self.client()?;
+        let client = self.client(&clock)?;
         let opened = Outbox::open(self.config.outbox_options(self.state.clone()), clock.now())?;
         let Opened { outbox, thread, salvaged } = opened;
         if let Some(saved) = salvaged {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
+        }
+        if let Some(seen) = outbox.seen_s().await.context("ask the outbox what time it was")? {
+            clock.not_before(seen);
         }
         info!(boot = %outbox.boot(), gateway = %self.config.gateway.atsign, "the outbox is open");
         let dialer = client.config().dialer.clone();
@@ -73,10 +79,10 @@ impl Agent {
         result
     }
 
-    fn client(&self) -> anyhow::Result<Client> {
+    fn client(&self, clock: &Arc<SystemClock>) -> anyhow::Result<Client> {
         let gateway = &self.config.gateway;
         let trust = Trust::System { and: gateway.ca.clone() };
-        let tls = ClientTls::new(&trust, None)?;
+        let tls = ClientTls::with_time(&trust, Arc::clone(clock) as Arc<dyn TrustedTime>)?;
         let keys = Arc::new(keys::load(&gateway.keys)?);
         let mut directory = Directory::new(gateway.directory.clone(), tls.clone());
         let registrars = gateway.registrars();
@@ -146,8 +152,12 @@ impl Agent {
             namespace,
         };
         stages.spawn(async move { commands.run(requests).await.context("carry out commands") });
-        let (kept, stop_keeper) = (outbox.clone(), adapters_stop.clone());
-        stages.spawn(async move { keep(&kept, &*clock, stop_keeper).await.context("clear the outbox") });
+        let (kept, stop_keeper, kept_by) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
+        stages.spawn(async move { keep(&kept, &*kept_by, stop_keeper).await.context("clear the outbox") });
+        let (clocked, stop_clock, watched) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
+        stages.spawn(
+            async move { set_right(&clocked, &*watched, stop_clock).await.context("set times right") },
+        );
         let stop_first = adapters_stop.clone();
         stages.spawn(async move { first_connection(&client, stop_first).await });
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
@@ -245,6 +255,28 @@ async fn keep(
             () = stop.cancelled() => return Ok(()),
         }
     }
+}
+
+/// Where the clock is not right at the start, waits until it is, and sets right what was taken meanwhile.
+async fn set_right(
+    outbox: &Outbox,
+    clock: &impl Clock,
+    stop: CancellationToken,
+) -> Result<(), crate::outbox::OutboxError> {
+    let mut now = clock.now();
+    if now.state == ClockState::Sync {
+        return Ok(());
+    }
+    warn!("the clock of this machine is not set; times are repaired when it is");
+    let mut ticks = interval(LOOK_AT_CLOCK);
+    while now.state == ClockState::Free {
+        tokio::select! {
+            _ = ticks.tick() => now = clock.now(),
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+    info!("the clock is set; times since the start are repaired");
+    outbox.synchronised(now).await
 }
 
 /// Signs in once at the start, to say early and clearly what no waiting will mend. What may mend itself,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use atedge_adapters::{Delivery, DeviceName, Point, StreamName};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::store::Store;
+use super::store::{LaneId, Store};
 use crate::clock::Stamp;
 use crate::payload::{Cause, ClockState, Lane, Record, fragment};
 
@@ -72,12 +72,29 @@ impl Store {
         let taken = capture.taken;
         let time_us = capture.own_time_us.unwrap_or(taken.wall_us);
         let record = Record { seq, time_us, points: capture.points.clone() };
+        let own_time = capture.own_time_us.is_some();
+        if taken.state == ClockState::Free && !own_time {
+            self.note_free(&capture.device, &capture.stream)?;
+        }
+        self.insert(lane_id, &lane, &record, taken, own_time)?;
+        Ok(Appended::New { lane, seq })
+    }
+
+    /// Seals a record, and puts it into its place.
+    pub(super) fn insert(
+        &mut self,
+        id: LaneId,
+        lane: &Lane,
+        record: &Record,
+        taken: Stamp,
+        own_time: bool,
+    ) -> rusqlite::Result<()> {
         let segment = self.segment()?;
-        let sealed = self.segments.seal(&format!("{lane}/{seq}"), fragment(&record).as_bytes());
-        let (free, own_time) = (taken.state == ClockState::Free, capture.own_time_us.is_some());
+        let sealed = self.segments.seal(&format!("{lane}/{}", record.seq), fragment(record).as_bytes());
+        let free = taken.state == ClockState::Free;
         self.db.prepare_cached("INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?.execute(params![
-            lane_id,
-            seq,
+            id,
+            record.seq,
             taken.wall_us,
             taken.mono_us,
             free,
@@ -85,7 +102,7 @@ impl Store {
             segment,
             sealed
         ])?;
-        Ok(Appended::New { lane, seq })
+        Ok(())
     }
 
     /// Whether the sender says that this is a repeat, and it is one of what we remember. If not, it is

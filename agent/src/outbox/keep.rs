@@ -78,7 +78,9 @@ impl Store {
             oldest_segment = oldest_segment.min(first.unwrap_or(i64::MAX));
             self.close_lane(lane.id)?;
         }
+        self.forget_began()?;
         if now.state == ClockState::Sync {
+            self.see(now)?;
             let before = now.wall_us - micros(self.longest_ttl());
             self.db.prepare_cached("DELETE FROM aside WHERE time_us < ?")?.execute([before])?;
         }

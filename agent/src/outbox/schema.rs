@@ -85,6 +85,13 @@ const STEPS: [&str; 2] = [
 
     -- Records up to this number are thinned as far as they will be.
     ALTER TABLE lane ADD COLUMN thinned INTEGER NOT NULL DEFAULT 0;
+
+    -- When the monotonic time of a boot began by the wall clock, in microseconds since 1970: known since its
+    -- clock was set right.
+    CREATE TABLE began(boot TEXT PRIMARY KEY, us INTEGER NOT NULL) WITHOUT ROWID;
+
+    -- Whether the lane has had records whose times are to be set right.
+    ALTER TABLE lane ADD COLUMN free INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::gap::MOST_GAPS;
 use super::seal::Segments;
 use super::store::{LaneId, Store, text};
-use crate::payload::{Cause, ClockState, Gap, Lane, Receipt, envelope};
+use crate::payload::{Cause, ClockState, Gap, Lane, Receipt, envelope, retimed};
 
 /// One reader in one lane: what is sent in order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +80,8 @@ pub(super) struct Stored {
     own_time: bool,
     segment: i64,
     sealed: Vec<u8>,
+    /// Its time is not the one that is sealed.
+    is_repaired: bool,
 }
 
 impl Stored {
@@ -97,7 +99,16 @@ impl Stored {
             own_time: row.get(4)?,
             segment: row.get(5)?,
             sealed: row.get(6)?,
+            is_repaired: false,
         })
+    }
+
+    /// Sets its time right, where it is ours and was wrong; the boot's monotonic time began at `began_us`.
+    fn repair(&mut self, began_us: i64) {
+        if self.free && !self.own_time {
+            self.time_us = began_us.saturating_add(i64::try_from(self.mono_us).unwrap_or(i64::MAX));
+            (self.free, self.is_repaired) = (false, true);
+        }
     }
 
     /// A time of the device's own is as right as it will ever be, whatever our clock says.
@@ -215,11 +226,13 @@ impl Store {
         let mut run = Run { texts: Vec::new(), first: None, last: None, end: to, damaged: Vec::new() };
         let mut bytes = 0;
         let mut gaps = gaps.iter().peekable();
+        let began = self.began(lane.boot)?;
         let Self { db, segments, .. } = self;
         let mut select = db.prepare_cached(Stored::SELECT)?;
         let mut rows = select.query(params![id, from, to])?;
         while let Some(row) = rows.next()? {
-            let row = Stored::read(row)?;
+            let mut row = Stored::read(row)?;
+            began.into_iter().for_each(|began_us| row.repair(began_us));
             while gaps.next_if(|gap| gap.last < row.seq).is_some() {}
             if gaps.peek().is_some_and(|gap| gap.first <= row.seq) {
                 continue;
@@ -232,6 +245,7 @@ impl Store {
                 run.damaged.push(row.seq);
                 continue;
             };
+            let text = if row.is_repaired { retimed(&text, row.time_us) } else { text };
             bytes += text.len();
             if !run.texts.is_empty() && bytes > limit.bytes {
                 run.end = row.seq - 1;

@@ -36,6 +36,8 @@ pub(super) struct Store {
     /// When each reader of a stream was last known to have confirmed something, in microseconds since the
     /// start. It counts anew with every start: that gives a silent reader longer, never less.
     pub(super) heard: HashMap<(StreamName, AtSign), u64>,
+    /// When the monotonic time of the boot that was last asked for began, if that is known.
+    pub(super) began: Option<(Boot, Option<i64>)>,
     /// What was last tried to make room.
     pub(super) tried: Tried,
 }
@@ -44,6 +46,7 @@ struct OpenLane {
     id: LaneId,
     lane: Arc<Lane>,
     next: u64,
+    free: bool,
 }
 
 /// Lanes that have new records: the last number of each.
@@ -99,6 +102,7 @@ impl Store {
             grown: Grown::new(),
             confirmed: HashSet::new(),
             heard: HashMap::new(),
+            began: None,
             tried: Tried::default(),
         };
         store.group(|store| {
@@ -129,6 +133,7 @@ impl Store {
             }
             self.open_lanes.clear();
             self.grown.clear();
+            self.began = None;
             self.segments.forget();
         }
         result
@@ -174,18 +179,28 @@ impl Store {
         let names = params![device.as_str(), stream.as_str(), boot];
         let found = self
             .db
-            .prepare_cached("SELECT id, next FROM lane WHERE device = ? AND stream = ? AND boot = ?")?
-            .query_row(names, |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached("SELECT id, next, free FROM lane WHERE device = ? AND stream = ? AND boot = ?")?
+            .query_row(names, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        if let Some((id, next)) = found {
-            return Ok(OpenLane { id, lane, next });
+        if let Some((id, next, free)) = found {
+            return Ok(OpenLane { id, lane, next, free });
         }
         self.db
             .prepare_cached("INSERT INTO lane(device, stream, boot, next) VALUES(?, ?, ?, 1)")?
             .execute(names)?;
         let id = self.db.last_insert_rowid();
         self.add_cursors(id, stream)?;
-        Ok(OpenLane { id, lane, next: 1 })
+        Ok(OpenLane { id, lane, next: 1, free: false })
+    }
+
+    /// Notes that a lane, which is open, has a record whose time is to be set right.
+    pub(super) fn note_free(&mut self, device: &DeviceName, stream: &StreamName) -> rusqlite::Result<()> {
+        let key = (device.clone(), stream.clone());
+        if let Some(open) = self.open_lanes.get_mut(&key).filter(|open| !open.free) {
+            self.db.prepare_cached("UPDATE lane SET free = 1 WHERE id = ?")?.execute([open.id])?;
+            open.free = true;
+        }
+        Ok(())
     }
 
     /// Gives lane `id` a cursor for each reader of `stream` that has none.

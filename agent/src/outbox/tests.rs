@@ -241,6 +241,40 @@ fn a_batch_ends_where_it_is_full_or_the_clock_was_set() {
 }
 
 #[test]
+fn times_are_set_right_once_the_clock_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = store(options(folder.path(), &["@ops"]));
+    let free = |mono_us| Capture {
+        taken: Stamp { mono_us, ..at(NOON_US - HOUR_US, ClockState::Free) },
+        ..capture("a", 1)
+    };
+    append(&mut store, &free(1_000_000));
+    append(&mut store, &free(2_000_000));
+    append(&mut store, &Capture { own_time_us: Some(5), ..free(3_000_000) });
+    append(&mut store, &Capture { device: "b".parse().unwrap(), ..free(4_000_000) });
+    let waiting = store.waiting().unwrap();
+    let batch = |store: &mut Store, at: usize, from, to| {
+        let Waiting { key, lane, .. } = &waiting[at];
+        let parcel = store.group(|store| store.take(key, lane, from, to, ALL)).unwrap().unwrap();
+        Batch::from_json(parcel.json.as_bytes()).unwrap()
+    };
+    let sent = batch(&mut store, 0, 1, 1);
+    assert_eq!((sent.clock, sent.mono_us), (ClockState::Free, 1_000_000));
+
+    let now = Stamp { mono_us: 10_000_000, ..at(NOON_US, ClockState::Sync) };
+    store.group(|store| store.synchronised(now)).unwrap();
+    let rest = batch(&mut store, 0, 2, 4);
+    assert_eq!(rest.clock, ClockState::Sync);
+    let times: Vec<i64> = rest.records.iter().map(|record| record.time_us).collect();
+    assert_eq!(times, [NOON_US - 8_000_000, 5, NOON_US], "what had waited, the device's own, and the fix");
+    let began = rest.records[2].as_timefix().unwrap();
+    assert_eq!(began + sent.mono_of(&sent.records[0]), NOON_US - 9_000_000);
+    let other = batch(&mut store, 1, 1, 9);
+    assert_eq!(other.records.len(), 1, "nothing of it had gone: no fix is owed");
+    assert_eq!(other.records[0].time_us, NOON_US - 6_000_000);
+}
+
+#[test]
 fn only_times_that_can_be_believed_expire() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = store(options(folder.path(), &["@ops"]));

@@ -114,7 +114,37 @@ struct Entry {
     seq: u64,
 }
 
+/// The point of a record that sets the times of its lane right: the wall-clock time at which the gateway's
+/// monotonic time was 0, in seconds since 1970. It holds for records that came with a free clock.
+pub const TIMEFIX: &str = "timefix";
+
+impl Record {
+    /// The record that says when the monotonic time of its boot began, in microseconds since 1970.
+    pub fn timefix(seq: u64, time_us: i64, began_us: i64) -> Self {
+        let name = TIMEFIX.parse().expect("a name of a few letters");
+        let point = Point { name, value: Value::Float(seconds(began_us)), unit: Some("s".into()) };
+        Self { seq, time_us, points: vec![point] }
+    }
+
+    /// What [`Record::timefix`] was made with, if it is one.
+    pub fn as_timefix(&self) -> Option<i64> {
+        match self.points.as_slice() {
+            [Point { name, value: Value::Float(began), .. }] if name.as_str() == TIMEFIX => {
+                Some(micros(*began))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Batch {
+    /// The gateway's monotonic time at `record`, one of its own, in microseconds: to be added to what a
+    /// [`Record::as_timefix`] says, where the clock was free.
+    pub fn mono_of(&self, record: &Record) -> i64 {
+        let first = self.records.first().map_or(record.time_us, |first| first.time_us);
+        i64::try_from(self.mono_us).unwrap_or(i64::MAX).saturating_add(record.time_us - first)
+    }
+
     /// Its JSON.
     pub fn to_json(&self) -> String {
         let fragments: Vec<String> = self.records.iter().map(fragment).collect();
@@ -205,6 +235,15 @@ pub fn fragment(record: &Record) -> String {
         out.push_str(&json(&entry));
     }
     out
+}
+
+/// The same fragment with another time.
+pub fn retimed(fragment: &str, time_us: i64) -> String {
+    let rest = fragment.strip_prefix(r#"{"bt":"#).and_then(|rest| rest.split_once(','));
+    match rest {
+        Some((_, rest)) => format!(r#"{{"bt":{},{rest}"#, json(&seconds(time_us))),
+        None => fragment.to_owned(),
+    }
 }
 
 /// The batch made of the [`fragment`]s of its records, in order, and its gaps.
@@ -338,6 +377,23 @@ mod tests {
         );
         assert_eq!(batch.to_json(), expected);
         assert_eq!(Batch::from_json(expected.as_bytes()).unwrap(), batch);
+    }
+
+    #[test]
+    fn a_time_is_set_right_at_its_source_and_at_its_reader() {
+        let (early, began) = (1_795_305_600_000_000, 1_800_000_000_250_000);
+        let points = vec![point("t", Value::Integer(1), None), point("bt", Value::Integer(2), None)];
+        let record = |seq, time_us| Record { seq, time_us, points: points.clone() };
+        assert_eq!(retimed(&fragment(&record(7, early)), began), fragment(&record(7, began)));
+
+        let records = vec![record(1, early), record(2, early + 5_000_000)];
+        let batch =
+            Batch { lane: lane(), clock: ClockState::Free, mono_us: 60_000_000, records, gaps: vec![] };
+        let fix = Record::timefix(3, began + 90_000_000, began);
+        let began = parse_fragment(&fragment(&fix)).unwrap().as_timefix().unwrap();
+        let right: Vec<i64> = batch.records.iter().map(|record| began + batch.mono_of(record)).collect();
+        assert_eq!(right, [1_800_000_060_250_000, 1_800_000_065_250_000]);
+        assert_eq!(batch.records[0].as_timefix(), None);
     }
 
     #[test]
