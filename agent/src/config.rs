@@ -29,6 +29,8 @@ const SCHEMA: u32 = 1;
 pub const ENVIRONMENT: &str = "ATEDGE";
 /// Servers keep a notification for a reader that is away at most this long; the outbox keeps it longer.
 const MOST_TTLN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+/// Longest pause between two times that the outbox is cleared.
+const LONGEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Most bytes of a batch: sealed and in base64 it must fit a server's line.
 const MOST_BATCH: Bytes = Bytes::mib(4);
 
@@ -295,6 +297,13 @@ impl AgentConfig {
             linger: queue.spare_flash.get(),
             ..OutboxOptions::new(folder, streams)
         }
+    }
+
+    /// How often the outbox is to be cleared of what is too old: often enough for the shortest time that
+    /// something is kept, and no more than need be.
+    pub fn clear_every(&self) -> std::time::Duration {
+        let kept = self.stream.values().map(|stream| stream.hold.unwrap_or(stream.ttl).min(stream.ttl).get());
+        (kept.min().unwrap_or(LONGEST_PAUSE) / 4).clamp(std::time::Duration::from_secs(1), LONGEST_PAUSE)
     }
 
     /// What the uplink must know.

@@ -40,8 +40,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const RECORDS: &str = "records.jsonl";
 /// How often a clock that is not right is looked at.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
-/// How often the outbox is cleared of what is too old.
-const KEEP: Duration = Duration::from_secs(60);
 
 /// What to run.
 pub struct Agent {
@@ -153,7 +151,10 @@ impl Agent {
         };
         stages.spawn(async move { commands.run(requests).await.context("carry out commands") });
         let (kept, stop_keeper, kept_by) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
-        stages.spawn(async move { keep(&kept, &*kept_by, stop_keeper).await.context("clear the outbox") });
+        let every = self.config.clear_every();
+        stages.spawn(
+            async move { keep(&kept, &*kept_by, every, stop_keeper).await.context("clear the outbox") },
+        );
         let (clocked, stop_clock, watched) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
         stages.spawn(
             async move { set_right(&clocked, &*watched, stop_clock).await.context("set times right") },
@@ -232,13 +233,14 @@ fn note(result: &mut anyhow::Result<()>, ended: anyhow::Result<()>) {
     }
 }
 
-/// Clears the outbox every minute, and the commands' records with it.
+/// Clears the outbox now and then, and the commands' records with it.
 async fn keep(
     outbox: &Outbox,
     clock: &impl Clock,
+    every: Duration,
     stop: CancellationToken,
 ) -> Result<(), crate::outbox::OutboxError> {
-    let mut ticks = interval(KEEP);
+    let mut ticks = interval(every);
     loop {
         tokio::select! {
             _ = ticks.tick() => {

@@ -121,6 +121,7 @@ pub(crate) fn show_readings(incoming: &Incoming, opened: &Opened, output: Output
                     "boot": opened.batch.lane.boot.to_string(),
                     "seq": record.seq,
                     "time": time(record).to_string(),
+                    "unix": record.time_us as f64 / 1e6,
                     "clock": opened.batch.clock,
                     "mono": opened.batch.mono_of(record) as f64 / 1e6,
                     "timefix": record.as_timefix().map(|began_us| began_us as f64 / 1e6),
