@@ -21,7 +21,7 @@ use at_protocol::rpc::{self, Answer, Kind, RequestId, RpcName};
 use atedge_adapters::{Command, DeviceName, Order};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
@@ -52,6 +52,15 @@ pub struct Request {
     pub plain: Zeroizing<Vec<u8>>,
 }
 
+/// What may be done, and by whom.
+#[derive(Clone, Default)]
+pub struct Declared {
+    /// The declared commands.
+    pub rules: Arc<BTreeMap<CommandName, Rule>>,
+    /// The adapters, by name.
+    pub adapters: BTreeMap<String, mpsc::Sender<Command>>,
+}
+
 /// What commands need.
 pub struct Commands<R, C> {
     /// Where it is written down that one begins.
@@ -60,10 +69,8 @@ pub struct Commands<R, C> {
     pub road: R,
     /// What time it is.
     pub clock: Arc<C>,
-    /// What is declared.
-    pub rules: BTreeMap<CommandName, Rule>,
-    /// The adapters, by name.
-    pub adapters: BTreeMap<String, mpsc::Sender<Command>>,
+    /// What may be done, and by whom: as it is when a request comes.
+    pub declared: watch::Receiver<Declared>,
     /// The last part of key names.
     pub namespace: String,
 }
@@ -118,7 +125,8 @@ impl<R: Road, C: Clock> Commands<R, C> {
             debug!(%from, "a request for no device");
             return Ok(());
         };
-        let of_device = self.rules.iter().filter(|(name, _)| name.device == device);
+        let rules = Arc::clone(&self.declared.borrow().rules);
+        let of_device = rules.iter().filter(|(name, _)| name.device == device);
         if !of_device.clone().any(|(_, rule)| rule.allows(&from)) {
             // Not even that there is such a device.
             debug!(%from, %device, "a request from somebody who may ask for nothing");
@@ -211,7 +219,8 @@ impl<R: Road, C: Clock> Commands<R, C> {
 
     /// Has an adapter do it.
     async fn order(&self, adapter: &str, order: Order) -> Outcome {
-        let Some(adapter) = self.adapters.get(adapter) else {
+        let adapter = self.declared.borrow().adapters.get(adapter).cloned();
+        let Some(adapter) = adapter else {
             return Outcome::because(State::Failed, "the adapter does not run");
         };
         let (done, told) = oneshot::channel();

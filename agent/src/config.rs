@@ -12,6 +12,7 @@ use atedge_adapters::units::{Bytes, Duration};
 use atedge_adapters::{AdapterConfig, SecretSource, StreamName};
 use atedge_service::config::{ConfigError, Sources};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::commands::{CommandConfig, CommandName, Rule};
 use crate::keys;
@@ -172,6 +173,10 @@ impl Default for OutboxConfig {
 
 /// A configuration that was checked.
 pub struct Loaded {
+    /// As it was written, for [`Difference::between`](crate::difference::Difference::between).
+    pub tables: Value,
+    /// Where what was written.
+    pub sources: Sources,
     /// The settings.
     pub config: AgentConfig,
     /// The declared commands.
@@ -187,7 +192,7 @@ pub fn load(files: &[PathBuf]) -> Result<Loaded, ConfigError> {
     let config: AgentConfig = sources.parse()?;
     config.check(&sources)?;
     let rules = config.rules(&sources)?;
-    Ok(Loaded { config, rules })
+    Ok(Loaded { tables: sources.parse()?, sources, config, rules })
 }
 
 impl AgentConfig {

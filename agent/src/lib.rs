@@ -9,6 +9,8 @@
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod difference;
+pub mod field;
 pub mod intake;
 pub mod keys;
 pub mod link;
@@ -16,5 +18,6 @@ pub mod normalise;
 pub mod outbox;
 pub mod payload;
 pub mod records;
+pub mod reload;
 pub mod run;
 pub mod uplink;

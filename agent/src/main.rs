@@ -9,6 +9,7 @@ use atedge_agent::outbox::{self, Backlog, ConfirmedBy, Stat};
 use atedge_agent::run::Agent;
 use atedge_service::{Exit, OneLine, config::layered, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What `--version` says. A build that acknowledges too early, to prove that tests notice, says so.
 const VERSION: &str = match cfg!(feature = "sabotage") {
@@ -85,15 +86,15 @@ fn main() -> ExitCode {
     // Another provider may have been installed by whoever links us; one is enough.
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let exit = match Cli::parse().command {
-        What::Run { config, state } => run(&config.config, state.state),
+        What::Run { config, state } => run(config.config, state.state),
         What::Check { config, json } => check(&config.config, json),
         What::Queue { command: Queue::Stat { state, json } } => queue_stat(&state.state, json),
     };
     exit.into()
 }
 
-fn run(file: &Path, state: PathBuf) -> Exit {
-    let Some(Loaded { config, rules }) = load(file) else { return Exit::Usage };
+fn run(file: PathBuf, state: PathBuf) -> Exit {
+    let Some(loaded) = load(&file) else { return Exit::Usage };
     init_tracing("info");
     // One thread: a gateway has little to do at once, and memory to spare for nothing.
     let runtime =
@@ -101,7 +102,8 @@ fn run(file: &Path, state: PathBuf) -> Exit {
     let ran = runtime.and_then(|runtime| {
         runtime.block_on(async {
             let stop = stop_signal().context("listen for signals")?;
-            Agent { config, rules, state }.run(stop).await
+            let hangup = Some(signal(SignalKind::hangup()).context("listen for signals")?);
+            Agent { loaded, config: file, state, hangup }.run(stop).await
         })
     });
     match ran {

@@ -1,37 +1,34 @@
 //! The running agent: its tasks, and how they end.
 
-use std::collections::BTreeMap;
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use at_client::{Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Trust};
-use atedge_adapters::{AdapterError, Captured, Command};
 use atedge_service::{Notifier, OneLine};
-use tokio::sync::mpsc;
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::{Clock, SystemClock};
-use crate::commands::{CommandName, Commands, Rule};
-use crate::config::AgentConfig;
-use crate::intake::Intake;
+use crate::commands::{Commands, Declared};
+use crate::config::Loaded;
+use crate::field::Field;
 use crate::keys;
 use crate::link::{ClientRoad, Ear};
 use crate::outbox::{Opened, Outbox};
 use crate::records::RecordFile;
+use crate::reload::Following;
 use crate::uplink::Uplink;
 
-/// Captures between the adapters and the intake; when there are this many, adapters stop reading.
-const CAPTURES: usize = 256;
-/// Commands between us and an adapter; one more is refused.
-const COMMANDS: usize = 16;
 /// Receipts, and requests, that wait to be dealt with; when there are this many, nothing more is heard.
 const HEARD: usize = 64;
-/// How long what waits may take to be stored, sent and answered once the agent is to stop.
+/// How long what waits may take to be sent and answered once the agent is to stop.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the farewell to the atServer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -43,11 +40,13 @@ const KEEP: Duration = Duration::from_secs(60);
 /// What to run.
 pub struct Agent {
     /// The configuration, checked.
-    pub config: AgentConfig,
-    /// The declared commands, checked.
-    pub rules: BTreeMap<CommandName, Rule>,
+    pub loaded: Loaded,
+    /// Its main file, to read it again from.
+    pub config: PathBuf,
     /// The folder of the outbox.
     pub state: PathBuf,
+    /// Has the configuration read again; none where the signal means something else.
+    pub hangup: Option<Signal>,
 }
 
 impl Agent {
@@ -55,17 +54,17 @@ impl Agent {
     /// stored, what is stored is sent as far as that goes quickly, the outbox is closed.
     ///
     /// # Errors
-    /// When the outbox cannot be opened or fails, an adapter gives up, or our atServer does not accept us
+    /// When the outbox cannot be opened or fails, or our atServer does not accept us
     /// and waiting will not change that.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
         let client = self.client()?;
-        let opened = Outbox::open(self.config.outbox_options(self.state.clone()), clock.now())?;
+        let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
         let Opened { outbox, thread, salvaged } = opened;
         if let Some(saved) = salvaged {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
         }
-        info!(boot = %outbox.boot(), gateway = %self.config.gateway.atsign, "the outbox is open");
+        info!(boot = %outbox.boot(), gateway = %self.loaded.config.gateway.atsign, "the outbox is open");
         let dialer = client.config().dialer.clone();
         let result = self.run_with(outbox, client, clock, stop).await;
         dialer.close(FAREWELL).await;
@@ -74,7 +73,7 @@ impl Agent {
     }
 
     fn client(&self) -> anyhow::Result<Client> {
-        let gateway = &self.config.gateway;
+        let gateway = &self.loaded.config.gateway;
         let trust = Trust::System { and: gateway.ca.clone() };
         let tls = ClientTls::new(&trust, None)?;
         let keys = Arc::new(keys::load(&gateway.keys)?);
@@ -101,28 +100,38 @@ impl Agent {
         clock: Arc<SystemClock>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let namespace = self.config.gateway.namespace.as_str().to_owned();
+        let Loaded { config, rules, tables, .. } = self.loaded;
+        let namespace = config.gateway.namespace.as_str().to_owned();
         let road = ClientRoad(client.clone());
-        let (to_intake, captured) = mpsc::channel(CAPTURES);
         let (to_uplink, receipts) = mpsc::channel(HEARD);
         let (to_commands, requests) = mpsc::channel(HEARD);
         // Each stage stops when the one before it has ended.
         let (adapters_stop, uplink_stop) = (stop.child_token(), CancellationToken::new());
 
-        let streams = self.config.stream.keys().cloned().collect();
-        let stream_rules = self.config.stream_rules();
-        let (mut adapters, orders) = start_adapters(&self.config, &to_intake, &adapters_stop)?;
-        drop(to_intake);
+        let (streams, streams_now) = watch::channel(config.stream_rules());
+        let (declared, declared_now) = watch::channel(Declared::default());
+        let field =
+            Field::new(outbox.clone(), Arc::clone(&clock), streams_now.clone(), adapters_stop.clone());
+        let mut following = Following {
+            file: self.config,
+            tables,
+            rules: Arc::new(rules),
+            state: self.state,
+            outbox: outbox.clone(),
+            field,
+            streams,
+            declared,
+        };
+        following.start(config.adapter.keys(), &config.adapter)?;
+        following.declare();
 
-        let intake = Intake { outbox: outbox.clone(), clock: Arc::clone(&clock), streams };
-        let mut intake = tokio::spawn(intake.run(captured));
         let mut stages = JoinSet::new();
         let seed = seed()?;
         let uplink = Uplink {
             outbox: outbox.clone(),
             road: road.clone(),
             namespace: namespace.clone(),
-            streams: stream_rules,
+            streams: streams_now,
             seed,
         };
         let stop_uplink = uplink_stop.clone();
@@ -140,8 +149,7 @@ impl Agent {
             outbox: outbox.clone(),
             road,
             clock: Arc::clone(&clock),
-            rules: self.rules,
-            adapters: orders,
+            declared: declared_now,
             namespace,
         };
         stages.spawn(async move { commands.run(requests).await.context("carry out commands") });
@@ -152,25 +160,14 @@ impl Agent {
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
         Notifier.ready();
 
-        let failed = outbox.failed();
-        let mut result = tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            () = failed.cancelled() => Err(anyhow::anyhow!("the outbox is damaged; the next start moves it away")),
-            Some(ended) = adapters.join_next() => ended.context("an adapter panicked").and_then(|ended| Ok(ended?)),
-            result = first_failure(&mut stages) => result,
-        };
+        let mut hangup = self.hangup;
+        let mut result = until_the_end(&stop, &outbox, &mut following, &mut stages, &mut hangup).await;
         Notifier.stopping();
         info!("stopping");
         adapters_stop.cancel();
-        while let Some(ended) = adapters.join_next().await {
-            note(&mut result, ended.context("an adapter panicked").and_then(|ended| Ok(ended?)));
-        }
-        if timeout(GRACE, &mut intake).await.is_err() {
-            warn!("some readings could not be stored in time; their senders still have them");
-            intake.abort();
-        }
+        note(&mut result, following.field.end().await);
         uplink_stop.cancel();
-        drop(outbox);
+        drop((following, outbox));
         let drained = timeout(GRACE + GRACE, async {
             while let Some(ended) = stages.join_next().await {
                 note(&mut result, ended.context("a task panicked").and_then(|ended| ended));
@@ -185,27 +182,43 @@ impl Agent {
     }
 }
 
-type Adapters = JoinSet<Result<(), AdapterError>>;
+type Stages = JoinSet<anyhow::Result<()>>;
 
-/// Starts what is configured; returns the ways to order something of each.
-fn start_adapters(
-    config: &AgentConfig,
-    to_intake: &mpsc::Sender<Captured>,
+/// Tends what runs, until `stop` or the first failure.
+async fn until_the_end(
     stop: &CancellationToken,
-) -> anyhow::Result<(Adapters, BTreeMap<String, mpsc::Sender<Command>>)> {
-    let mut adapters = JoinSet::new();
-    let mut orders = BTreeMap::new();
-    for (name, config) in &config.adapter {
-        let adapter = config.clone().build(name)?;
-        let (order, ordered) = mpsc::channel(COMMANDS);
-        adapters.spawn(adapter.run(to_intake.clone(), ordered, stop.clone()));
-        orders.insert(name.clone(), order);
+    outbox: &Outbox,
+    following: &mut Following<SystemClock>,
+    stages: &mut Stages,
+    hangup: &mut Option<Signal>,
+) -> anyhow::Result<()> {
+    let failed = outbox.failed();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = failed.cancelled() => bail!("the outbox is damaged; the next start moves it away"),
+            result = first_failure(stages) => return result,
+            tended = following.field.tend() => {
+                tended?;
+                following.declare();
+            }
+            () = next(hangup) => drop(following.reload().await?),
+        }
     }
-    Ok((adapters, orders))
+}
+
+/// Waits for the signal; for ever where there is none.
+async fn next(signal: &mut Option<Signal>) {
+    if let Some(signal) = signal
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    pending().await
 }
 
 /// Waits until a stage fails; those that end well are waited for no longer.
-async fn first_failure(stages: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+async fn first_failure(stages: &mut Stages) -> anyhow::Result<()> {
     while let Some(ended) = stages.join_next().await {
         ended.context("a task panicked")??;
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use at_protocol::AtSign;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -80,8 +80,8 @@ pub struct Uplink<R> {
     pub road: R,
     /// The last part of key names.
     pub namespace: String,
-    /// How the streams are sent, and to whom.
-    pub streams: StreamRules,
+    /// How the streams are sent, and to whom; the outbox has followed what changes before it is said here.
+    pub streams: watch::Receiver<StreamRules>,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -114,7 +114,9 @@ impl<R: Road> Uplink<R> {
         grace: Duration,
     ) -> Result<(), OutboxError> {
         let began = Instant::now();
-        let mut schedule = Schedule::new(self.streams.clone(), self.outbox.boot(), self.seed);
+        let mut streams = self.streams.clone();
+        let rules = streams.borrow_and_update().clone();
+        let mut schedule = Schedule::new(rules, self.outbox.boot(), self.seed);
         for waiting in self.outbox.waiting().await? {
             schedule.add_waiting(waiting, Duration::ZERO);
         }
@@ -145,6 +147,12 @@ impl<R: Road> Uplink<R> {
                 Some(receipt) = receipts.recv() => {
                     if let Some(upto) = schedule.on_receipt(&receipt, began.elapsed()) {
                         under_way.push(self.perform(Work::Confirm { key: receipt.key, upto }));
+                    }
+                }
+                Ok(()) = streams.changed() => {
+                    schedule.configure(streams.borrow_and_update().clone());
+                    for waiting in self.outbox.waiting().await? {
+                        schedule.add_waiting(waiting, began.elapsed());
                     }
                 }
                 () = sleep_until(wake.unwrap_or(began)), if wake.is_some() => {}

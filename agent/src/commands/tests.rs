@@ -79,8 +79,11 @@ fn bench(folder: &std::path::Path, rules: BTreeMap<CommandName, Rule>) -> Bench 
         outbox: outbox.clone(),
         road: post.clone(),
         clock: Arc::new(Noon),
-        rules,
-        adapters: BTreeMap::from([("shop".to_owned(), adapter)]),
+        declared: watch::channel(Declared {
+            rules: Arc::new(rules),
+            adapters: BTreeMap::from([("shop".to_owned(), adapter)]),
+        })
+        .1,
         namespace: "plant7".into(),
     };
     Bench { post, outbox, thread, orders, commands }

@@ -52,7 +52,7 @@ fn written(folder: &Path, change: impl Fn(String) -> String) -> PathBuf {
 #[test]
 fn what_is_written_reaches_its_part() {
     let folder = tempfile::tempdir().unwrap();
-    let Loaded { config, rules } = load(&[written(folder.path(), |text| text)]).unwrap();
+    let Loaded { config, rules, .. } = load(&[written(folder.path(), |text| text)]).unwrap();
     assert_eq!(config.gateway.atsign.to_string(), "@plant7gw1");
     assert_eq!(config.gateway.transport, Transport::Auto);
     assert!(config.gateway.registrars().is_empty());

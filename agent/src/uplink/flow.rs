@@ -131,6 +131,11 @@ impl Flow {
         self.rules
     }
 
+    /// It is sent by these rules from now on.
+    pub(super) const fn follow(&mut self, rules: FlowRules) {
+        self.rules = rules;
+    }
+
     /// Whether its reader has everything.
     pub(super) const fn is_drained(&self) -> bool {
         self.confirmed >= self.last && !self.busy

@@ -87,7 +87,36 @@ impl Schedule {
         }
     }
 
-    /// A flow that waited when the agent started.
+    /// The streams and their readers are these from now on. Flows to readers that are none any more are
+    /// forgotten, whatever is under way for them; new readers' flows are added by [`Schedule::add_waiting`].
+    pub fn configure(&mut self, streams: StreamRules) {
+        self.streams = streams;
+        let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
+        for key in keys {
+            let stream = self.flows.get(&key).and_then(|flow| self.streams.get(&flow.lane.stream));
+            let rules = stream.filter(|(readers, _)| readers.contains(&key.reader)).map(|(_, rules)| *rules);
+            match rules {
+                Some(rules) => self.change(key, |flow| flow.iter_mut().for_each(|flow| flow.follow(rules))),
+                None => self.forget(&key),
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &FlowKey) {
+        let Some(flow) = self.flows.remove(key) else { return };
+        if let Some(due) = flow.due() {
+            self.due.remove(&(due, key.clone()));
+        }
+        let series_of = series(key, &flow);
+        if let Some(flows) = self.earlier.get_mut(&series_of) {
+            flows.remove(&(flow.lane.boot, key.clone()));
+            if flows.is_empty() {
+                self.earlier.remove(&series_of);
+            }
+        }
+    }
+
+    /// A flow that waited when the agent started, or whose reader is new.
     pub fn add_waiting(&mut self, waiting: Waiting, now: Time) {
         let Waiting { key, lane, upto, last } = waiting;
         let Some((_, rules)) = self.streams.get(&lane.stream) else { return };
@@ -323,5 +352,44 @@ mod tests {
         assert_eq!(sent(schedule.next(again)), Some((old, 1, 3)));
         schedule.on_sent(&left, 1, 3, false, NoteId::new(old, 1, 1), again);
         assert_eq!(sent(schedule.next(again)), Some((new, 1, 10)));
+    }
+
+    /// Readers come and go while the agent runs; what is under way for one that went must not confuse.
+    #[test]
+    fn a_changed_configuration_is_followed_at_once() {
+        let boot = Boot::new(1, 7);
+        let [stays, goes, comes] = ["@stays", "@goes", "@comes"].map(|name| name.parse::<AtSign>().unwrap());
+        let limit = BatchLimit { records: 10, bytes: 1 << 20 };
+        let rules = FlowRules { limit, linger: LINGER, receipts: true, ttln: Duration::from_secs(60) };
+        let streams = |readers: [&AtSign; 2], rules| {
+            let readers = readers.into_iter().cloned().collect();
+            StreamRules::from([("process".parse().unwrap(), (readers, rules))])
+        };
+        let mut schedule = Schedule::new(streams([&stays, &goes], rules), boot, 1);
+        let key = |reader: &AtSign| FlowKey { lane: 1, reader: reader.clone() };
+        let waiting = |reader: &AtSign| Waiting { key: key(reader), lane: lane(boot), upto: 0, last: 3 };
+        let now = LINGER;
+        let to = |action: Option<Action>| match action {
+            Some(Action::Send { key, limit, .. }) => Some((key.reader, limit.records)),
+            Some(Action::Ask { .. }) | None => None,
+        };
+        schedule.on_grown(1, &lane(boot), 3, Duration::ZERO);
+        assert_eq!(to(schedule.next(now)), Some((goes.clone(), 10)));
+
+        let limit = BatchLimit { records: 2, ..limit };
+        schedule.configure(streams([&stays, &comes], FlowRules { limit, ..rules }));
+        schedule.add_waiting(waiting(&stays), now);
+        schedule.add_waiting(waiting(&comes), now);
+        assert_eq!(to(schedule.next(now)), Some((comes.clone(), 2)));
+        assert_eq!(to(schedule.next(now)), Some((stays.clone(), 2)));
+        assert_eq!(schedule.next(now), None, "nobody else is sent to");
+        for reader in [&goes, &comes, &stays] {
+            schedule.on_sent(&key(reader), 1, 3, false, NoteId::new(boot, 1, 1), now);
+        }
+        assert!(schedule.is_sent());
+        schedule.on_grown(1, &lane(boot), 4, now);
+        assert_eq!(to(schedule.next(now + LINGER)).map(|(reader, _)| reader), Some(comes));
+        assert_eq!(to(schedule.next(now + LINGER)).map(|(reader, _)| reader), Some(stays));
+        assert_eq!(schedule.next(now + LINGER), None);
     }
 }
