@@ -19,6 +19,7 @@ mod command;
 mod config;
 pub mod decode;
 mod delivery;
+mod grid;
 pub mod modbus;
 pub mod mqtt;
 mod name;
