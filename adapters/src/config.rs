@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig};
+use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig, PointConfig};
 use crate::mqtt::MqttConfig;
 use crate::process::ProcessConfig;
 use crate::serial::SerialConfig;
@@ -61,12 +61,20 @@ impl AdapterConfig {
 
     /// Whether this adapter has the point and commands may write it.
     pub fn can_write(&self, device: &DeviceName, point: &PointName) -> bool {
+        self.point(device, point).is_some_and(|point| point.write.is_some())
+    }
+
+    /// Whether this adapter has the point and can read it when it is asked to.
+    pub fn can_read(&self, device: &DeviceName, point: &PointName) -> bool {
+        self.point(device, point).is_some()
+    }
+
+    fn point(&self, device: &DeviceName, point: &PointName) -> Option<&PointConfig> {
         match self {
-            Self::Mqtt(_) | Self::Serial(_) | Self::Process(_) => false,
+            Self::Mqtt(_) | Self::Serial(_) | Self::Process(_) => None,
             Self::ModbusRtu(ModbusRtuConfig { unit, .. }) | Self::ModbusTcp(ModbusTcpConfig { unit, .. }) => {
-                let points =
-                    unit.values().filter(|unit| unit.device == *device).flat_map(|unit| &unit.points);
-                points.into_iter().any(|known| known.name == *point && known.write.is_some())
+                let of_device = unit.values().filter(|unit| unit.device == *device);
+                of_device.flat_map(|unit| &unit.points).find(|known| known.name == *point)
             }
         }
     }

@@ -37,7 +37,7 @@ mod write;
 pub use ack::{Ack, Verdict};
 pub use adapter::{Adapter, AdapterError, Running};
 pub use captured::{Captured, Intake};
-pub use command::{Command, CommandError, Order};
+pub use command::{Command, CommandError, Order, Verify};
 pub use config::{AdapterConfig, ConfigError};
 pub use delivery::Delivery;
 pub use name::{DeviceName, InvalidName, PointName, StreamName};

@@ -51,15 +51,25 @@ pub(super) struct RtuLink {
     patience: Duration,
     /// When something was last on the line.
     busy: Instant,
+    /// Where the line is at the end of a connection.
+    pulse: Option<Pulse>,
 }
 
 impl RtuLink {
     pub(super) fn new(line: impl Line + 'static, baud: u32, patience: Duration) -> Self {
-        Self { line: Box::new(line), baud, patience, busy: Instant::now() }
+        Self { line: Box::new(line), baud, patience, busy: Instant::now(), pulse: None }
+    }
+
+    /// The line behind a converter. A port that has gone says so; a connection may not.
+    pub(super) fn over_connection(line: impl Line + 'static, baud: u32, patience: Duration) -> Self {
+        Self { pulse: Some(Pulse::default()), ..Self::new(line, baud, patience) }
     }
 
     async fn ask(&mut self, unit: UnitId, request: &Request) -> io::Result<Heard> {
         let mut strays = Vec::new();
+        if let Some(pulse) = &mut self.pulse {
+            pulse.ask()?;
+        }
         if self.drain().await? {
             strays.push(Fault::Late { unit });
         }
@@ -74,6 +84,9 @@ impl RtuLink {
             && let Some(count) = read(&mut self.line, &mut buffer, deadline).await?
         {
             answer = listener.hear(&buffer[..count]);
+            if let Some(pulse) = &mut self.pulse {
+                pulse.hear();
+            }
         }
         self.busy = Instant::now();
         let noise = listener.noise().map(|noise| Fault::Noise { unit, noise });
@@ -109,23 +122,46 @@ pub(super) struct TcpLink {
     reader: mbap::Reader,
     patience: Duration,
     transaction: u16,
+    pulse: Pulse,
+}
+
+/// Whether a connection is alive.
+#[derive(Debug, Default)]
+struct Pulse {
     /// Questions in a row after which nothing came.
     unanswered: u32,
+}
+
+impl Pulse {
+    fn ask(&mut self) -> io::Result<()> {
+        if self.unanswered >= DEAD {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing comes over the connection"));
+        }
+        self.unanswered += 1;
+        Ok(())
+    }
+
+    fn hear(&mut self) {
+        self.unanswered = 0;
+    }
 }
 
 impl TcpLink {
     pub(super) fn new(stream: TcpStream, patience: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, reader: mbap::Reader::default(), patience, transaction: 0, unanswered: 0 })
+        Ok(Self {
+            stream,
+            reader: mbap::Reader::default(),
+            patience,
+            transaction: 0,
+            pulse: Pulse::default(),
+        })
     }
 
     async fn ask(&mut self, unit: UnitId, request: &Request) -> io::Result<Heard> {
-        if self.unanswered >= DEAD {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing comes over the connection"));
-        }
+        self.pulse.ask()?;
         self.transaction = self.transaction.wrapping_add(1);
         write(&mut self.stream, &mbap::frame(self.transaction, unit.0, request)).await?;
-        self.unanswered += 1;
         let deadline = Instant::now() + self.patience;
         let (mut late, mut noise) = (None, None);
         let mut buffer = [0; 512];
@@ -141,7 +177,7 @@ impl TcpLink {
                 }
             }
             let Some(count) = read(&mut self.stream, &mut buffer, deadline).await? else { break None };
-            self.unanswered = 0;
+            self.pulse.hear();
             self.reader.hear(&buffer[..count]);
         };
         let answer = match answer {

@@ -24,6 +24,8 @@ mod plan;
 pub mod rtu;
 mod schedule;
 pub mod value;
+mod verify;
+mod way;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,13 +33,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::bus::{Bus, Unit, Way};
+use self::bus::{Bus, Unit};
+use self::config::Place;
 pub use self::config::{
     Addressing, Degrade, ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId, WriteConfig,
 };
 pub use self::fault::Fault;
 use self::plan::plan;
 use self::schedule::Rhythm;
+use self::way::Way;
 use crate::waiting::Waiting;
 use crate::{Adapter, Command, ConfigError, Intake, Running};
 
@@ -47,21 +51,34 @@ const LEAST_REST: Duration = Duration::from_secs(1);
 impl ModbusRtuConfig {
     pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
         self.check()?;
+        let way = self.way()?;
         let rest = (2 * self.timeout.get()).max(LEAST_REST);
         let units = units(self.unit, rest, self.degrade)?;
-        let Self { port, baud, parity, stop_bits, timeout, .. } = self;
-        let way = Way::Serial { port, baud, parity, stop_bits, timeout: timeout.get() };
         Ok(Box::new(ModbusAdapter { name, way, units }))
+    }
+
+    fn way(&self) -> Result<Way, ConfigError> {
+        let (baud, timeout) = (self.baud, self.timeout.get());
+        Ok(match self.place()? {
+            Place::Port(port) => {
+                Way::Serial { port, baud, parity: self.parity, stop_bits: self.stop_bits, timeout }
+            }
+            Place::Address(address) => Way::RtuOverTcp { address, baud, timeout },
+        })
     }
 }
 
 impl ModbusTcpConfig {
     pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
         self.check()?;
-        let way = Way::Tcp { address: self.address()?, timeout: self.timeout.get() };
+        let way = self.way()?;
         // Over TCP questions have numbers, and late answers are known.
         let units = units(self.unit, Duration::ZERO, self.degrade)?;
         Ok(Box::new(ModbusAdapter { name, way, units }))
+    }
+
+    fn way(&self) -> Result<Way, ConfigError> {
+        Ok(Way::Tcp { address: self.address()?, timeout: self.timeout.get() })
     }
 }
 
@@ -107,7 +124,7 @@ impl Adapter for ModbusAdapter {
     ) -> Running {
         let Self { name, way, units } = *self;
         Box::pin(async move {
-            Bus { name, way, units, waiting: Waiting::new(intake) }.run(commands, stop).await;
+            Bus::new(name, way, units, Waiting::new(intake)).run(commands, stop).await;
             Ok(())
         })
     }
