@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig, PointConfig};
+use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId};
 use crate::mqtt::MqttConfig;
 use crate::process::ProcessConfig;
 use crate::serial::SerialConfig;
@@ -69,14 +69,20 @@ impl AdapterConfig {
         self.point(device, point).is_some()
     }
 
-    fn point(&self, device: &DeviceName, point: &PointName) -> Option<&PointConfig> {
-        match self {
-            Self::Mqtt(_) | Self::Serial(_) | Self::Process(_) => None,
+    /// Its Modbus units; none with an adapter of another kind.
+    pub fn units(&self) -> impl Iterator<Item = (UnitId, &UnitConfig)> {
+        let units = match self {
             Self::ModbusRtu(ModbusRtuConfig { unit, .. }) | Self::ModbusTcp(ModbusTcpConfig { unit, .. }) => {
-                let of_device = unit.values().filter(|unit| unit.device == *device);
-                of_device.flat_map(|unit| &unit.points).find(|known| known.name == *point)
+                Some(unit)
             }
-        }
+            Self::Mqtt(_) | Self::Serial(_) | Self::Process(_) => None,
+        };
+        units.into_iter().flatten().map(|(id, unit)| (*id, unit))
+    }
+
+    fn point(&self, device: &DeviceName, point: &PointName) -> Option<&PointConfig> {
+        let mut of_device = self.units().filter(|(_, unit)| unit.device == *device);
+        of_device.find_map(|(_, unit)| unit.points.iter().find(|known| known.name == *point))
     }
 
     /// Makes the adapter; `name` is its name in the configuration and in logs. Touches no device yet.

@@ -385,8 +385,11 @@ impl PointConfig {
 }
 
 impl Addressing {
-    /// The address on the wire, or what is wrong with `address`.
-    fn on_the_wire(self, table: Table, address: u32) -> Result<u16, String> {
+    /// The address on the wire.
+    ///
+    /// # Errors
+    /// Says what is wrong with `address`.
+    pub fn on_the_wire(self, table: Table, address: u32) -> Result<u16, String> {
         let (first, last) = match (self, table) {
             (Self::Zero, _) => (0, 65_535),
             (Self::One, _) | (Self::Plc, Table::Coil) => (1, 65_536),

@@ -36,6 +36,14 @@ pub(super) enum Link {
 }
 
 impl Link {
+    /// One that does not take silence for the end of the connection.
+    pub(super) fn patient(self) -> Self {
+        match self {
+            Self::Rtu(link) => Self::Rtu(RtuLink { pulse: None, ..link }),
+            Self::Tcp(link) => Self::Tcp(TcpLink { pulse: None, ..link }),
+        }
+    }
+
     /// Asks `unit`. An error means that the way is gone.
     pub(super) async fn ask(&mut self, unit: UnitId, request: &Request) -> io::Result<Heard> {
         match self {
@@ -122,7 +130,7 @@ pub(super) struct TcpLink {
     reader: mbap::Reader,
     patience: Duration,
     transaction: u16,
-    pulse: Pulse,
+    pulse: Option<Pulse>,
 }
 
 /// Whether a connection is alive.
@@ -154,12 +162,14 @@ impl TcpLink {
             reader: mbap::Reader::default(),
             patience,
             transaction: 0,
-            pulse: Pulse::default(),
+            pulse: Some(Pulse::default()),
         })
     }
 
     async fn ask(&mut self, unit: UnitId, request: &Request) -> io::Result<Heard> {
-        self.pulse.ask()?;
+        if let Some(pulse) = &mut self.pulse {
+            pulse.ask()?;
+        }
         self.transaction = self.transaction.wrapping_add(1);
         write(&mut self.stream, &mbap::frame(self.transaction, unit.0, request)).await?;
         let deadline = Instant::now() + self.patience;
@@ -177,7 +187,9 @@ impl TcpLink {
                 }
             }
             let Some(count) = read(&mut self.stream, &mut buffer, deadline).await? else { break None };
-            self.pulse.hear();
+            if let Some(pulse) = &mut self.pulse {
+                pulse.hear();
+            }
             self.reader.hear(&buffer[..count]);
         };
         let answer = match answer {

@@ -21,6 +21,7 @@ mod link;
 pub mod mbap;
 pub mod pdu;
 mod plan;
+mod probe;
 pub mod rtu;
 mod schedule;
 pub mod value;
@@ -40,6 +41,7 @@ pub use self::config::{
 };
 pub use self::fault::Fault;
 use self::plan::plan;
+pub use self::probe::{Presence, Probe, ProbeError};
 use self::schedule::Rhythm;
 use self::way::Way;
 use crate::waiting::Waiting;

@@ -6,6 +6,7 @@
 mod bytes;
 mod check;
 mod framing;
+mod holder;
 mod port;
 mod talk;
 
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::bytes::ByteText;
 pub use self::check::{Check, CheckKind};
 pub use self::framing::{Endian, Ending, FrameError, Framer, Framing};
+pub use self::holder::{Holder, is_in_use};
 use self::port::Port;
 pub(crate) use self::port::open;
 use crate::decode::{Decode, Decoder};

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use atedge_adapters::modbus::Fault;
-use atedge_adapters::modbus::pdu::Exception;
+use atedge_adapters::modbus::pdu::{Exception, Response, Table};
 use atedge_adapters::modbus::rtu::Noise;
-use atedge_adapters::{Captured, CommandError, Order, Reading, Refusal, Value, Verify};
+use atedge_adapters::modbus::{Fault, Probe, ProbeError, UnitId};
+use atedge_adapters::{AdapterConfig, Captured, CommandError, Order, Reading, Refusal, Value, Verify};
 use tempfile::TempDir;
 
 use super::gateway::{Gateway, PATIENCE};
@@ -383,6 +383,37 @@ async fn what_a_unit_refuses_is_explained_and_the_rest_is_read() {
         matches!(&refused, CommandError::Refused { reason, .. } if reason.contains("illegal data address"))
     );
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn units_are_found_by_hand() {
+    let line = Line::new();
+    let (cable, units) = line.connect();
+    let table = format!(
+        "type = \"modbus-rtu\"\nport = \"{}\"\nparity = \"none\"\ntimeout = \"150ms\"\n{UNIT_1}",
+        line.port().display()
+    );
+    let config: AdapterConfig = toml::from_str(&table).unwrap();
+    let mut probe = Probe::open(&config, None).await.unwrap();
+    let mut found = BTreeMap::new();
+    for unit in 1..=12 {
+        for (unit, presence) in probe.knock(UnitId(unit)).await.unwrap() {
+            found.entry(unit.0).or_insert(presence.kind());
+        }
+    }
+    // Unit 3 answers while others are asked, and unit 5 in the name of unit 6.
+    assert_eq!(found.get(&6), Some(&"late"), "{found:?}");
+    let certain = [1, 2, 3, 4].map(|unit| found.get(&unit).copied());
+    assert_eq!(certain, ["answers", "answers", "late", "garbled"].map(Some), "{found:?}");
+    let energy = probe.read(UnitId(1), Table::Holding, 10, 2).await.unwrap();
+    assert_eq!(energy, Ok(Response::Registers(vec![0x42F7, 0])));
+
+    // Whoever looks while another has the line is told so.
+    let refused = Probe::open(&config, None).await.err().unwrap();
+    assert!(matches!(&refused, ProbeError::InUse { .. }), "{refused}");
+    drop((probe, units, cable));
+    let refused = Probe::open(&config, None).await.err().unwrap();
+    assert!(matches!(&refused, ProbeError::Open { .. }), "{refused}");
 }
 
 #[tokio::test]
