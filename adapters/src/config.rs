@@ -1,6 +1,7 @@
 //! An adapter's table in the configuration.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -67,6 +68,15 @@ impl AdapterConfig {
     /// Whether this adapter has the point and can read it when it is asked to.
     pub fn can_read(&self, device: &DeviceName, point: &PointName) -> bool {
         self.point(device, point).is_some()
+    }
+
+    /// The serial port that it uses.
+    pub fn port(&self) -> Option<&Path> {
+        match self {
+            Self::Serial(serial) => Some(&serial.port),
+            Self::ModbusRtu(rtu) => rtu.port.as_deref(),
+            Self::Mqtt(_) | Self::Process(_) | Self::ModbusTcp(_) => None,
+        }
     }
 
     /// Its Modbus units; none with an adapter of another kind.

@@ -48,6 +48,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    Ports(tool::Ports),
     Scan(tool::Scan),
     Peek(tool::Peek),
     /// Look at the queue on disk.
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         What::Run { config, state } => run(&config.config, state.state),
         What::Check { config, json } => check(&config.config, json),
+        What::Ports(ports) => ports.run(),
         What::Scan(scan) => scan.run(),
         What::Peek(peek) => peek.run(),
         What::Queue { command: Queue::Stat { state, json } } => queue_stat(&state.state, json),

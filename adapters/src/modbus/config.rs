@@ -36,6 +36,9 @@ pub struct ModbusRtuConfig {
     /// Stop bits: 1 or 2.
     #[serde(default)]
     pub stop_bits: StopBits,
+    /// Whether the converter echoes what is sent, as two-wire ones without a switch do: the echo is passed over.
+    #[serde(default)]
+    pub echo: bool,
     /// How long a unit may take for its answer. The time that its bytes need on the line comes on top.
     #[serde(default = "default_timeout")]
     pub timeout: Duration,

@@ -11,8 +11,8 @@
 //! RTU has no numbers for questions, so an answer that is late must not meet the next question. What comes
 //! between questions is read away; a unit that did not answer is left alone for twice its timeout, for a
 //! second at least, and then asked the same again. An answer that is later than that would be taken for the
-//! answer to that: `timeout` has to be long enough for what the units can do. A converter that echoes what is sent cannot be used: the echo of a write looks
-//! like its confirmation.
+//! answer to that: `timeout` has to be long enough for what the units can do. The echo of a
+//! write looks like its confirmation: that a converter echoes has to be said (`echo`).
 
 mod bus;
 mod config;
@@ -60,12 +60,12 @@ impl ModbusRtuConfig {
     }
 
     fn way(&self) -> Result<Way, ConfigError> {
-        let (baud, timeout) = (self.baud, self.timeout.get());
+        let (baud, timeout, echo) = (self.baud, self.timeout.get(), self.echo);
         Ok(match self.place()? {
             Place::Port(port) => {
-                Way::Serial { port, baud, parity: self.parity, stop_bits: self.stop_bits, timeout }
+                Way::Serial { port, baud, parity: self.parity, stop_bits: self.stop_bits, timeout, echo }
             }
-            Place::Address(address) => Way::RtuOverTcp { address, baud, timeout },
+            Place::Address(address) => Way::RtuOverTcp { address, baud, timeout, echo },
         })
     }
 }

@@ -21,12 +21,14 @@ pub(super) enum Way {
         parity: Parity,
         stop_bits: StopBits,
         timeout: Duration,
+        echo: bool,
     },
     /// A serial line whose bytes a converter passes on.
     RtuOverTcp {
         address: String,
         baud: u32,
         timeout: Duration,
+        echo: bool,
     },
     Tcp {
         address: String,
@@ -53,14 +55,14 @@ impl Way {
 
     pub(super) async fn open(&self) -> io::Result<Link> {
         match self {
-            Self::Serial { port, baud, parity, stop_bits, timeout } => {
+            Self::Serial { port, baud, parity, stop_bits, timeout, echo } => {
                 let line = serial::open(port, *baud, DataBits::Eight, *parity, *stop_bits)?;
-                Ok(Link::Rtu(RtuLink::new(line, *baud, *timeout)))
+                Ok(Link::Rtu(RtuLink::new(line, *baud, *timeout).with_echo(*echo)))
             }
-            Self::RtuOverTcp { address, baud, timeout } => {
+            Self::RtuOverTcp { address, baud, timeout, echo } => {
                 let stream = connect(address).await?;
                 stream.set_nodelay(true)?;
-                Ok(Link::Rtu(RtuLink::over_connection(stream, *baud, *timeout)))
+                Ok(Link::Rtu(RtuLink::over_connection(stream, *baud, *timeout).with_echo(*echo)))
             }
             Self::Tcp { address, timeout } => Ok(Link::Tcp(TcpLink::new(connect(address).await?, *timeout)?)),
         }

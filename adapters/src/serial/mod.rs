@@ -8,6 +8,7 @@ mod check;
 mod framing;
 mod holder;
 mod port;
+mod ports;
 mod talk;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use self::framing::{Endian, Ending, FrameError, Framer, Framing};
 pub use self::holder::{Holder, is_in_use};
 use self::port::Port;
 pub(crate) use self::port::open;
+pub use self::ports::{Access, PortInfo, Usb, ports};
 use crate::decode::{Decode, Decoder};
 use crate::units::Duration;
 use crate::{Adapter, Command, ConfigError, DeviceName, Intake, PointName, Running, StreamName};

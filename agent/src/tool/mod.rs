@@ -2,6 +2,7 @@
 //! key, a server, or a running agent.
 
 mod peek;
+mod ports;
 mod scan;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use atedge_service::config::layered;
 use clap::Args;
 
 pub use peek::Peek;
+pub use ports::Ports;
 pub use scan::Scan;
 
 use crate::config;
@@ -28,6 +30,10 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    fn exists(&self) -> bool {
+        self.config.exists()
+    }
+
     fn adapters(&self) -> Result<BTreeMap<String, AdapterConfig>, Complaint> {
         config::load_adapters(&layered(&self.config))
             .map_err(|error| Complaint { text: error.to_string(), exit: Exit::Usage })
