@@ -29,6 +29,7 @@ use zeroize::Zeroizing;
 pub use call::{Call, MAX_KEY, Outcome, State};
 pub use declared::{
     ArgConfig, CommandConfig, CommandName, EffectConfig, InvalidCommandName, PublishConfig, Signed,
+    VerifyConfig,
 };
 pub use rule::{Rejection, Rule};
 

@@ -195,6 +195,18 @@ pub fn load(files: &[PathBuf]) -> Result<Loaded, ConfigError> {
     Ok(Loaded { tables: sources.parse()?, sources, config, rules })
 }
 
+/// Reads the adapters alone from `files` and the environment, and checks them: for those who look at devices
+/// before there is anything else.
+///
+/// # Errors
+/// With everything that is wrong, each with its place.
+pub fn load_adapters(files: &[PathBuf]) -> Result<BTreeMap<String, AdapterConfig>, ConfigError> {
+    let sources = Sources::read(files, ENVIRONMENT)?;
+    let config: AgentConfig = sources.parse()?;
+    config.check_adapters(&sources)?;
+    Ok(config.adapter)
+}
+
 impl AgentConfig {
     /// What the form of the settings does not show; the first problem found.
     fn check(&self, sources: &Sources) -> Result<(), ConfigError> {

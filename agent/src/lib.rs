@@ -4,7 +4,7 @@
 //! to the [`outbox`]; when that is on disk, the device gets its acknowledgement. [`uplink`] takes it from
 //! there to its readers, by the [`link`] to our atServer, in the wire form of [`payload`], until they have
 //! confirmed it. A command comes back over the same link to [`commands`], which decides and has the
-//! adapter do it. [`run`] starts and ends all of them.
+//! adapter do it. [`run`] starts and ends all of them. [`tool`] is for the person at the device.
 
 pub mod clock;
 pub mod commands;
@@ -20,4 +20,5 @@ pub mod payload;
 pub mod records;
 pub mod reload;
 pub mod run;
+pub mod tool;
 pub mod uplink;

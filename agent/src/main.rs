@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use atedge_agent::config::{self, Loaded};
 use atedge_agent::outbox::{self, Backlog, ConfirmedBy, Stat};
 use atedge_agent::run::Agent;
+use atedge_agent::tool;
 use atedge_service::{Exit, OneLine, config::layered, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +49,9 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    Ports(tool::Ports),
+    Scan(tool::Scan),
+    Peek(tool::Peek),
     /// Look at the queue on disk.
     Queue {
         #[command(subcommand)]
@@ -88,6 +92,9 @@ fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         What::Run { config, state } => run(config.config, state.state),
         What::Check { config, json } => check(&config.config, json),
+        What::Ports(ports) => ports.run(),
+        What::Scan(scan) => scan.run(),
+        What::Peek(peek) => peek.run(),
         What::Queue { command: Queue::Stat { state, json } } => queue_stat(&state.state, json),
     };
     exit.into()

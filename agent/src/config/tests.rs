@@ -143,5 +143,5 @@ fn the_sample_is_understood_with_all_that_it_proposes() {
     let whole: AgentConfig =
         toml::from_str(&proposed.replace("ed25519:…", &format!("ed25519:{key}"))).unwrap();
     assert!(whole.gateway.registrar.is_some() && whole.gateway.ca.is_some());
-    assert_eq!((whole.adapter.len(), whole.command.len()), (4, 1));
+    assert_eq!((whole.adapter.len(), whole.command.len()), (4, 2));
 }
