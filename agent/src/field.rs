@@ -224,7 +224,13 @@ async fn run_line<C: Clock>(
     };
     let (result, ()) = tokio::join!(capture, store);
     let counts = tally.counts();
-    info!(adapter = name, kept = counts.kept, repeated = counts.repeated, refused = counts.refused, "has ended");
+    info!(
+        adapter = name,
+        kept = counts.kept,
+        repeated = counts.repeated,
+        refused = counts.refused,
+        "has ended"
+    );
     result
 }
 

@@ -43,11 +43,7 @@ impl Tally {
     /// How many so far.
     pub fn counts(&self) -> Counts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            kept: count(&self.kept),
-            repeated: count(&self.repeated),
-            refused: count(&self.refused),
-        }
+        Counts { kept: count(&self.kept), repeated: count(&self.repeated), refused: count(&self.refused) }
     }
 }
 

@@ -38,8 +38,9 @@ enum What {
         #[command(flatten)]
         config: ConfigArgs,
         #[command(flatten)]
-        state: StateArgs,
+        agent: tool::AgentArgs,
     },
+    Reload(tool::Reload),
     /// Check the configuration, offline.
     #[command(after_help = "Example: atedge-agent check --config agent.toml")]
     Check {
@@ -90,7 +91,8 @@ fn main() -> ExitCode {
     // Another provider may have been installed by whoever links us; one is enough.
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let exit = match Cli::parse().command {
-        What::Run { config, state } => run(config.config, state.state),
+        What::Run { config, agent } => run(config.config, agent),
+        What::Reload(reload) => reload.run(),
         What::Check { config, json } => check(&config.config, json),
         What::Ports(ports) => ports.run(),
         What::Scan(scan) => scan.run(),
@@ -100,7 +102,7 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-fn run(file: PathBuf, state: PathBuf) -> Exit {
+fn run(file: PathBuf, agent: tool::AgentArgs) -> Exit {
     let Some(loaded) = load(&file) else { return Exit::Usage };
     init_tracing("info");
     // One thread: a gateway has little to do at once, and memory to spare for nothing.
@@ -110,7 +112,8 @@ fn run(file: PathBuf, state: PathBuf) -> Exit {
         runtime.block_on(async {
             let stop = stop_signal().context("listen for signals")?;
             let hangup = Some(signal(SignalKind::hangup()).context("listen for signals")?);
-            Agent { loaded, config: file, state, hangup }.run(stop).await
+            let socket = agent.socket();
+            Agent { loaded, config: file, state: agent.state, hangup, socket }.run(stop).await
         })
     });
     match ran {

@@ -47,7 +47,9 @@ pub enum ReloadError {
     #[error("{0}")]
     Refused(#[from] ConfigError),
     /// The disk is full, say.
-    #[error("the queue could not take the new settings: {0}; mend that and try again.\nThe running configuration is unchanged.")]
+    #[error(
+        "the queue could not take the new settings: {0}; mend that and try again.\nThe running configuration is unchanged."
+    )]
     Queue(#[from] crate::outbox::OutboxError),
 }
 
@@ -128,7 +130,8 @@ impl<C: Clock + 'static> Following<C> {
 
     /// Lets commands reach the adapters that run now.
     pub fn declare(&self) {
-        self.declared.send_replace(Declared { rules: Arc::clone(&self.rules), adapters: self.field.orders() });
+        self.declared
+            .send_replace(Declared { rules: Arc::clone(&self.rules), adapters: self.field.orders() });
     }
 }
 

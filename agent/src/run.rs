@@ -18,12 +18,13 @@ use tracing::{error, info, warn};
 use crate::clock::{Clock, SystemClock};
 use crate::commands::{Commands, Declared};
 use crate::config::Loaded;
+use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
 use crate::keys;
 use crate::link::{ClientRoad, Ear};
 use crate::outbox::{Opened, Outbox};
 use crate::records::RecordFile;
-use crate::reload::Following;
+use crate::reload::{Following, ReloadError};
 use crate::uplink::Uplink;
 
 /// Receipts, and requests, that wait to be dealt with; when there are this many, nothing more is heard.
@@ -47,6 +48,8 @@ pub struct Agent {
     pub state: PathBuf,
     /// Has the configuration read again; none where the signal means something else.
     pub hangup: Option<Signal>,
+    /// Where the person at the gateway asks for this agent.
+    pub socket: PathBuf,
 }
 
 impl Agent {
@@ -160,8 +163,23 @@ impl Agent {
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
         Notifier.ready();
 
-        let mut hangup = self.hangup;
-        let mut result = until_the_end(&stop, &outbox, &mut following, &mut stages, &mut hangup).await;
+        let (reload, reloads) = mpsc::channel(1);
+        match Place::take(self.socket.clone()) {
+            Ok(place) => {
+                let desk = Desk { place, reload };
+                let stop_desk = adapters_stop.clone();
+                stages.spawn(async move {
+                    desk.run(stop_desk).await;
+                    Ok(())
+                });
+            }
+            // Devices are served all the same.
+            Err(error) => {
+                warn!(socket = %self.socket.display(), %error, "nobody can ask for this agent; `--socket` names another place");
+            }
+        }
+        let mut asked = Asked { hangup: self.hangup, reloads };
+        let mut result = until_the_end(&stop, &outbox, &mut following, &mut stages, &mut asked).await;
         Notifier.stopping();
         info!("stopping");
         adapters_stop.cancel();
@@ -190,7 +208,7 @@ async fn until_the_end(
     outbox: &Outbox,
     following: &mut Following<SystemClock>,
     stages: &mut Stages,
-    hangup: &mut Option<Signal>,
+    asked: &mut Asked,
 ) -> anyhow::Result<()> {
     let failed = outbox.failed();
     loop {
@@ -202,19 +220,41 @@ async fn until_the_end(
                 tended?;
                 following.declare();
             }
-            () = next(hangup) => drop(following.reload().await?),
+            waiting = asked.reload() => {
+                let answer = match following.reload().await? {
+                    Ok(difference) => Answer::Done(difference),
+                    Err(error @ ReloadError::Refused(_)) => Answer::Refused(error.to_string()),
+                    Err(error @ ReloadError::Queue(_)) => Answer::Failed(error.to_string()),
+                };
+                // Whoever asked may have gone.
+                waiting.map(|waiting| waiting.send(answer).ok());
+            }
         }
     }
 }
 
-/// Waits for the signal; for ever where there is none.
-async fn next(signal: &mut Option<Signal>) {
-    if let Some(signal) = signal
-        && signal.recv().await.is_some()
-    {
-        return;
+/// The ways to ask for a reload.
+struct Asked {
+    hangup: Option<Signal>,
+    reloads: mpsc::Receiver<Reloading>,
+}
+
+impl Asked {
+    /// Waits until a reload is asked for, by somebody who waits for its end or by the signal. Cancel-safe.
+    async fn reload(&mut self) -> Option<Reloading> {
+        let Self { hangup, reloads } = self;
+        let signal = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            Some(()) = signal => None,
+            Some(reloading) = reloads.recv() => Some(reloading),
+            else => pending().await,
+        }
     }
-    pending().await
 }
 
 /// Waits until a stage fails; those that end well are waited for no longer.

@@ -40,8 +40,7 @@ fn running(folder: &Path, tables: &str) -> Following<SystemClock> {
     let Loaded { config, rules, tables, .. } = config::load(&layered(&file)).unwrap();
     let clock = Arc::new(SystemClock::start());
     let state = folder.join("state");
-    let Opened { outbox, .. } =
-        Outbox::open(config.outbox_options(state.clone()), clock.now()).unwrap();
+    let Opened { outbox, .. } = Outbox::open(config.outbox_options(state.clone()), clock.now()).unwrap();
     let (streams, now) = watch::channel(config.stream_rules());
     let field = Field::new(outbox.clone(), clock, now, CancellationToken::new());
     let (declared, _) = watch::channel(Declared::default());

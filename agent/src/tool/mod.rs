@@ -1,8 +1,10 @@
-//! Commands for the person at the device: what there is to be read, and how it looks. None of them needs a
-//! key, a server, or a running agent.
+//! Commands for the person at the device: what there is to be read, and how it looks, which needs no key,
+//! server or running agent; and what a running agent does, which it says at its [control socket](crate::control).
 
+mod agent;
 mod peek;
 mod ports;
+mod reload;
 mod scan;
 
 use std::collections::BTreeMap;
@@ -15,8 +17,10 @@ use atedge_service::Exit;
 use atedge_service::config::layered;
 use clap::Args;
 
+pub use agent::AgentArgs;
 pub use peek::Peek;
 pub use ports::Ports;
+pub use reload::Reload;
 pub use scan::Scan;
 
 use crate::config;

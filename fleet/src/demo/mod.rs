@@ -104,7 +104,9 @@ pub async fn run(args: cli::Demo) -> Result<Exit> {
     let agent_stop = CancellationToken::new();
     let config = write_config(folder, &town, listen, scale.path())?;
     let loaded = atedge_agent::config::load(std::slice::from_ref(&config))?;
-    let agent = Agent { loaded, config, state: folder.join("agent"), hangup: None };
+    let state = folder.join("agent");
+    let socket = atedge_agent::control::place(&state, None);
+    let agent = Agent { loaded, config, state, hangup: None, socket };
     let mut agent = tokio::spawn(agent.run(agent_stop.clone()));
 
     output.remark(|| {

@@ -1,0 +1,86 @@
+//! A desk, asked over its socket.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use super::caller::{Call, CallError};
+use super::*;
+use crate::difference::Difference;
+
+struct Bench {
+    _folder: tempfile::TempDir,
+    socket: PathBuf,
+    reloads: mpsc::Receiver<Reloading>,
+    stop: CancellationToken,
+    desk: JoinHandle<()>,
+}
+
+fn bench() -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    let (reload, reloads) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let desk = Desk { place: Place::take(socket.clone()).unwrap(), reload };
+    let desk = tokio::spawn(desk.run(stop.clone()));
+    Bench { _folder: folder, socket, reloads, stop, desk }
+}
+
+/// What is answered to these bytes.
+fn answered(socket: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+#[tokio::test]
+async fn a_reload_is_answered_when_it_is_over() {
+    let Bench { socket, mut reloads, stop, desk, _folder } = bench();
+    let ask = |socket: PathBuf| move || Call::new(&socket, &Ask::Reload {})?.answer::<Difference>();
+    let asked = spawn_blocking(ask(socket.clone()));
+    let difference = Difference { outbox: true, ..Difference::default() };
+    let waiting = reloads.recv().await.unwrap();
+    waiting.send(Answer::Done(difference.clone())).unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), Answer::Done(difference));
+
+    let asked = spawn_blocking(ask(socket.clone()));
+    drop(reloads.recv().await.unwrap());
+    let failed = Answer::Failed("the agent is stopping".to_owned());
+    assert_eq!(asked.await.unwrap().unwrap(), failed);
+
+    stop.cancel();
+    desk.await.unwrap();
+    let down = spawn_blocking(ask(socket)).await.unwrap();
+    assert!(matches!(down, Err(CallError::Down { .. })), "{down:?}");
+}
+
+#[tokio::test]
+async fn nonsense_is_refused_and_never_collected() {
+    let Bench { socket, _folder, .. } = bench();
+    for line in [
+        b"hello\n".to_vec(),
+        b"{\"ask\":\"explode\"}\n".to_vec(),
+        vec![b'a'; MOST_ASK + 1],
+        vec![0xff, b'\n'],
+    ] {
+        let socket = socket.clone();
+        let answer = spawn_blocking(move || answered(&socket, &line)).await.unwrap();
+        assert!(answer.starts_with(r#"{"refused":"not an ask"#), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn askers_who_say_nothing_keep_nobody_out_for_long() {
+    let Bench { socket, mut reloads, _folder, .. } = bench();
+    let silent: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    drop(silent);
+    let asked = spawn_blocking(move || Call::new(&socket, &Ask::Reload {})?.answer::<Difference>());
+    reloads.recv().await.unwrap().send(Answer::Done(Difference::default())).unwrap();
+    asked.await.unwrap().unwrap();
+}
