@@ -7,6 +7,7 @@
 
 mod call;
 mod declared;
+mod handled;
 mod rule;
 mod template;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use declared::{
     ArgConfig, CommandConfig, CommandName, EffectConfig, InvalidCommandName, PublishConfig, Signed,
     VerifyConfig,
 };
+pub use handled::Handled;
 pub use rule::{Rejection, Rule};
 
 use crate::clock::Clock;
@@ -74,6 +76,8 @@ pub struct Commands<R, C> {
     pub declared: watch::Receiver<Declared>,
     /// The last part of key names.
     pub namespace: String,
+    /// Where it is counted what they come to.
+    pub handled: Arc<Handled>,
 }
 
 /// Whom to answer.
@@ -137,6 +141,7 @@ impl<R: Road, C: Clock> Commands<R, C> {
         let call = match parse(&plain, name.id) {
             Ok(call) => call,
             Err(reason) => {
+                self.handled.count(State::Rejected);
                 self.answer(&caller, Kind::Nack, &Outcome::because(State::Rejected, reason)).await;
                 return Ok(());
             }
@@ -148,6 +153,7 @@ impl<R: Road, C: Clock> Commands<R, C> {
             Some((name, rule)) => self.carry_out(caller, name, rule, call).await,
             None => {
                 let outcome = Outcome::because(State::Rejected, "there is no such command for you");
+                self.handled.count(outcome.state);
                 self.answer(&caller, Kind::Nack, &outcome).await;
                 Ok(())
             }
@@ -171,6 +177,7 @@ impl<R: Road, C: Clock> Commands<R, C> {
         let order = match rule.decide(&call, now) {
             Ok(order) => order,
             Err(rejection) => {
+                self.handled.count(rejection.state());
                 info!(caller = %caller.atsign, command = %name, %rejection, "rejected a command");
                 self.answer(&caller, Kind::Nack, &Outcome::because(rejection.state(), &rejection)).await;
                 return Ok(());
@@ -195,6 +202,7 @@ impl<R: Road, C: Clock> Commands<R, C> {
         let (outcome, ()) =
             tokio::join!(self.order(&rule.adapter, order), self.answer(&caller, Kind::Ack, &accepted));
         self.outbox.end(id, record(&outcome)).await?;
+        self.handled.count(outcome.state);
         info!(caller = %caller.atsign, command = %name, state = ?outcome.state, reason = outcome.reason, "a command ended");
         self.answer(&caller, kind_of(&outcome), &outcome).await;
         Ok(())

@@ -1,6 +1,7 @@
 //! The agent's configuration: `agent.toml` and `agent.d/*.toml`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use at_client::Transport;
@@ -46,6 +47,8 @@ pub struct AgentConfig {
     /// The queue on disk.
     #[serde(default)]
     pub outbox: OutboxConfig,
+    /// Where Prometheus can ask for metrics; nowhere when absent.
+    pub metrics: Option<MetricsConfig>,
     /// What others may have done: `[command."DEVICE.NAME"]`.
     #[serde(default)]
     pub command: BTreeMap<CommandName, CommandConfig>,
@@ -171,6 +174,17 @@ impl Default for OutboxConfig {
     }
 }
 
+/// Where Prometheus can ask for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// The address, `"127.0.0.1:9464"`.
+    pub listen: SocketAddr,
+    /// Whether it may be one that other machines can reach. Nobody is asked for a password there.
+    #[serde(default)]
+    pub allow_remote: bool,
+}
+
 /// A configuration that was checked.
 pub struct Loaded {
     /// As it was written, for [`Difference::between`](crate::difference::Difference::between).
@@ -223,6 +237,13 @@ impl AgentConfig {
         if let Err(cause) = keys::load(&self.gateway.keys) {
             let expected = "expected the file that `atedge onboard` wrote";
             return Err(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
+        }
+        if let Some(MetricsConfig { listen, allow_remote: false }) = self.metrics
+            && !listen.ip().is_loopback()
+        {
+            let title = format!("others can reach {listen}, and nobody is asked for a password there");
+            let expected = "expected 127.0.0.1, or `allow_remote = true` beside it";
+            return Err(sources.complaint(&["metrics", "listen"], &title, expected));
         }
         self.check_adapters(sources)?;
         self.check_streams(sources)

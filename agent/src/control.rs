@@ -11,6 +11,9 @@ mod place;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use tests::look as test_look;
+
 pub use ask::{Answer, Ask, InvalidAsk, MOST_ASK};
 pub use desk::{Desk, Reloading};
 pub use place::{Place, place};

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::intake::{Intake, Tally};
+use crate::intake::Intake;
 use crate::outbox::Outbox;
+use crate::tally::Tallies;
 use crate::uplink::StreamRules;
 
 /// Captures between an adapter and its intake; when there are this many, the adapter stops reading.
@@ -38,7 +39,7 @@ pub struct Field<C> {
     stop: CancellationToken,
     lines: BTreeMap<String, Line>,
     /// What came in since the agent started, also of adapters that were changed.
-    tallies: BTreeMap<String, Arc<Tally>>,
+    tallies: Tallies,
     tasks: JoinSet<Result<(), AdapterError>>,
 }
 
@@ -61,7 +62,7 @@ impl<C: Clock + 'static> Field<C> {
         streams: watch::Receiver<StreamRules>,
         stop: CancellationToken,
     ) -> Self {
-        let (lines, tallies) = (BTreeMap::new(), BTreeMap::new());
+        let (lines, tallies) = (BTreeMap::new(), Tallies::default());
         Self { outbox, clock, streams, stop, lines, tallies, tasks: JoinSet::new() }
     }
 
@@ -71,7 +72,8 @@ impl<C: Clock + 'static> Field<C> {
     /// When its settings make no sense.
     pub fn start(&mut self, name: &str, config: AdapterConfig) -> Result<(), ConfigError> {
         let adapter = config.clone().build(name)?;
-        let tally = Arc::clone(self.tallies.entry(name.to_owned()).or_default());
+        let tally = self.tallies.of(name);
+        tally.begin();
         let intake = Intake {
             outbox: self.outbox.clone(),
             clock: Arc::clone(&self.clock),
@@ -84,6 +86,11 @@ impl<C: Clock + 'static> Field<C> {
         let line = Line { config, orders, stop, task, again: None };
         self.lines.insert(name.to_owned(), line);
         Ok(())
+    }
+
+    /// What came in through each adapter.
+    pub const fn tallies(&self) -> &Tallies {
+        &self.tallies
     }
 
     /// The ways to order something of each adapter.
@@ -173,11 +180,13 @@ impl<C: Clock + 'static> Field<C> {
     fn gave_up(&mut self, ended: Ended) -> anyhow::Result<()> {
         let id = id_of(&ended);
         let result = outcome(ended)?;
-        if let Some(line) = self.lines.values_mut().find(|line| line.task.id() == id) {
-            line.again = Some(Instant::now() + AGAIN);
-        }
+        let Some((name, line)) = self.lines.iter_mut().find(|(_, line)| line.task.id() == id) else {
+            return Ok(());
+        };
+        line.again = Some(Instant::now() + AGAIN);
         if let Err(error) = result {
             error!(again_in = ?AGAIN, "{error}");
+            self.tallies.of(name).gave_up(self.clock.now().wall_ms(), error.to_string());
         }
         Ok(())
     }

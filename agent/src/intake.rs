@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atedge_adapters::{Ack, Captured, StreamName};
@@ -13,43 +12,13 @@ use tracing::{debug, warn};
 use crate::clock::Clock;
 use crate::normalise::normalise;
 use crate::outbox::{Appended, Appending, Capture, Outbox};
+use crate::tally::Tally;
 use crate::uplink::StreamRules;
 
 /// Readings of one adapter on their way into the outbox. Beyond them it waits, and with it its devices.
 const ON_THE_WAY: usize = 256;
 /// Pause before what could not be stored is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How many came in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Became records.
-    pub kept: u64,
-    /// Came again and were known.
-    pub repeated: u64,
-    /// Could not be kept.
-    pub refused: u64,
-}
-
-/// Counts what comes in, while others look on.
-#[derive(Debug, Default)]
-pub struct Tally {
-    kept: AtomicU64,
-    repeated: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Tally {
-    /// How many so far.
-    pub fn counts(&self) -> Counts {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts { kept: count(&self.kept), repeated: count(&self.repeated), refused: count(&self.refused) }
-    }
-}
-
-fn one_more(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
 
 /// What one adapter's captures go through.
 pub struct Intake<C> {
@@ -105,7 +74,7 @@ impl<C: Clock> Intake<C> {
                     }
                     Err(why) => {
                         warn!(%why, "refused a reading");
-                        one_more(&self.tally.refused);
+                        self.tally.refused(self.clock.now().wall_ms(), "unfit", why.to_string());
                         ack.accept();
                     }
                 }
@@ -117,10 +86,12 @@ impl<C: Clock> Intake<C> {
             Captured::SessionLost { session } => {
                 self.outbox.forget_session(session).await.ok();
             }
+            Captured::Reached => self.tally.reached(),
+            Captured::Unreached { why } => self.tally.unreached(self.clock.now().wall_ms(), why),
             Captured::Refused { device, why } => {
                 let device = device.as_ref().map_or("", |device| device.as_str());
                 warn!(device, kind = why.kind(), %why, "refused a reading");
-                one_more(&self.tally.refused);
+                self.tally.refused(self.clock.now().wall_ms(), why.kind(), why.to_string());
             }
         }
     }
@@ -139,13 +110,13 @@ impl<C: Clock> Intake<C> {
         };
         match stored {
             Ok(appended) => {
-                let Some(Waiting { ack, .. }) = waiting.pop_front() else { return };
+                let Some(Waiting { ack, capture, .. }) = waiting.pop_front() else { return };
                 match appended {
                     Appended::New { lane, seq } => {
                         debug!(%lane, seq, "kept");
-                        one_more(&self.tally.kept);
+                        self.tally.kept(capture.taken.wall_ms());
                     }
-                    Appended::Repeated => one_more(&self.tally.repeated),
+                    Appended::Repeated => self.tally.repeated(),
                 }
                 ack.accept();
             }
@@ -165,6 +136,7 @@ mod tests {
     use crate::clock::Stamp;
     use crate::outbox::{BatchLimit, Durability, Opened, OutboxOptions, StreamPolicy};
     use crate::payload::ClockState;
+    use crate::tally::Counts;
     use crate::uplink::FlowRules;
 
     struct Noon;

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use atedge_agent::config::{self, Loaded};
-use atedge_agent::outbox::{self, Backlog, ConfirmedBy, Stat};
 use atedge_agent::run::Agent;
 use atedge_agent::tool;
 use atedge_service::{Exit, OneLine, config::layered, init_tracing, stop_signal};
@@ -41,6 +40,7 @@ enum What {
         agent: tool::AgentArgs,
     },
     Reload(tool::Reload),
+    Status(tool::Status),
     /// Check the configuration, offline.
     #[command(after_help = "Example: atedge-agent check --config agent.toml")]
     Check {
@@ -53,24 +53,8 @@ enum What {
     Ports(tool::Ports),
     Scan(tool::Scan),
     Peek(tool::Peek),
-    /// Look at the queue on disk.
-    Queue {
-        #[command(subcommand)]
-        command: Queue,
-    },
-}
-
-#[derive(Subcommand)]
-enum Queue {
-    /// How much waits, and for whom; also while the agent runs.
-    #[command(after_help = "Example: atedge-agent queue stat --state state --json")]
-    Stat {
-        #[command(flatten)]
-        state: StateArgs,
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
-    },
+    #[command(subcommand)]
+    Queue(tool::Queue),
 }
 
 #[derive(Args)]
@@ -78,13 +62,6 @@ struct ConfigArgs {
     /// The configuration; the *.toml in the folder beside it that ends in .d belong to it.
     #[arg(long, value_name = "FILE", default_value = "/etc/atedge/agent.toml")]
     config: PathBuf,
-}
-
-#[derive(Args)]
-struct StateArgs {
-    /// The folder of the queue.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/atedge/agent")]
-    state: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -97,7 +74,8 @@ fn main() -> ExitCode {
         What::Ports(ports) => ports.run(),
         What::Scan(scan) => scan.run(),
         What::Peek(peek) => peek.run(),
-        What::Queue { command: Queue::Stat { state, json } } => queue_stat(&state.state, json),
+        What::Queue(queue) => queue.run(),
+        What::Status(status) => status.run(),
     };
     exit.into()
 }
@@ -113,7 +91,7 @@ fn run(file: PathBuf, agent: tool::AgentArgs) -> Exit {
             let stop = stop_signal().context("listen for signals")?;
             let hangup = Some(signal(SignalKind::hangup()).context("listen for signals")?);
             let socket = agent.socket();
-            Agent { loaded, config: file, state: agent.state, hangup, socket }.run(stop).await
+            Agent { loaded, config: file, state: agent.state.state, hangup, socket }.run(stop).await
         })
     });
     match ran {
@@ -137,35 +115,6 @@ fn check(file: &Path, json: bool) -> Exit {
         ));
     }
     Exit::Done
-}
-
-fn queue_stat(state: &Path, json: bool) -> Exit {
-    let stat = match outbox::stat_from_outside(state) {
-        Ok(stat) => stat,
-        Err(error) => return fail(format_args!("{error}")),
-    };
-    match serde_json::to_string(&stat) {
-        Ok(line) if json => say(format_args!("{line}")),
-        _ => print_stat(&stat),
-    }
-    Exit::Done
-}
-
-fn print_stat(stat: &Stat) {
-    say(format_args!("records waiting  {}", stat.records));
-    say(format_args!("bytes in use     {}", stat.bytes));
-    say(format_args!("set aside        {}", stat.aside));
-    say(format_args!("repeats dropped  {}", stat.repeats));
-    say(format_args!("expired          {}", stat.expired));
-    say(format_args!("damaged          {}", stat.damaged));
-    for reader in &stat.readers {
-        let Backlog { stream, reader, unconfirmed, confirmed_by } = reader;
-        let by = match confirmed_by {
-            ConfirmedBy::Receipt => "receipt",
-            ConfirmedBy::Delivery => "delivery",
-        };
-        say(format_args!("{stream} → {reader}  {unconfirmed} not confirmed by {by}"));
-    }
 }
 
 /// The configuration, or its errors on standard error.

@@ -101,6 +101,7 @@ impl<C: Clock + 'static> Following<C> {
         }
         let adapters = &difference.adapters;
         self.field.stop(&[adapters.removed.as_slice(), &adapters.changed].concat()).await?;
+        adapters.removed.iter().for_each(|name| self.field.tallies().forget(name));
         if is_about_queue {
             self.streams.send_replace(config.stream_rules());
         }

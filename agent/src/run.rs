@@ -16,13 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::{Clock, SystemClock};
-use crate::commands::{Commands, Declared};
-use crate::config::Loaded;
+use crate::commands::{Commands, Declared, Handled};
+use crate::config::{Loaded, MetricsConfig};
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
 use crate::keys;
 use crate::link::{ClientRoad, Ear};
+use crate::look::Look;
+use crate::metrics::MetricsServer;
 use crate::outbox::{Opened, Outbox};
+use crate::reach::{Counted, Reach};
 use crate::records::RecordFile;
 use crate::reload::{Following, ReloadError};
 use crate::uplink::Uplink;
@@ -105,7 +108,13 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let Loaded { config, rules, tables, .. } = self.loaded;
         let namespace = config.gateway.namespace.as_str().to_owned();
-        let road = ClientRoad(client.clone());
+        let (reach, handled) = (Arc::<Reach>::default(), Arc::<Handled>::default());
+        let counted_receipts = Arc::default();
+        let road = Counted {
+            road: ClientRoad(client.clone()),
+            reach: Arc::clone(&reach),
+            clock: Arc::clone(&clock),
+        };
         let (to_uplink, receipts) = mpsc::channel(HEARD);
         let (to_commands, requests) = mpsc::channel(HEARD);
         // Each stage stops when the one before it has ended.
@@ -136,6 +145,7 @@ impl Agent {
             namespace: namespace.clone(),
             streams: streams_now,
             seed,
+            receipts: Arc::clone(&counted_receipts),
         };
         let stop_uplink = uplink_stop.clone();
         stages.spawn(async move { uplink.run(receipts, stop_uplink, GRACE).await.context("send") });
@@ -154,19 +164,45 @@ impl Agent {
             clock: Arc::clone(&clock),
             declared: declared_now,
             namespace,
+            handled: Arc::clone(&handled),
         };
         stages.spawn(async move { commands.run(requests).await.context("carry out commands") });
-        let (kept, stop_keeper) = (outbox.clone(), adapters_stop.clone());
-        stages.spawn(async move { keep(&kept, &*clock, stop_keeper).await.context("clear the outbox") });
+        let look = Look {
+            gateway: config.gateway.atsign,
+            clock: Arc::<SystemClock>::clone(&clock),
+            outbox: outbox.clone(),
+            tallies: following.field.tallies().clone(),
+            reach: Arc::clone(&reach),
+            receipts: counted_receipts,
+            handled,
+        };
+        let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
+        stages
+            .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
         let stop_first = adapters_stop.clone();
-        stages.spawn(async move { first_connection(&client, stop_first).await });
+        stages.spawn(async move { first_connection(&client, &reach, &*clock, stop_first).await });
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
         Notifier.ready();
 
+        if let Some(MetricsConfig { listen, .. }) = config.metrics {
+            match MetricsServer::bind(listen, look.clone()).await {
+                Ok(server) => {
+                    let stop_server = adapters_stop.clone();
+                    stages.spawn(async move {
+                        server.run(stop_server).await;
+                        Ok(())
+                    });
+                }
+                // Devices are served all the same.
+                Err(error) => {
+                    warn!(%listen, %error, "there are no metrics; `[metrics] listen` names another address")
+                }
+            }
+        }
         let (reload, reloads) = mpsc::channel(1);
         match Place::take(self.socket.clone()) {
             Ok(place) => {
-                let desk = Desk { place, reload };
+                let desk = Desk { place, reload, look };
                 let stop_desk = adapters_stop.clone();
                 stages.spawn(async move {
                     desk.run(stop_desk).await;
@@ -298,14 +334,23 @@ async fn keep(
 
 /// Signs in once at the start, to say early and clearly what no waiting will mend. What may mend itself,
 /// such as a directory that does not answer, is said and left to the uplink.
-async fn first_connection(client: &Client, stop: CancellationToken) -> anyhow::Result<()> {
+async fn first_connection(
+    client: &Client,
+    reach: &Reach,
+    clock: &impl Clock,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     tokio::select! {
         connected = client.connect() => match connected {
             Ok(()) => {
                 info!("signed in");
+                reach.yes(clock.now().wall_ms());
                 Notifier.status("signed in");
             }
-            Err(error) if error.is_transient() => say_unreachable(&error),
+            Err(error) if error.is_transient() => {
+                say_unreachable(&error);
+                reach.no(clock.now().wall_ms(), error.to_string());
+            }
             Err(error) => bail!(error),
         },
         () = stop.cancelled() => {}

@@ -10,6 +10,7 @@ mod schedule;
 mod sim;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use at_protocol::AtSign;
@@ -84,6 +85,8 @@ pub struct Uplink<R> {
     pub streams: watch::Receiver<StreamRules>,
     /// Seed of the jitter.
     pub seed: u64,
+    /// Counts the receipts.
+    pub receipts: Arc<AtomicU64>,
 }
 
 /// What to do next to the outbox or on the road.
@@ -145,6 +148,7 @@ impl<R: Road> Uplink<R> {
                     }
                 }
                 Some(receipt) = receipts.recv() => {
+                    self.receipts.fetch_add(1, Ordering::Relaxed);
                     if let Some(upto) = schedule.on_receipt(&receipt, began.elapsed()) {
                         under_way.push(self.perform(Work::Confirm { key: receipt.key, upto }));
                     }

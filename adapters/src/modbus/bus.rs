@@ -67,6 +67,7 @@ impl Bus {
             let end = match opened {
                 Ok(link) => {
                     info!(adapter = self.name, peer = self.way.peer(), "opened");
+                    self.waiting.tell(Ok(()));
                     self.attend(link, &mut schedule, &mut commands, &stop, &mut backoff).await
                 }
                 Err(error) => End::Gone(error),
@@ -75,6 +76,7 @@ impl Bus {
             self.looks.give_up(&self.way.peer());
             let pause = backoff.next();
             warn!(adapter = self.name, peer = self.way.peer(), %cause, ?pause, "the bus is not there");
+            self.waiting.tell(Err(format!("{}: {cause}", self.way.peer())));
             if !self.waiting.pause(pause, &self.way.peer(), &mut commands, &stop).await {
                 break;
             }

@@ -56,6 +56,7 @@ impl Port {
             let end = match self.open() {
                 Ok(stream) => {
                     info!(adapter = self.name, port = self.path(), "opened");
+                    self.waiting.tell(Ok(()));
                     self.attend(stream, &mut commands, &stop, &mut backoff).await
                 }
                 Err(error) => End::Gone(error),
@@ -63,6 +64,7 @@ impl Port {
             let End::Gone(cause) = end else { break };
             let pause = backoff.next();
             warn!(adapter = self.name, port = self.path(), %cause, ?pause, "the serial port is not there");
+            self.waiting.tell(Err(format!("{}: {cause}", self.path())));
             if !self.waiting.pause(pause, &self.path(), &mut commands, &stop).await {
                 break;
             }

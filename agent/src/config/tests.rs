@@ -91,6 +91,7 @@ fn each_mistake_is_shown_where_it_is() {
         ("max = \"64MiB\"", "max = 64", 22, "max"),
         ("[outbox]", "[outbox]\nreserve = 1", 22, "unknown setting `reserve`"),
         ("[outbox]", "[outbux]", 21, "unknown setting `outbux`"),
+        ("[outbox]", "[metrics]\nlisten = \"0.0.0.0:1\"\n[outbox]", 22, "expected 127.0.0.1"),
         ("signed = false", "signed = true", 28, "signed commands are not available yet"),
         ("{value}", "{valve}", 26, "there is no argument `valve`"),
     ] {
@@ -143,5 +144,6 @@ fn the_sample_is_understood_with_all_that_it_proposes() {
     let whole: AgentConfig =
         toml::from_str(&proposed.replace("ed25519:…", &format!("ed25519:{key}"))).unwrap();
     assert!(whole.gateway.registrar.is_some() && whole.gateway.ca.is_some());
+    assert!(whole.metrics.is_some_and(|metrics| metrics.listen.ip().is_loopback()));
     assert_eq!((whole.adapter.len(), whole.command.len()), (4, 2));
 }

@@ -11,6 +11,8 @@ pub const MOST_ASK: usize = 1024;
 pub enum Ask {
     /// Read the configuration again and follow it.
     Reload {},
+    /// Say how you are.
+    Status {},
 }
 
 /// Why a line asks nothing.
@@ -47,6 +49,7 @@ mod tests {
     #[test]
     fn only_what_is_known_is_an_ask() {
         assert_eq!(Ask::parse(r#"{"ask":"reload"}"#).unwrap(), Ask::Reload {});
+        assert_eq!(Ask::parse(r#"{"ask":"status"}"#).unwrap(), Ask::Status {});
         for wrong in ["", "reload", "{}", r#"{"ask":"explode"}"#, r#"{"ask":"reload","now":true}"#] {
             assert!(Ask::parse(wrong).is_err(), "{wrong}");
         }

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use super::{Answer, Ask, MOST_ASK, Place};
 use crate::difference::Difference;
+use crate::look::Look;
 
 /// Who is answered at once; more wait.
 const AT_ONCE: usize = 8;
@@ -31,6 +32,8 @@ pub struct Desk {
     pub place: Place,
     /// Has the configuration followed. Holds as many as are answered at once.
     pub reload: mpsc::Sender<Reloading>,
+    /// What is shown.
+    pub look: Look,
 }
 
 type Line = Framed<UnixStream, LinesCodec>;
@@ -64,6 +67,13 @@ impl Desk {
         match ask {
             Ok(Ask::Reload {}) => {
                 let answer = self.reload().await;
+                say(&mut line, &answer).await;
+            }
+            Ok(Ask::Status {}) => {
+                let answer = match self.look.status().await {
+                    Ok(status) => Answer::Done(status),
+                    Err(error) => Answer::Failed(error.to_string()),
+                };
                 say(&mut line, &answer).await;
             }
             Err(why) => say(&mut line, &Answer::<()>::Refused(why)).await,

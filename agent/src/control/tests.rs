@@ -1,8 +1,10 @@
 //! A desk, asked over its socket.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -10,7 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::caller::{Call, CallError};
 use super::*;
+use crate::clock::{Clock as _, SystemClock};
 use crate::difference::Difference;
+use crate::look::{Look, Status};
+use crate::outbox::{Durability, Opened, Outbox, OutboxOptions};
+use crate::tally::{State, Tallies};
 
 struct Bench {
     _folder: tempfile::TempDir,
@@ -18,6 +24,24 @@ struct Bench {
     reloads: mpsc::Receiver<Reloading>,
     stop: CancellationToken,
     desk: JoinHandle<()>,
+    look: Look,
+}
+
+/// A look at an agent that does nothing, with its queue in `folder`.
+pub(crate) fn look(folder: &Path) -> Look {
+    let clock = Arc::new(SystemClock::start());
+    let options = OutboxOptions::new(folder, BTreeMap::new());
+    let options = OutboxOptions { durability: Durability::None, ..options };
+    let Opened { outbox, .. } = Outbox::open(options, clock.now()).unwrap();
+    Look {
+        gateway: "@gw".parse().unwrap(),
+        clock,
+        outbox,
+        tallies: Tallies::default(),
+        reach: Arc::default(),
+        receipts: Arc::default(),
+        handled: Arc::default(),
+    }
 }
 
 fn bench() -> Bench {
@@ -25,9 +49,11 @@ fn bench() -> Bench {
     let socket = folder.path().join("agent.sock");
     let (reload, reloads) = mpsc::channel(1);
     let stop = CancellationToken::new();
-    let desk = Desk { place: Place::take(socket.clone()).unwrap(), reload };
+    let look = look(folder.path());
+    let place = Place::take(socket.clone()).unwrap();
+    let desk = Desk { place, reload, look: look.clone() };
     let desk = tokio::spawn(desk.run(stop.clone()));
-    Bench { _folder: folder, socket, reloads, stop, desk }
+    Bench { _folder: folder, socket, reloads, stop, desk, look }
 }
 
 /// What is answered to these bytes.
@@ -41,7 +67,7 @@ fn answered(socket: &Path, bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_reload_is_answered_when_it_is_over() {
-    let Bench { socket, mut reloads, stop, desk, _folder } = bench();
+    let Bench { socket, mut reloads, stop, desk, _folder, .. } = bench();
     let ask = |socket: PathBuf| move || Call::new(&socket, &Ask::Reload {})?.answer::<Difference>();
     let asked = spawn_blocking(ask(socket.clone()));
     let difference = Difference { outbox: true, ..Difference::default() };
@@ -83,4 +109,21 @@ async fn askers_who_say_nothing_keep_nobody_out_for_long() {
     let asked = spawn_blocking(move || Call::new(&socket, &Ask::Reload {})?.answer::<Difference>());
     reloads.recv().await.unwrap().send(Answer::Done(Difference::default())).unwrap();
     asked.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_status_says_how_all_parts_are() {
+    let Bench { socket, look, _folder, .. } = bench();
+    look.tallies.of("shop").reached();
+    look.tallies.of("scale").unreached(1, "unplugged".to_owned());
+    look.reach.no(1, "no route to host".to_owned());
+    let asked = spawn_blocking(move || Call::new(&socket, &Ask::Status {})?.answer::<Status>());
+    let Answer::Done(status) = asked.await.unwrap().unwrap() else { panic!("it was not done") };
+    assert_eq!((status.gateway.as_str(), status.version.as_str()), ("gw", env!("CARGO_PKG_VERSION")));
+    assert_eq!(status.boot, look.outbox.boot().to_string());
+    assert_eq!(status.adapters["shop"].state, State::Running);
+    assert_eq!(status.adapters["scale"].why.as_deref(), Some("unplugged"));
+    assert_eq!(status.server.why.as_deref(), Some("no route to host"));
+    assert!(status.memory_kib > Some(1000));
+    assert_eq!(status.queue.records, 0);
 }

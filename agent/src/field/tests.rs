@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::*;
 use crate::clock::Stamp;
-use crate::intake::Counts;
 use crate::outbox::{BatchLimit, Durability, Opened, OutboxOptions, StreamPolicy};
 use crate::payload::ClockState;
+use crate::tally::{Counts, State};
 use crate::uplink::FlowRules;
 
 struct Noon;
@@ -46,14 +46,14 @@ const SPEAKS: &str = r#"echo "{\"pid\":$$}""#;
 
 /// Waits until so many readings of `name` were kept.
 async fn kept(field: &mut Field<Noon>, name: &str, count: u64) {
-    let tally = Arc::clone(&field.tallies[name]);
+    let tally = field.tallies.of(name);
     while tally.counts().kept < count {
         tokio::time::timeout(Duration::from_millis(5), field.tend()).await.ok();
     }
 }
 
 fn count(field: &Field<Noon>, name: &str) -> Counts {
-    field.tallies[name].counts()
+    field.tallies.of(name).counts()
 }
 
 #[tokio::test]
@@ -95,6 +95,9 @@ async fn one_that_gives_up_is_started_again_and_nobody_else_is() {
     assert!(field.orders()["pump"].same_channel(&before["pump"]));
     // One that waits to be started again can be stopped.
     tokio::time::timeout(Duration::from_secs(1), field.tend()).await.unwrap_err();
+    let status = field.tallies.of("shop").look(0);
+    assert_eq!(status.state, State::Failed);
+    assert!(status.why.unwrap().contains(&address.to_string()));
     field.stop(&["shop".to_owned()]).await.unwrap();
     assert_eq!(field.orders().len(), 1);
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::store::{LaneId, Store, number, used_bytes};
 use super::{OutboxError, schema};
@@ -18,7 +18,7 @@ pub struct Expired {
 }
 
 /// What the outbox holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stat {
     /// How many starts it has seen.
     pub epoch: u64,
@@ -41,7 +41,7 @@ pub struct Stat {
 }
 
 /// What one reader of one stream has not confirmed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backlog {
     /// The stream.
     pub stream: String,
@@ -54,7 +54,7 @@ pub struct Backlog {
 }
 
 /// What confirms records to a reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConfirmedBy {
     /// Its receipts.

@@ -10,12 +10,20 @@ use super::Complaint;
 use crate::control::caller::{Call, CallError};
 use crate::control::{Answer, Ask, place};
 
+/// Where the queue is.
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// The folder of the queue.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/atedge/agent")]
+    pub state: PathBuf,
+}
+
 /// Which agent.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// The folder of its queue.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/atedge/agent")]
-    pub state: PathBuf,
+    #[command(flatten)]
+    pub state: StateArgs,
     /// Its socket; without, /run/atedge/agent/agent.sock for the default --state, else agent.sock in that folder.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -24,7 +32,7 @@ pub struct AgentArgs {
 impl AgentArgs {
     /// Where the agent listens.
     pub fn socket(&self) -> PathBuf {
-        place(&self.state, self.socket.clone())
+        place(&self.state.state, self.socket.clone())
     }
 
     pub(super) fn call(&self, ask: &Ask) -> Result<Call, CallError> {

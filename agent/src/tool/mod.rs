@@ -4,8 +4,10 @@
 mod agent;
 mod peek;
 mod ports;
+mod queue;
 mod reload;
 mod scan;
+mod status;
 
 use std::collections::BTreeMap;
 use std::fmt::{Arguments, Display};
@@ -20,8 +22,10 @@ use clap::Args;
 pub use agent::AgentArgs;
 pub use peek::Peek;
 pub use ports::Ports;
+pub use queue::Queue;
 pub use reload::Reload;
 pub use scan::Scan;
+pub use status::Status;
 
 use crate::config;
 
