@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::intake::Intake;
 use crate::outbox::Outbox;
 use crate::tally::Tallies;
+use crate::tap::Taps;
 use crate::uplink::StreamRules;
 
 /// Captures between an adapter and its intake; when there are this many, the adapter stops reading.
@@ -40,6 +41,7 @@ pub struct Field<C> {
     lines: BTreeMap<String, Line>,
     /// What came in since the agent started, also of adapters that were changed.
     tallies: Tallies,
+    taps: Taps,
     tasks: JoinSet<Result<(), AdapterError>>,
 }
 
@@ -62,8 +64,8 @@ impl<C: Clock + 'static> Field<C> {
         streams: watch::Receiver<StreamRules>,
         stop: CancellationToken,
     ) -> Self {
-        let (lines, tallies) = (BTreeMap::new(), Tallies::default());
-        Self { outbox, clock, streams, stop, lines, tallies, tasks: JoinSet::new() }
+        let (tallies, taps) = (Tallies::default(), Taps::default());
+        Self { outbox, clock, streams, stop, lines: BTreeMap::new(), tallies, taps, tasks: JoinSet::new() }
     }
 
     /// Starts an adapter.
@@ -79,6 +81,8 @@ impl<C: Clock + 'static> Field<C> {
             clock: Arc::clone(&self.clock),
             streams: self.streams.clone(),
             tally,
+            adapter: name.into(),
+            taps: self.taps.clone(),
         };
         let (orders, ordered) = mpsc::channel(COMMANDS);
         let stop = self.stop.child_token();
@@ -91,6 +95,11 @@ impl<C: Clock + 'static> Field<C> {
     /// What came in through each adapter.
     pub const fn tallies(&self) -> &Tallies {
         &self.tallies
+    }
+
+    /// Where what comes in can be tapped.
+    pub const fn taps(&self) -> &Taps {
+        &self.taps
     }
 
     /// The ways to order something of each adapter.

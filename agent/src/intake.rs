@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atedge_adapters::{Ack, Captured, StreamName};
+use atedge_adapters::{Ack, Captured, DeviceName, StreamName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{debug, warn};
@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::normalise::normalise;
 use crate::outbox::{Appended, Appending, Capture, Outbox};
 use crate::tally::Tally;
+use crate::tap::Taps;
 use crate::uplink::StreamRules;
 
 /// Readings of one adapter on their way into the outbox. Beyond them it waits, and with it its devices.
@@ -30,6 +31,10 @@ pub struct Intake<C> {
     pub streams: watch::Receiver<StreamRules>,
     /// Where they are counted.
     pub tally: Arc<Tally>,
+    /// The adapter's name.
+    pub adapter: String,
+    /// Where they are shown.
+    pub taps: Taps,
 }
 
 /// A reading on its way.
@@ -68,13 +73,14 @@ impl<C: Clock> Intake<C> {
                 let configured = |stream: &StreamName| self.streams.borrow().contains_key(stream);
                 match normalise(reading, self.clock.now(), configured) {
                     Ok(capture) => {
+                        self.taps.reading(&self.adapter, &capture);
                         let capture = Arc::new(capture);
                         let appending = self.outbox.submit(Arc::clone(&capture)).await.ok();
                         waiting.push_back(Waiting { capture, ack, appending });
                     }
                     Err(why) => {
                         warn!(%why, "refused a reading");
-                        self.tally.refused(self.clock.now().wall_ms(), "unfit", why.to_string());
+                        self.refused(None, "unfit", why.to_string());
                         ack.accept();
                     }
                 }
@@ -89,11 +95,17 @@ impl<C: Clock> Intake<C> {
             Captured::Reached => self.tally.reached(),
             Captured::Unreached { why } => self.tally.unreached(self.clock.now().wall_ms(), why),
             Captured::Refused { device, why } => {
-                let device = device.as_ref().map_or("", |device| device.as_str());
-                warn!(device, kind = why.kind(), %why, "refused a reading");
-                self.tally.refused(self.clock.now().wall_ms(), why.kind(), why.to_string());
+                let name = device.as_ref().map_or("", |device| device.as_str());
+                warn!(device = name, kind = why.kind(), %why, "refused a reading");
+                self.refused(device.as_ref(), why.kind(), why.to_string());
             }
         }
+    }
+
+    fn refused(&self, device: Option<&DeviceName>, kind: &'static str, why: String) {
+        let now_ms = self.clock.now().wall_ms();
+        self.taps.refused(&self.adapter, device, now_ms, &why);
+        self.tally.refused(now_ms, kind, why);
     }
 
     /// Waits for the COMMIT of the first that waits, and acknowledges it. Cancel-safe: what was learnt is
@@ -174,7 +186,8 @@ mod tests {
         let rules = FlowRules { limit, linger: Duration::ZERO, receipts: false, ttln: Duration::ZERO };
         let streams = StreamRules::from([("process".parse().unwrap(), (Vec::new(), rules))]);
         let (_, streams) = watch::channel(streams);
-        Intake { outbox: outbox.clone(), clock: Arc::new(Noon), streams, tally: Arc::default() }
+        let (tally, taps) = (Arc::default(), Taps::default());
+        Intake { outbox: outbox.clone(), clock: Arc::new(Noon), streams, tally, adapter: "shop".into(), taps }
     }
 
     #[tokio::test]

@@ -26,5 +26,6 @@ pub mod records;
 pub mod reload;
 pub mod run;
 pub mod tally;
+pub mod tap;
 pub mod tool;
 pub mod uplink;

@@ -41,6 +41,7 @@ enum What {
     },
     Reload(tool::Reload),
     Status(tool::Status),
+    Tap(tool::Tap),
     /// Check the configuration, offline.
     #[command(after_help = "Example: atedge-agent check --config agent.toml")]
     Check {
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         What::Peek(peek) => peek.run(),
         What::Queue(queue) => queue.run(),
         What::Status(status) => status.run(),
+        What::Tap(tap) => tap.run(),
     };
     exit.into()
 }

@@ -202,7 +202,7 @@ impl Agent {
         let (reload, reloads) = mpsc::channel(1);
         match Place::take(self.socket.clone()) {
             Ok(place) => {
-                let desk = Desk { place, reload, look };
+                let desk = Desk { place, reload, look, taps: following.field.taps().clone() };
                 let stop_desk = adapters_stop.clone();
                 stages.spawn(async move {
                     desk.run(stop_desk).await;

@@ -318,6 +318,7 @@ async fn the_others_keep_their_interval() {
             Captured::Refused { device: Some(device), why: Refusal::Modbus(fault) } => {
                 faults.entry(device.to_string()).or_default().push(fault);
             }
+            Captured::Reached => {}
             other => panic!("{other:?}"),
         }
     }

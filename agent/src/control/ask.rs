@@ -13,6 +13,12 @@ pub enum Ask {
     Reload {},
     /// Say how you are.
     Status {},
+    /// Show what comes in, until the asker has gone.
+    Tap {
+        /// Through this adapter or of this device alone.
+        #[serde(default)]
+        of: Option<String>,
+    },
 }
 
 /// Why a line asks nothing.
@@ -50,6 +56,9 @@ mod tests {
     fn only_what_is_known_is_an_ask() {
         assert_eq!(Ask::parse(r#"{"ask":"reload"}"#).unwrap(), Ask::Reload {});
         assert_eq!(Ask::parse(r#"{"ask":"status"}"#).unwrap(), Ask::Status {});
+        assert_eq!(Ask::parse(r#"{"ask":"tap"}"#).unwrap(), Ask::Tap { of: None });
+        let of = Some("boiler".to_owned());
+        assert_eq!(Ask::parse(r#"{"ask":"tap","of":"boiler"}"#).unwrap(), Ask::Tap { of });
         for wrong in ["", "reload", "{}", r#"{"ask":"explode"}"#, r#"{"ask":"reload","now":true}"#] {
             assert!(Ask::parse(wrong).is_err(), "{wrong}");
         }

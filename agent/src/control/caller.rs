@@ -71,6 +71,20 @@ impl Call {
         CallError::Silent { socket: self.socket.clone(), cause }
     }
 
+    /// The next line of an answer that goes on until the agent ends; waits for it as long as it takes.
+    ///
+    /// # Errors
+    /// The agent hangs up in the middle, or says what is not understood.
+    pub fn next_line<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CallError> {
+        let mut line = String::new();
+        let read = self.lines.get_ref().set_read_timeout(None).and_then(|()| self.lines.read_line(&mut line));
+        let parsed = read.and_then(|count| match count {
+            0 => Ok(None),
+            _ => Ok(Some(serde_json::from_str(&line)?)),
+        });
+        parsed.map_err(|cause| self.silent(cause))
+    }
+
     /// The answer.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::{Answer, Ask, MOST_ASK, Place};
 use crate::difference::Difference;
 use crate::look::Look;
+use crate::tap::Taps;
 
 /// Who is answered at once; more wait.
 const AT_ONCE: usize = 8;
@@ -34,6 +35,8 @@ pub struct Desk {
     pub reload: mpsc::Sender<Reloading>,
     /// What is shown.
     pub look: Look,
+    /// What comes in.
+    pub taps: Taps,
 }
 
 type Line = Framed<UnixStream, LinesCodec>;
@@ -58,6 +61,7 @@ impl Desk {
     }
 
     async fn serve(&self, stream: UnixStream) {
+        let user = stream.peer_cred().map(|peer| peer.uid());
         let mut line = Framed::new(stream, LinesCodec::new_with_max_length(MOST_ASK));
         let Ok(Some(asked)) = timeout(PATIENCE, line.next()).await else { return };
         let ask = match asked {
@@ -76,7 +80,37 @@ impl Desk {
                 };
                 say(&mut line, &answer).await;
             }
-            Err(why) => say(&mut line, &Answer::<()>::Refused(why)).await,
+            Ok(Ask::Tap { .. }) if !user.is_ok_and(|user| self.place.may_see_payloads(user)) => {
+                let why = "what devices say is shown to root and the agent's user alone; try `sudo`";
+                say(&mut line, &Answer::<()>::Refused(why.to_owned())).await;
+            }
+            Ok(Ask::Tap { of }) => self.tap(&mut line, of.as_deref()).await,
+            Err(why) => {
+                say(&mut line, &Answer::<()>::Refused(why)).await;
+            }
+        }
+    }
+
+    /// Shows what comes in, until the asker has gone or takes no more.
+    async fn tap(&self, line: &mut Line, of: Option<&str>) {
+        let Some(mut tap) = self.taps.tap() else {
+            let why = "as many look on as may; end another `atedge-agent tap`".to_owned();
+            say(line, &Answer::<()>::Failed(why)).await;
+            return;
+        };
+        let mut listens = say(line, &Answer::Done(())).await;
+        while listens {
+            tokio::select! {
+                tapped = tap.next() => match tapped {
+                    Some(tapped) if of.is_none_or(|name| tapped.is_of(name)) => {
+                        listens = say(line, &*tapped).await;
+                    }
+                    Some(_) => {}
+                    None => return,
+                },
+                // Whatever is said now says no more than that somebody is there.
+                said = line.next() => listens = matches!(said, Some(Ok(_))),
+            }
         }
     }
 
@@ -91,12 +125,13 @@ impl Desk {
     }
 }
 
-/// Says a line. Whoever does not take it has gone.
-async fn say(line: &mut Line, answer: &impl Serialize) {
-    let Ok(text) = serde_json::to_string(answer) else { return };
+/// Says a line, and whether it was taken. Whoever does not take it has gone.
+async fn say(line: &mut Line, answer: &impl Serialize) -> bool {
+    let Ok(text) = serde_json::to_string(answer) else { return false };
     match timeout(PATIENCE, line.send(text)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => return true,
         Ok(Err(error)) => debug!(%error, "an asker has gone"),
         Err(_) => debug!("an asker does not listen"),
     }
+    false
 }

@@ -1,7 +1,7 @@
 //! Where the socket is.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,7 @@ pub struct Place {
     /// The socket.
     pub listener: UnixListener,
     path: PathBuf,
+    owner: u32,
 }
 
 impl Place {
@@ -45,7 +46,15 @@ impl Place {
         }
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
-        Ok(Self { listener, path })
+        let owner = std::fs::metadata(&path)?.uid();
+        Ok(Self { listener, path, owner })
+    }
+}
+
+impl Place {
+    /// Whether this user may see what devices say: the agent's own, or root.
+    pub const fn may_see_payloads(&self, user: u32) -> bool {
+        user == self.owner || user == 0
     }
 }
 
@@ -74,6 +83,9 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let taken = Place::take(path.clone()).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
+        let user = path.metadata().unwrap().uid();
+        assert!(taken.may_see_payloads(user) && taken.may_see_payloads(0));
+        assert!(!taken.may_see_payloads(user + 1));
         assert_eq!(Place::take(path.clone()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(taken);
         assert!(!path.exists());

@@ -17,6 +17,7 @@ use crate::difference::Difference;
 use crate::look::{Look, Status};
 use crate::outbox::{Durability, Opened, Outbox, OutboxOptions};
 use crate::tally::{State, Tallies};
+use crate::tap::{Tapped, Taps};
 
 struct Bench {
     _folder: tempfile::TempDir,
@@ -25,6 +26,7 @@ struct Bench {
     stop: CancellationToken,
     desk: JoinHandle<()>,
     look: Look,
+    taps: Taps,
 }
 
 /// A look at an agent that does nothing, with its queue in `folder`.
@@ -49,11 +51,11 @@ fn bench() -> Bench {
     let socket = folder.path().join("agent.sock");
     let (reload, reloads) = mpsc::channel(1);
     let stop = CancellationToken::new();
-    let look = look(folder.path());
+    let (look, taps) = (look(folder.path()), Taps::default());
     let place = Place::take(socket.clone()).unwrap();
-    let desk = Desk { place, reload, look: look.clone() };
+    let desk = Desk { place, reload, look: look.clone(), taps: taps.clone() };
     let desk = tokio::spawn(desk.run(stop.clone()));
-    Bench { _folder: folder, socket, reloads, stop, desk, look }
+    Bench { _folder: folder, socket, reloads, stop, desk, look, taps }
 }
 
 /// What is answered to these bytes.
@@ -126,4 +128,39 @@ async fn the_status_says_how_all_parts_are() {
     assert_eq!(status.server.why.as_deref(), Some("no route to host"));
     assert!(status.memory_kib > Some(1000));
     assert_eq!(status.queue.records, 0);
+}
+
+#[tokio::test]
+async fn a_tapper_sees_what_it_asked_for_and_is_waited_for_by_nobody() {
+    let Bench { socket, taps, stop, desk, _folder, .. } = bench();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let tapper = spawn_blocking(move || {
+        let mut call = Call::new(&socket, &Ask::Tap { of: Some("shop".to_owned()) }).unwrap();
+        assert_eq!(call.answer::<()>().unwrap(), Answer::Done(()));
+        begun.send(()).unwrap();
+        let first = call.next_line::<Tapped>().unwrap().unwrap();
+        let mut seen = 0;
+        // Reads on until the agent ends.
+        while call.next_line::<Tapped>().unwrap().is_some() {
+            seen += 1;
+        }
+        (first, seen)
+    });
+    has_begun.await.unwrap();
+    taps.refused("scale", None, 1, "not asked for");
+    // Far more than a socket holds, and none of it waits.
+    for time in 0..100_000 {
+        taps.refused("shop", None, time, "no route");
+        if time % 10 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    stop.cancel();
+    desk.await.unwrap();
+    let (first, seen) = tapper.await.unwrap();
+    assert_eq!(
+        first,
+        Tapped::Refused { adapter: "shop".into(), device: None, time_ms: 0, why: "no route".into() }
+    );
+    assert!(seen > 0, "and more");
 }

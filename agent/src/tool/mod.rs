@@ -8,6 +8,7 @@ mod queue;
 mod reload;
 mod scan;
 mod status;
+mod tap;
 
 use std::collections::BTreeMap;
 use std::fmt::{Arguments, Display};
@@ -26,6 +27,7 @@ pub use queue::Queue;
 pub use reload::Reload;
 pub use scan::Scan;
 pub use status::Status;
+pub use tap::Tap;
 
 use crate::config;
 
