@@ -215,10 +215,18 @@ pub fn load(files: &[PathBuf]) -> Result<Loaded, ConfigError> {
 /// # Errors
 /// With everything that is wrong, each with its place.
 pub fn load_adapters(files: &[PathBuf]) -> Result<BTreeMap<String, AdapterConfig>, ConfigError> {
+    Ok(load_offline(files)?.adapter)
+}
+
+/// Reads the configuration, and checks its adapters; keys and certificates need not be there.
+///
+/// # Errors
+/// With everything that is wrong, each with its place.
+pub fn load_offline(files: &[PathBuf]) -> Result<AgentConfig, ConfigError> {
     let sources = Sources::read(files, ENVIRONMENT)?;
     let config: AgentConfig = sources.parse()?;
     config.check_adapters(&sources)?;
-    Ok(config.adapter)
+    Ok(config)
 }
 
 impl AgentConfig {

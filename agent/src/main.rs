@@ -42,6 +42,7 @@ enum What {
     Reload(tool::Reload),
     Status(tool::Status),
     Tap(tool::Tap),
+    Try(tool::Try),
     /// Check the configuration, offline.
     #[command(after_help = "Example: atedge-agent check --config agent.toml")]
     Check {
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         What::Queue(queue) => queue.run(),
         What::Status(status) => status.run(),
         What::Tap(tap) => tap.run(),
+        What::Try(attempt) => attempt.run(),
     };
     exit.into()
 }

@@ -1,6 +1,7 @@
 //! Readings as they come in, for who looks on: bounded, and never slowing what it shows. Whoever is slow loses
 //! some and is told how many.
 
+use std::fmt;
 use std::sync::Arc;
 
 use atedge_adapters::{DeviceName, Point, Value};
@@ -74,6 +75,13 @@ impl From<&Point> for Shown {
             Value::Data { bytes, .. } => json!(URL_SAFE_NO_PAD.encode(bytes)),
         };
         Self { n: point.name.to_string(), v, u: point.unit.clone() }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}={}", self.n, self.v)?;
+        self.u.iter().try_for_each(|unit| write!(out, " {unit}"))
     }
 }
 

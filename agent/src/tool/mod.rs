@@ -9,6 +9,7 @@ mod reload;
 mod scan;
 mod status;
 mod tap;
+mod try_once;
 
 use std::collections::BTreeMap;
 use std::fmt::{Arguments, Display};
@@ -28,8 +29,9 @@ pub use reload::Reload;
 pub use scan::Scan;
 pub use status::Status;
 pub use tap::Tap;
+pub use try_once::Try;
 
-use crate::config;
+use crate::config::{self, AgentConfig};
 
 /// Where the adapters are configured.
 #[derive(Debug, Args)]
@@ -42,6 +44,12 @@ pub struct ConfigArgs {
 impl ConfigArgs {
     fn exists(&self) -> bool {
         self.config.exists()
+    }
+
+    /// All of it, as far as that can be checked without keys.
+    fn offline(&self) -> Result<AgentConfig, Complaint> {
+        config::load_offline(&layered(&self.config))
+            .map_err(|error| Complaint { text: error.to_string(), exit: Exit::Usage })
     }
 
     fn adapters(&self) -> Result<BTreeMap<String, AdapterConfig>, Complaint> {

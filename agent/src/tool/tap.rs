@@ -56,7 +56,7 @@ impl Tap {
 fn line(tapped: &Tapped) -> String {
     match tapped {
         Tapped::Reading { adapter, device, stream, time_ms, points } => {
-            let points: Vec<String> = points.iter().map(point).collect();
+            let points: Vec<String> = points.iter().map(Shown::to_string).collect();
             format!("{} {adapter}  {device}/{stream}  {}", time(*time_ms), points.join("  "))
         }
         Tapped::Refused { adapter, device, time_ms, why } => {
@@ -65,11 +65,6 @@ fn line(tapped: &Tapped) -> String {
         }
         Tapped::Lost { lines } => format!("… {lines} lines were left out: this terminal was too slow"),
     }
-}
-
-fn point(Shown { n, v, u }: &Shown) -> String {
-    let unit = u.as_ref().map(|unit| format!(" {unit}")).unwrap_or_default();
-    format!("{n}={v}{unit}")
 }
 
 /// The time of day, UTC.
