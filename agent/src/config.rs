@@ -204,8 +204,10 @@ pub struct Loaded {
 pub fn load(files: &[PathBuf]) -> Result<Loaded, ConfigError> {
     let sources = Sources::read(files, ENVIRONMENT)?;
     let config: AgentConfig = sources.parse()?;
-    config.check(&sources)?;
-    let rules = config.rules(&sources)?;
+    let mut errors = config.check(&sources);
+    let (rules, more) = config.rules(&sources);
+    errors.extend(more);
+    ConfigError::all(errors)?;
     Ok(Loaded { tables: sources.parse()?, sources, config, rules })
 }
 
@@ -225,98 +227,99 @@ pub fn load_adapters(files: &[PathBuf]) -> Result<BTreeMap<String, AdapterConfig
 pub fn load_offline(files: &[PathBuf]) -> Result<AgentConfig, ConfigError> {
     let sources = Sources::read(files, ENVIRONMENT)?;
     let config: AgentConfig = sources.parse()?;
-    config.check_adapters(&sources)?;
+    ConfigError::all(config.check_adapters(&sources))?;
     Ok(config)
 }
 
 impl AgentConfig {
-    /// What the form of the settings does not show; the first problem found.
-    fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
+    /// What the form of the settings does not show.
+    fn check(&self, sources: &Sources) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         if self.schema != SCHEMA {
             let title = format!("schema {} is not known", self.schema);
-            return Err(sources.complaint(&["schema"], &title, "expected 1"));
+            errors.push(sources.complaint(&["schema"], &title, "expected 1"));
         }
         if let Some(ca) = &self.gateway.ca
             && let Err(cause) = std::fs::File::open(ca)
         {
             let title = format!("cannot read {}: {cause}", ca.display());
-            return Err(sources.complaint(&["gateway", "ca"], &title, "expected a PEM file"));
+            errors.push(sources.complaint(&["gateway", "ca"], &title, "expected a PEM file"));
         }
         if let Err(cause) = keys::load(&self.gateway.keys) {
             let expected = "expected the file that `atedge onboard` wrote";
-            return Err(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
+            errors.push(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
         }
         if let Some(MetricsConfig { listen, allow_remote: false }) = self.metrics
             && !listen.ip().is_loopback()
         {
             let title = format!("others can reach {listen}, and nobody is asked for a password there");
             let expected = "expected 127.0.0.1, or `allow_remote = true` beside it";
-            return Err(sources.complaint(&["metrics", "listen"], &title, expected));
+            errors.push(sources.complaint(&["metrics", "listen"], &title, expected));
         }
-        self.check_adapters(sources)?;
-        self.check_streams(sources)
+        errors.extend(self.check_adapters(sources));
+        errors.extend(self.check_streams(sources));
+        errors
     }
 
-    fn check_adapters(&self, sources: &Sources) -> Result<(), ConfigError> {
+    fn check_adapters(&self, sources: &Sources) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for (name, adapter) in &self.adapter {
+            let mut complain = |path: &[&str], title: &str, expected: &str| {
+                let path: Vec<&str> = ["adapter", name].iter().chain(path).copied().collect();
+                errors.push(sources.complaint(&path, title, expected));
+            };
             if let Err(error) = adapter.check() {
-                let path: Vec<&str> = ["adapter", name].into_iter().chain(error.setting.split('.')).collect();
-                return Err(sources.complaint(&path, &error.what, ""));
+                complain(&error.setting.split('.').collect::<Vec<_>>(), &error.what, "");
             }
             for (path, stream) in streams_of(adapter) {
                 if !self.stream.contains_key(stream) {
-                    let path: Vec<&str> =
-                        ["adapter", name].into_iter().chain(path.iter().map(String::as_str)).collect();
+                    let path: Vec<&str> = path.iter().map(String::as_str).collect();
                     let expected = format!("expected a stream with a table [stream.{stream}]");
-                    return Err(sources.complaint(
-                        &path,
-                        &format!("nobody reads the stream {stream}"),
-                        &expected,
-                    ));
+                    complain(&path, &format!("nobody reads the stream {stream}"), &expected);
                 }
             }
         }
-        Ok(())
+        errors
     }
 
-    fn check_streams(&self, sources: &Sources) -> Result<(), ConfigError> {
+    fn check_streams(&self, sources: &Sources) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for (name, stream) in &self.stream {
-            let complain = |path: &[&str], title: &str, expected: &str| {
+            let mut complain = |path: &[&str], title: &str, expected: &str| {
                 let path: Vec<&str> = ["stream", name.as_str()].iter().chain(path).copied().collect();
-                Err(sources.complaint(&path, title, expected))
+                errors.push(sources.complaint(&path, title, expected));
             };
             if is_reserved(name.as_str()) {
-                return complain(&[], &format!("no stream can be called {name}"), "expected another name");
+                complain(&[], &format!("no stream can be called {name}"), "expected another name");
             }
             if stream.to.is_empty() {
-                return complain(&["to"], "a stream needs a reader", "expected at least one atSign");
+                complain(&["to"], "a stream needs a reader", "expected at least one atSign");
             }
             if stream.batch.records == 0 {
-                return complain(&["batch", "records"], "a batch of nothing", "expected at least 1");
+                complain(&["batch", "records"], "a batch of nothing", "expected at least 1");
             }
             if stream.batch.bytes > MOST_BATCH {
-                return complain(
-                    &["batch", "bytes"],
-                    "too large a batch",
-                    &format!("expected at most {MOST_BATCH}"),
-                );
+                complain(&["batch", "bytes"], "too large a batch", &format!("expected at most {MOST_BATCH}"));
             }
         }
-        Ok(())
+        errors
     }
 
-    /// The commands, checked.
-    fn rules(&self, sources: &Sources) -> Result<BTreeMap<CommandName, Rule>, ConfigError> {
-        let compile = |(name, command): (&CommandName, &CommandConfig)| {
-            let rule = Rule::new(command, &self.adapter).map_err(|error| {
-                let name = name.to_string();
-                let path: Vec<&str> =
-                    ["command", &name].into_iter().chain(error.setting.split('.')).collect();
-                sources.complaint(&path, &error.what, &error.expected)
-            })?;
-            Ok((name.clone(), rule))
-        };
-        self.command.iter().map(compile).collect()
+    /// The commands, checked, and what is wrong with the others.
+    fn rules(&self, sources: &Sources) -> (BTreeMap<CommandName, Rule>, Vec<ConfigError>) {
+        let (mut rules, mut errors) = (BTreeMap::new(), Vec::new());
+        for (name, command) in &self.command {
+            match Rule::new(command, &self.adapter) {
+                Ok(rule) => drop(rules.insert(name.clone(), rule)),
+                Err(error) => {
+                    let name = name.to_string();
+                    let path: Vec<&str> =
+                        ["command", &name].into_iter().chain(error.setting.split('.')).collect();
+                    errors.push(sources.complaint(&path, &error.what, &error.expected));
+                }
+            }
+        }
+        (rules, errors)
     }
 
     /// What the outbox must know.

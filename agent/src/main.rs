@@ -43,15 +43,7 @@ enum What {
     Status(tool::Status),
     Tap(tool::Tap),
     Try(tool::Try),
-    /// Check the configuration, offline.
-    #[command(after_help = "Example: atedge-agent check --config agent.toml")]
-    Check {
-        #[command(flatten)]
-        config: ConfigArgs,
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
-    },
+    Check(tool::Check),
     Ports(tool::Ports),
     Scan(tool::Scan),
     Peek(tool::Peek),
@@ -72,7 +64,7 @@ fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         What::Run { config, agent } => run(config.config, agent),
         What::Reload(reload) => reload.run(),
-        What::Check { config, json } => check(&config.config, json),
+        What::Check(check) => check.run(),
         What::Ports(ports) => ports.run(),
         What::Scan(scan) => scan.run(),
         What::Peek(peek) => peek.run(),
@@ -104,23 +96,6 @@ fn run(file: PathBuf, agent: tool::AgentArgs) -> Exit {
     }
 }
 
-fn check(file: &Path, json: bool) -> Exit {
-    let Some(Loaded { config, .. }) = load(file) else { return Exit::Usage };
-    let (adapters, streams, commands) = (config.adapter.len(), config.stream.len(), config.command.len());
-    if json {
-        let summary = serde_json::json!({
-            "ok": true, "gateway": config.gateway.atsign, "adapters": adapters, "streams": streams, "commands": commands,
-        });
-        say(format_args!("{summary}"));
-    } else {
-        let gateway = &config.gateway.atsign;
-        say(format_args!(
-            "{gateway}: {adapters} adapters, {streams} streams, {commands} commands. All is well."
-        ));
-    }
-    Exit::Done
-}
-
 /// The configuration, or its errors on standard error.
 fn load(file: &Path) -> Option<Loaded> {
     config::load(&layered(file)).map_err(|error| eprint_line(format_args!("{error}"))).ok()
@@ -129,11 +104,6 @@ fn load(file: &Path) -> Option<Loaded> {
 fn fail(error: std::fmt::Arguments<'_>) -> Exit {
     eprint_line(format_args!("error: {error}"));
     Exit::Failed
-}
-
-#[expect(clippy::print_stdout, reason = "the answer to a command")]
-fn say(line: std::fmt::Arguments<'_>) {
-    println!("{line}");
 }
 
 #[expect(clippy::print_stderr, reason = "what a person must see, log or not")]

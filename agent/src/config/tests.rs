@@ -106,6 +106,26 @@ fn each_mistake_is_shown_where_it_is() {
     }
 }
 
+/// Who has three mistakes learns of three.
+#[test]
+fn all_mistakes_are_shown_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = written(folder.path(), |text| {
+        text.replace("device = \"{dev}\"", "device = \"{deb}\"")
+            .replace("[\"@plant7ops\"]", "[]")
+            .replace("records = 50", "records = 0")
+            .replace("{value}", "{valve}")
+            .replace("signed = false", "signed = true")
+    });
+    let error = load(&[path]).err().unwrap();
+    let lines: Vec<_> = error.problems().map(|told| told.line).collect();
+    assert_eq!(lines, [Some(10), Some(17), Some(19), Some(28)], "{error}");
+    let text = error.to_string();
+    assert!(text.ends_with("4 errors. The running configuration is unchanged."), "{text}");
+    let first = error.problems().next().unwrap();
+    assert!(first.file.unwrap().ends_with("agent.toml") && first.error.contains("{deb}"), "{first:?}");
+}
+
 #[test]
 fn words_that_mean_something_in_keys_name_no_stream() {
     let folder = tempfile::tempdir().unwrap();

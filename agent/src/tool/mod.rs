@@ -2,6 +2,7 @@
 //! server or running agent; and what a running agent does, which it says at its [control socket](crate::control).
 
 mod agent;
+mod check;
 mod peek;
 mod ports;
 mod queue;
@@ -22,6 +23,7 @@ use atedge_service::config::layered;
 use clap::Args;
 
 pub use agent::AgentArgs;
+pub use check::Check;
 pub use peek::Peek;
 pub use ports::Ports;
 pub use queue::Queue;
