@@ -1,5 +1,7 @@
 //! What an adapter hands to the gateway.
 
+use std::collections::VecDeque;
+
 use tokio::sync::mpsc;
 
 use crate::decode::Decoded;
@@ -32,6 +34,13 @@ pub enum Captured {
         /// The MQTT session.
         session: String,
     },
+    /// The device or broker is reached: what it says is heard from now on.
+    Reached,
+    /// It is not, and is tried again.
+    Unreached {
+        /// Why.
+        why: String,
+    },
     /// Something was said that cannot become a reading. It was acknowledged, so that it is not
     /// repeated for ever, and it is gone: count it.
     Refused {
@@ -43,6 +52,13 @@ pub enum Captured {
 }
 
 impl Captured {
+    /// Puts what is known of the way to the device or broker behind the others, in place of what was last said
+    /// of it: so it takes no more room, however often that changes while nobody listens.
+    pub(crate) fn tell(self, waiting: &mut VecDeque<Self>) {
+        waiting.pop_back_if(|last| matches!(last, Self::Reached | Self::Unreached { .. }));
+        waiting.push_back(self);
+    }
+
     /// What a device has said that waits for no acknowledgement and repeats nothing.
     pub(crate) fn said(device: &DeviceName, stream: &StreamName, decoded: Result<Decoded, Refusal>) -> Self {
         let device = device.clone();
@@ -54,5 +70,24 @@ impl Captured {
             }
             Err(why) => Self::Refused { device: Some(device), why },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_way_only_the_last_is_told() {
+        let settled = || Captured::Settled { session: "s".to_owned(), packets: vec![1] };
+        let mut waiting = VecDeque::from([settled()]);
+        for _ in 0..1000 {
+            Captured::Reached.tell(&mut waiting);
+            Captured::Unreached { why: "unplugged".to_owned() }.tell(&mut waiting);
+        }
+        waiting.push_back(settled());
+        Captured::Reached.tell(&mut waiting);
+        assert_eq!(waiting.len(), 4);
+        assert!(matches!(&waiting[1], Captured::Unreached { why } if why == "unplugged"));
     }
 }

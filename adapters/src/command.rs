@@ -1,5 +1,7 @@
 //! What the gateway asks of a device.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 
 use crate::{DeviceName, PointName};
@@ -21,7 +23,8 @@ pub enum Order {
         /// The bytes.
         bytes: Vec<u8>,
     },
-    /// Write a point of a device. Done when the device has confirmed it.
+    /// Write a point of a device. Done when the device has confirmed it, and has been seen to hold it where
+    /// `verify` asks for that.
     Write {
         /// The device.
         device: DeviceName,
@@ -30,7 +33,20 @@ pub enum Order {
         /// The value, in the point's own unit: a number in decimal, or `true` or `false`. It is text
         /// so that whole numbers of 64 bits stay whole.
         value: String,
+        /// Which point to read back.
+        verify: Option<Verify>,
     },
+}
+
+/// A look at what came of a write: a point of the same adapter that must come to hold what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verify {
+    /// The device.
+    pub device: DeviceName,
+    /// The point.
+    pub point: PointName,
+    /// How long it may take.
+    pub within: Duration,
 }
 
 impl Order {
@@ -144,6 +160,20 @@ pub enum CommandError {
         peer: String,
         /// What came instead.
         cause: String,
+    },
+    /// It was written and confirmed, and the point that shows it holds something else.
+    #[error("{device}.{point} is {found} and not {wanted}, {within:?} after it was written")]
+    Unverified {
+        /// The device.
+        device: DeviceName,
+        /// The point that was read back.
+        point: PointName,
+        /// What was written.
+        wanted: String,
+        /// What it holds.
+        found: String,
+        /// How long it had.
+        within: Duration,
     },
     /// The device could not be written to.
     #[error("writing to {peer} failed: {cause}")]

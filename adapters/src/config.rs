@@ -1,10 +1,11 @@
 //! An adapter's table in the configuration.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig};
+use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId};
 use crate::mqtt::MqttConfig;
 use crate::process::ProcessConfig;
 use crate::serial::SerialConfig;
@@ -61,14 +62,37 @@ impl AdapterConfig {
 
     /// Whether this adapter has the point and commands may write it.
     pub fn can_write(&self, device: &DeviceName, point: &PointName) -> bool {
+        self.point(device, point).is_some_and(|point| point.write.is_some())
+    }
+
+    /// Whether this adapter has the point and can read it when it is asked to.
+    pub fn can_read(&self, device: &DeviceName, point: &PointName) -> bool {
+        self.point(device, point).is_some()
+    }
+
+    /// The serial port that it uses.
+    pub fn port(&self) -> Option<&Path> {
         match self {
-            Self::Mqtt(_) | Self::Serial(_) | Self::Process(_) => false,
-            Self::ModbusRtu(ModbusRtuConfig { unit, .. }) | Self::ModbusTcp(ModbusTcpConfig { unit, .. }) => {
-                let points =
-                    unit.values().filter(|unit| unit.device == *device).flat_map(|unit| &unit.points);
-                points.into_iter().any(|known| known.name == *point && known.write.is_some())
-            }
+            Self::Serial(serial) => Some(&serial.port),
+            Self::ModbusRtu(rtu) => rtu.port.as_deref(),
+            Self::Mqtt(_) | Self::Process(_) | Self::ModbusTcp(_) => None,
         }
+    }
+
+    /// Its Modbus units; none with an adapter of another kind.
+    pub fn units(&self) -> impl Iterator<Item = (UnitId, &UnitConfig)> {
+        let units = match self {
+            Self::ModbusRtu(ModbusRtuConfig { unit, .. }) | Self::ModbusTcp(ModbusTcpConfig { unit, .. }) => {
+                Some(unit)
+            }
+            Self::Mqtt(_) | Self::Serial(_) | Self::Process(_) => None,
+        };
+        units.into_iter().flatten().map(|(id, unit)| (*id, unit))
+    }
+
+    fn point(&self, device: &DeviceName, point: &PointName) -> Option<&PointConfig> {
+        let mut of_device = self.units().filter(|(_, unit)| unit.device == *device);
+        of_device.find_map(|(_, unit)| unit.points.iter().find(|known| known.name == *point))
     }
 
     /// Makes the adapter; `name` is its name in the configuration and in logs. Touches no device yet.

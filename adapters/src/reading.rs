@@ -1,5 +1,6 @@
 //! What a device said, in our words.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use crate::{Delivery, DeviceName, PointName, StreamName};
@@ -22,6 +23,18 @@ pub enum Value {
         /// The media type (RFC 6838), for example `application/octet-stream`.
         content_type: Option<String>,
     },
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Float(number) => number.fmt(out),
+            Self::Integer(number) => number.fmt(out),
+            Self::Bool(truth) => truth.fmt(out),
+            Self::Text(text) => text.fmt(out),
+            Self::Data { bytes, .. } => write!(out, "{} bytes", bytes.len()),
+        }
+    }
 }
 
 /// A named value.

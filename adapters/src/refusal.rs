@@ -1,5 +1,7 @@
 //! Why something that a device said did not become a reading.
 
+use std::time::Duration;
+
 use crate::InvalidName;
 use crate::decode::DecodeError;
 use crate::modbus::Fault;
@@ -28,6 +30,14 @@ pub enum Refusal {
     /// What came over a serial line is no frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// A device on a serial line was asked and said nothing whole.
+    #[error(
+        "no answer within {waited:?} to `poll.send`; is it on, and are `baud` and `parity` as it has them?"
+    )]
+    Unanswered {
+        /// How long it had.
+        waited: Duration,
+    },
     /// It does not decode as configured.
     #[error(transparent)]
     Undecodable(#[from] DecodeError),
@@ -37,7 +47,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// One word for counters: `route`, `name`, `size`, `check`, `frame`, `decode`, or as [`Fault::kind`] says.
+    /// One word for counters: `route`, `name`, `size`, `check`, `frame`, `silent`, `decode`, or as [`Fault::kind`] says.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoRoute { .. } => "route",
@@ -45,6 +55,7 @@ impl Refusal {
             Self::TooLarge { .. } | Self::Frame(FrameError::TooLong { .. }) => "size",
             Self::Frame(FrameError::Check { .. }) => "check",
             Self::Frame(_) => "frame",
+            Self::Unanswered { .. } => "silent",
             Self::Undecodable(_) => "decode",
             Self::Modbus(fault) => fault.kind(),
         }

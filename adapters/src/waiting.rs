@@ -35,6 +35,12 @@ impl Waiting {
         self.captured.push_back(captured);
     }
 
+    /// Says that the device is reached, or why it is not.
+    pub(crate) fn tell(&mut self, reached: Result<(), String>) {
+        let state = reached.map_or_else(|why| Captured::Unreached { why }, |()| Captured::Reached);
+        state.tell(&mut self.captured);
+    }
+
     /// Whether no more is to be read for now.
     pub(crate) fn is_full(&self) -> bool {
         self.captured.len() >= MOST

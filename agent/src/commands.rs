@@ -7,6 +7,7 @@
 
 mod call;
 mod declared;
+mod handled;
 mod rule;
 mod template;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use at_protocol::rpc::{self, Answer, Kind, RequestId, RpcName};
 use atedge_adapters::{Command, DeviceName, Order};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
@@ -29,7 +30,9 @@ use zeroize::Zeroizing;
 pub use call::{Call, MAX_KEY, Outcome, State};
 pub use declared::{
     ArgConfig, CommandConfig, CommandName, EffectConfig, InvalidCommandName, PublishConfig, Signed,
+    VerifyConfig,
 };
+pub use handled::Handled;
 pub use rule::{Rejection, Rule};
 
 use crate::clock::Clock;
@@ -52,6 +55,15 @@ pub struct Request {
     pub plain: Zeroizing<Vec<u8>>,
 }
 
+/// What may be done, and by whom.
+#[derive(Clone, Default)]
+pub struct Declared {
+    /// The declared commands.
+    pub rules: Arc<BTreeMap<CommandName, Rule>>,
+    /// The adapters, by name.
+    pub adapters: BTreeMap<String, mpsc::Sender<Command>>,
+}
+
 /// What commands need.
 pub struct Commands<R, C> {
     /// Where it is written down that one begins.
@@ -60,12 +72,12 @@ pub struct Commands<R, C> {
     pub road: R,
     /// What time it is.
     pub clock: Arc<C>,
-    /// What is declared.
-    pub rules: BTreeMap<CommandName, Rule>,
-    /// The adapters, by name.
-    pub adapters: BTreeMap<String, mpsc::Sender<Command>>,
+    /// What may be done, and by whom: as it is when a request comes.
+    pub declared: watch::Receiver<Declared>,
     /// The last part of key names.
     pub namespace: String,
+    /// Where it is counted what they come to.
+    pub handled: Arc<Handled>,
 }
 
 /// Whom to answer.
@@ -118,7 +130,8 @@ impl<R: Road, C: Clock> Commands<R, C> {
             debug!(%from, "a request for no device");
             return Ok(());
         };
-        let of_device = self.rules.iter().filter(|(name, _)| name.device == device);
+        let rules = Arc::clone(&self.declared.borrow().rules);
+        let of_device = rules.iter().filter(|(name, _)| name.device == device);
         if !of_device.clone().any(|(_, rule)| rule.allows(&from)) {
             // Not even that there is such a device.
             debug!(%from, %device, "a request from somebody who may ask for nothing");
@@ -128,6 +141,7 @@ impl<R: Road, C: Clock> Commands<R, C> {
         let call = match parse(&plain, name.id) {
             Ok(call) => call,
             Err(reason) => {
+                self.handled.count(State::Rejected);
                 self.answer(&caller, Kind::Nack, &Outcome::because(State::Rejected, reason)).await;
                 return Ok(());
             }
@@ -139,6 +153,7 @@ impl<R: Road, C: Clock> Commands<R, C> {
             Some((name, rule)) => self.carry_out(caller, name, rule, call).await,
             None => {
                 let outcome = Outcome::because(State::Rejected, "there is no such command for you");
+                self.handled.count(outcome.state);
                 self.answer(&caller, Kind::Nack, &outcome).await;
                 Ok(())
             }
@@ -162,6 +177,7 @@ impl<R: Road, C: Clock> Commands<R, C> {
         let order = match rule.decide(&call, now) {
             Ok(order) => order,
             Err(rejection) => {
+                self.handled.count(rejection.state());
                 info!(caller = %caller.atsign, command = %name, %rejection, "rejected a command");
                 self.answer(&caller, Kind::Nack, &Outcome::because(rejection.state(), &rejection)).await;
                 return Ok(());
@@ -186,6 +202,7 @@ impl<R: Road, C: Clock> Commands<R, C> {
         let (outcome, ()) =
             tokio::join!(self.order(&rule.adapter, order), self.answer(&caller, Kind::Ack, &accepted));
         self.outbox.end(id, record(&outcome)).await?;
+        self.handled.count(outcome.state);
         info!(caller = %caller.atsign, command = %name, state = ?outcome.state, reason = outcome.reason, "a command ended");
         self.answer(&caller, kind_of(&outcome), &outcome).await;
         Ok(())
@@ -211,7 +228,8 @@ impl<R: Road, C: Clock> Commands<R, C> {
 
     /// Has an adapter do it.
     async fn order(&self, adapter: &str, order: Order) -> Outcome {
-        let Some(adapter) = self.adapters.get(adapter) else {
+        let adapter = self.declared.borrow().adapters.get(adapter).cloned();
+        let Some(adapter) = adapter else {
             return Outcome::because(State::Failed, "the adapter does not run");
         };
         let (done, told) = oneshot::channel();

@@ -3,6 +3,7 @@
 mod outbox;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use at_client::Transport;
@@ -14,12 +15,13 @@ use atedge_adapters::units::{Bytes, Duration};
 use atedge_adapters::{AdapterConfig, SecretSource, StreamName};
 use atedge_service::config::{ConfigError, Sources};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::commands::{CommandConfig, CommandName, Rule};
 use crate::keys;
 use crate::outbox::{BatchLimit, OutboxOptions, Priority, StreamPolicy, WhenFull};
 use crate::payload::name::is_reserved;
-use crate::uplink::{FlowRules, StreamRules};
+use crate::uplink::{FlowRules, SendRules};
 
 pub use outbox::{DrainConfig, OutboxConfig, Rate, ThinConfig};
 
@@ -29,8 +31,6 @@ const SCHEMA: u32 = 1;
 pub const ENVIRONMENT: &str = "ATEDGE";
 /// Servers keep a notification for a reader that is away at most this long; the outbox keeps it longer.
 const MOST_TTLN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
-/// Longest pause between two times that the outbox is cleared.
-const LONGEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Most bytes of a batch: sealed and in base64 it must fit a server's line.
 const MOST_BATCH: Bytes = Bytes::mib(4);
 
@@ -51,6 +51,8 @@ pub struct AgentConfig {
     /// The queue on disk.
     #[serde(default)]
     pub outbox: OutboxConfig,
+    /// Where Prometheus can ask for metrics; nowhere when absent.
+    pub metrics: Option<MetricsConfig>,
     /// What others may have done: `[command."DEVICE.NAME"]`.
     #[serde(default)]
     pub command: BTreeMap<CommandName, CommandConfig>,
@@ -171,8 +173,23 @@ fn default_ttl() -> Duration {
     Duration::from_secs(crate::outbox::DEFAULT_TTL.as_secs())
 }
 
+/// Where Prometheus can ask for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// The address, `"127.0.0.1:9464"`.
+    pub listen: SocketAddr,
+    /// Whether it may be one that other machines can reach. Nobody is asked for a password there.
+    #[serde(default)]
+    pub allow_remote: bool,
+}
+
 /// A configuration that was checked.
 pub struct Loaded {
+    /// As it was written, for [`Difference::between`](crate::difference::Difference::between).
+    pub tables: Value,
+    /// Where what was written.
+    pub sources: Sources,
     /// The settings.
     pub config: AgentConfig,
     /// The declared commands.
@@ -186,95 +203,125 @@ pub struct Loaded {
 pub fn load(files: &[PathBuf]) -> Result<Loaded, ConfigError> {
     let sources = Sources::read(files, ENVIRONMENT)?;
     let config: AgentConfig = sources.parse()?;
-    config.check(&sources)?;
-    let rules = config.rules(&sources)?;
-    Ok(Loaded { config, rules })
+    let mut errors = config.check(&sources);
+    let (rules, more) = config.rules(&sources);
+    errors.extend(more);
+    ConfigError::all(errors)?;
+    Ok(Loaded { tables: sources.parse()?, sources, config, rules })
+}
+
+/// Reads the adapters alone from `files` and the environment, and checks them: for those who look at devices
+/// before there is anything else.
+///
+/// # Errors
+/// With everything that is wrong, each with its place.
+pub fn load_adapters(files: &[PathBuf]) -> Result<BTreeMap<String, AdapterConfig>, ConfigError> {
+    Ok(load_offline(files)?.adapter)
+}
+
+/// Reads the configuration, and checks its adapters; keys and certificates need not be there.
+///
+/// # Errors
+/// With everything that is wrong, each with its place.
+pub fn load_offline(files: &[PathBuf]) -> Result<AgentConfig, ConfigError> {
+    let sources = Sources::read(files, ENVIRONMENT)?;
+    let config: AgentConfig = sources.parse()?;
+    ConfigError::all(config.check_adapters(&sources))?;
+    Ok(config)
 }
 
 impl AgentConfig {
-    /// What the form of the settings does not show; the first problem found.
-    fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
+    /// What the form of the settings does not show.
+    fn check(&self, sources: &Sources) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         if self.schema != SCHEMA {
             let title = format!("schema {} is not known", self.schema);
-            return Err(sources.complaint(&["schema"], &title, "expected 1"));
+            errors.push(sources.complaint(&["schema"], &title, "expected 1"));
         }
         if let Some(ca) = &self.gateway.ca
             && let Err(cause) = std::fs::File::open(ca)
         {
             let title = format!("cannot read {}: {cause}", ca.display());
-            return Err(sources.complaint(&["gateway", "ca"], &title, "expected a PEM file"));
+            errors.push(sources.complaint(&["gateway", "ca"], &title, "expected a PEM file"));
         }
         if let Err(cause) = keys::load(&self.gateway.keys) {
             let expected = "expected the file that `atedge onboard` wrote";
-            return Err(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
+            errors.push(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
         }
         if let Some(mistake) = self.outbox.mistake() {
-            return Err(sources.complaint(&["outbox", mistake.setting], mistake.what, mistake.expected));
+            errors.push(sources.complaint(&["outbox", mistake.setting], mistake.what, mistake.expected));
         }
-        self.check_adapters(sources)?;
-        self.check_streams(sources)
+        if let Some(MetricsConfig { listen, allow_remote: false }) = self.metrics
+            && !listen.ip().is_loopback()
+        {
+            let title = format!("others can reach {listen}, and nobody is asked for a password there");
+            let expected = "expected 127.0.0.1, or `allow_remote = true` beside it";
+            errors.push(sources.complaint(&["metrics", "listen"], &title, expected));
+        }
+        errors.extend(self.check_adapters(sources));
+        errors.extend(self.check_streams(sources));
+        errors
     }
 
-    fn check_adapters(&self, sources: &Sources) -> Result<(), ConfigError> {
+    fn check_adapters(&self, sources: &Sources) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for (name, adapter) in &self.adapter {
+            let mut complain = |path: &[&str], title: &str, expected: &str| {
+                let path: Vec<&str> = ["adapter", name].iter().chain(path).copied().collect();
+                errors.push(sources.complaint(&path, title, expected));
+            };
             if let Err(error) = adapter.check() {
-                let path: Vec<&str> = ["adapter", name].into_iter().chain(error.setting.split('.')).collect();
-                return Err(sources.complaint(&path, &error.what, ""));
+                complain(&error.setting.split('.').collect::<Vec<_>>(), &error.what, "");
             }
             for (path, stream) in streams_of(adapter) {
                 if !self.stream.contains_key(stream) {
-                    let path: Vec<&str> =
-                        ["adapter", name].into_iter().chain(path.iter().map(String::as_str)).collect();
+                    let path: Vec<&str> = path.iter().map(String::as_str).collect();
                     let expected = format!("expected a stream with a table [stream.{stream}]");
-                    return Err(sources.complaint(
-                        &path,
-                        &format!("nobody reads the stream {stream}"),
-                        &expected,
-                    ));
+                    complain(&path, &format!("nobody reads the stream {stream}"), &expected);
                 }
             }
         }
-        Ok(())
+        errors
     }
 
-    fn check_streams(&self, sources: &Sources) -> Result<(), ConfigError> {
+    fn check_streams(&self, sources: &Sources) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for (name, stream) in &self.stream {
-            let complain = |path: &[&str], title: &str, expected: &str| {
+            let mut complain = |path: &[&str], title: &str, expected: &str| {
                 let path: Vec<&str> = ["stream", name.as_str()].iter().chain(path).copied().collect();
-                Err(sources.complaint(&path, title, expected))
+                errors.push(sources.complaint(&path, title, expected));
             };
             if is_reserved(name.as_str()) {
-                return complain(&[], &format!("no stream can be called {name}"), "expected another name");
+                complain(&[], &format!("no stream can be called {name}"), "expected another name");
             }
             if stream.to.is_empty() {
-                return complain(&["to"], "a stream needs a reader", "expected at least one atSign");
+                complain(&["to"], "a stream needs a reader", "expected at least one atSign");
             }
             if stream.batch.records == 0 {
-                return complain(&["batch", "records"], "a batch of nothing", "expected at least 1");
+                complain(&["batch", "records"], "a batch of nothing", "expected at least 1");
             }
             if stream.batch.bytes > MOST_BATCH {
-                return complain(
-                    &["batch", "bytes"],
-                    "too large a batch",
-                    &format!("expected at most {MOST_BATCH}"),
-                );
+                complain(&["batch", "bytes"], "too large a batch", &format!("expected at most {MOST_BATCH}"));
             }
         }
-        Ok(())
+        errors
     }
 
-    /// The commands, checked.
-    fn rules(&self, sources: &Sources) -> Result<BTreeMap<CommandName, Rule>, ConfigError> {
-        let compile = |(name, command): (&CommandName, &CommandConfig)| {
-            let rule = Rule::new(command, &self.adapter).map_err(|error| {
-                let name = name.to_string();
-                let path: Vec<&str> =
-                    ["command", &name].into_iter().chain(error.setting.split('.')).collect();
-                sources.complaint(&path, &error.what, &error.expected)
-            })?;
-            Ok((name.clone(), rule))
-        };
-        self.command.iter().map(compile).collect()
+    /// The commands, checked, and what is wrong with the others.
+    fn rules(&self, sources: &Sources) -> (BTreeMap<CommandName, Rule>, Vec<ConfigError>) {
+        let (mut rules, mut errors) = (BTreeMap::new(), Vec::new());
+        for (name, command) in &self.command {
+            match Rule::new(command, &self.adapter) {
+                Ok(rule) => drop(rules.insert(name.clone(), rule)),
+                Err(error) => {
+                    let name = name.to_string();
+                    let path: Vec<&str> =
+                        ["command", &name].into_iter().chain(error.setting.split('.')).collect();
+                    errors.push(sources.complaint(&path, &error.what, &error.expected));
+                }
+            }
+        }
+        (rules, errors)
     }
 
     /// What the outbox must know.
@@ -299,15 +346,8 @@ impl AgentConfig {
         }
     }
 
-    /// How often the outbox is to be cleared of what is too old: often enough for the shortest time that
-    /// something is kept, and no more than need be.
-    pub fn clear_every(&self) -> std::time::Duration {
-        let kept = self.stream.values().map(|stream| stream.hold.unwrap_or(stream.ttl).min(stream.ttl).get());
-        (kept.min().unwrap_or(LONGEST_PAUSE) / 4).clamp(std::time::Duration::from_secs(1), LONGEST_PAUSE)
-    }
-
     /// What the uplink must know.
-    pub fn stream_rules(&self) -> StreamRules {
+    pub fn send_rules(&self) -> SendRules {
         let rules = |stream: &StreamConfig| FlowRules {
             limit: BatchLimit { records: stream.batch.records, bytes: stream.batch.bytes.size() },
             linger: stream.batch.linger.get(),
@@ -316,7 +356,9 @@ impl AgentConfig {
             priority: stream.priority,
         };
         let streams = self.stream.iter();
-        streams.map(|(name, stream)| (name.clone(), (stream.to.clone(), rules(stream)))).collect()
+        let streams =
+            streams.map(|(name, stream)| (name.clone(), (stream.to.clone(), rules(stream)))).collect();
+        SendRules { streams, drain: self.outbox.drain.rules() }
     }
 }
 

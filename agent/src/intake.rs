@@ -1,44 +1,40 @@
-//! From the adapters into the outbox: each reading is acknowledged after its COMMIT.
+//! From an adapter into the outbox: each reading is acknowledged after its COMMIT.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atedge_adapters::{Ack, Captured, StreamName};
-use tokio::sync::mpsc;
+use atedge_adapters::{Ack, Captured, DeviceName, StreamName};
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::normalise::normalise;
 use crate::outbox::{Appended, Appending, Capture, Outbox};
+use crate::tally::Tally;
+use crate::tap::Taps;
+use crate::uplink::SendRules;
 
-/// Readings on their way into the outbox. Beyond them the adapters wait, and with them their devices.
+/// Readings of one adapter on their way into the outbox. Beyond them it waits, and with it its devices.
 const ON_THE_WAY: usize = 256;
 /// Pause before what could not be stored is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How many came in, for the log at the end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Became records.
-    pub kept: u64,
-    /// Came again and were known.
-    pub repeated: u64,
-    /// Could not be kept.
-    pub refused: u64,
-    /// Were dropped, for the outbox was full of what is more important.
-    pub dropped: u64,
-}
-
-/// What the adapters' captures go through.
+/// What one adapter's captures go through.
 pub struct Intake<C> {
     /// Where they end up.
     pub outbox: Outbox,
     /// What time it is.
     pub clock: Arc<C>,
-    /// The streams that are configured.
-    pub streams: Vec<StreamName>,
+    /// Which streams are configured.
+    pub rules: watch::Receiver<SendRules>,
+    /// Where they are counted.
+    pub tally: Arc<Tally>,
+    /// The adapter's name.
+    pub adapter: String,
+    /// Where they are shown.
+    pub taps: Taps,
 }
 
 /// A reading on its way.
@@ -49,50 +45,42 @@ struct Waiting {
 }
 
 impl<C: Clock> Intake<C> {
-    /// Takes captures until all adapters have ended and everything is stored.
+    /// Takes captures until the adapter has ended and everything is stored.
     ///
     /// Readings keep their order, in the outbox and in their acknowledgements. What the outbox cannot store
     /// (the disk is full, say) is tried again and holds up what comes after it.
-    pub async fn run(self, mut captured: mpsc::Receiver<Captured>) -> Tally {
-        let mut tally = Tally::default();
+    pub async fn run(self, mut captured: mpsc::Receiver<Captured>) {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut open = true;
         while open || !waiting.is_empty() {
             tokio::select! {
                 next = captured.recv(), if open && waiting.len() < ON_THE_WAY => match next {
-                    Some(captured) => self.take(captured, &mut waiting, &mut tally).await,
+                    Some(captured) => self.take(captured, &mut waiting).await,
                     None => open = false,
                 },
-                () = self.store_first(&mut waiting, &mut tally), if !waiting.is_empty() => {}
+                () = self.store_first(&mut waiting), if !waiting.is_empty() => {}
             }
             if self.outbox.failed().is_cancelled() {
                 // Dropped unacknowledged: the devices still have them.
                 break;
             }
         }
-        info!(
-            kept = tally.kept,
-            repeated = tally.repeated,
-            refused = tally.refused,
-            dropped = tally.dropped,
-            "the intake has ended"
-        );
-        tally
     }
 
-    async fn take(&self, captured: Captured, waiting: &mut VecDeque<Waiting>, tally: &mut Tally) {
+    async fn take(&self, captured: Captured, waiting: &mut VecDeque<Waiting>) {
         match captured {
             Captured::Reading { reading, ack } => {
-                let configured = |stream: &StreamName| self.streams.contains(stream);
+                let configured = |stream: &StreamName| self.rules.borrow().streams.contains_key(stream);
                 match normalise(reading, self.clock.now(), configured) {
                     Ok(capture) => {
+                        self.taps.reading(&self.adapter, &capture);
                         let capture = Arc::new(capture);
                         let appending = self.outbox.submit(Arc::clone(&capture)).await.ok();
                         waiting.push_back(Waiting { capture, ack, appending });
                     }
                     Err(why) => {
                         warn!(%why, "refused a reading");
-                        tally.refused += 1;
+                        self.refused(None, "unfit", why.to_string());
                         ack.accept();
                     }
                 }
@@ -104,17 +92,25 @@ impl<C: Clock> Intake<C> {
             Captured::SessionLost { session } => {
                 self.outbox.forget_session(session).await.ok();
             }
+            Captured::Reached => self.tally.reached(),
+            Captured::Unreached { why } => self.tally.unreached(self.clock.now().wall_ms(), why),
             Captured::Refused { device, why } => {
-                let device = device.as_ref().map_or("", |device| device.as_str());
-                warn!(device, kind = why.kind(), %why, "refused a reading");
-                tally.refused += 1;
+                let name = device.as_ref().map_or("", |device| device.as_str());
+                warn!(device = name, kind = why.kind(), %why, "refused a reading");
+                self.refused(device.as_ref(), why.kind(), why.to_string());
             }
         }
     }
 
+    fn refused(&self, device: Option<&DeviceName>, kind: &'static str, why: String) {
+        let now_ms = self.clock.now().wall_ms();
+        self.taps.refused(&self.adapter, device, now_ms, &why);
+        self.tally.refused(now_ms, kind, why);
+    }
+
     /// Waits for the COMMIT of the first that waits, and acknowledges it. Cancel-safe: what was learnt is
     /// kept in `waiting`.
-    async fn store_first(&self, waiting: &mut VecDeque<Waiting>, tally: &mut Tally) {
+    async fn store_first(&self, waiting: &mut VecDeque<Waiting>) {
         let Some(first) = waiting.front_mut() else { return };
         let stored = match &mut first.appending {
             Some(appending) => appending.await,
@@ -126,14 +122,14 @@ impl<C: Clock> Intake<C> {
         };
         match stored {
             Ok(appended) => {
-                let Some(Waiting { ack, .. }) = waiting.pop_front() else { return };
+                let Some(Waiting { ack, capture, .. }) = waiting.pop_front() else { return };
                 match appended {
                     Appended::New { lane, seq } => {
                         debug!(%lane, seq, "kept");
-                        tally.kept += 1;
+                        self.tally.kept(capture.taken.wall_ms());
                     }
-                    Appended::Repeated => tally.repeated += 1,
-                    Appended::Dropped => tally.dropped += 1,
+                    Appended::Repeated => self.tally.repeated(),
+                    Appended::Dropped => self.tally.dropped(),
                 }
                 ack.accept();
             }
@@ -151,8 +147,10 @@ mod tests {
 
     use super::*;
     use crate::clock::Stamp;
-    use crate::outbox::{Durability, Opened, OutboxOptions, StreamPolicy};
+    use crate::outbox::{BatchLimit, Durability, Opened, OutboxOptions, Priority, StreamPolicy};
     use crate::payload::ClockState;
+    use crate::tally::Counts;
+    use crate::uplink::FlowRules;
 
     struct Noon;
 
@@ -184,6 +182,21 @@ mod tests {
         Captured::Reading { reading, ack }
     }
 
+    fn intake(outbox: &Outbox) -> Intake<Noon> {
+        let limit = BatchLimit { records: 1, bytes: 1 };
+        let rules = FlowRules {
+            limit,
+            linger: Duration::ZERO,
+            receipts: false,
+            ttln: Duration::ZERO,
+            priority: Priority::default(),
+        };
+        let streams = BTreeMap::from([("process".parse().unwrap(), (Vec::new(), rules))]);
+        let (_, rules) = watch::channel(SendRules { streams, ..SendRules::default() });
+        let (tally, taps) = (Arc::default(), Taps::default());
+        Intake { outbox: outbox.clone(), clock: Arc::new(Noon), rules, tally, adapter: "shop".into(), taps }
+    }
+
     #[tokio::test]
     async fn a_reading_is_acknowledged_in_order_and_when_it_is_on_disk() {
         let folder = tempfile::tempdir().unwrap();
@@ -198,10 +211,10 @@ mod tests {
             put.send(captured(device, ack)).await.unwrap();
         }
         drop((put, tell));
-        let streams = vec!["process".parse().unwrap()];
-        let intake = Intake { outbox: outbox.clone(), clock: Arc::new(Noon), streams };
-        let tally = intake.run(captures).await;
-        assert_eq!(tally, Tally { kept: 495, refused: 5, ..Tally::default() });
+        let intake = intake(&outbox);
+        let tally = Arc::clone(&intake.tally);
+        intake.run(captures).await;
+        assert_eq!(tally.counts(), Counts { kept: 495, refused: 5, ..Counts::default() });
         let told: Vec<_> = told.iter().filter(|(number, _)| number % 100 != 0).collect();
         assert!(told.iter().all(|(_, verdict)| *verdict == Verdict::Accepted));
         assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "in the order of arrival");
@@ -215,12 +228,7 @@ mod tests {
         let (put, captures) = mpsc::channel(10);
         let (tell, told) = std_mpsc::channel();
         put.send(captured("boiler", Ack::new(move |verdict| tell.send(verdict).unwrap()))).await.unwrap();
-        let intake = Intake {
-            outbox: outbox.clone(),
-            clock: Arc::new(Noon),
-            streams: vec!["process".parse().unwrap()],
-        };
-        let running = tokio::spawn(intake.run(captures));
+        let running = tokio::spawn(intake(&outbox).run(captures));
         // The thread has seen the append, which came before, when it answers a third time.
         for _ in 0..3 {
             tokio::task::yield_now().await;

@@ -275,6 +275,15 @@ impl Outbox {
         self.call(|store| store.seen_s()).await
     }
 
+    /// Follows a changed configuration: readers that are none any more take their cursors along, new ones
+    /// get all that waits. The folder stays as it is.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn configure(&self, options: OutboxOptions) -> Result<(), OutboxError> {
+        self.call(move |store| store.configure(options.clone())).await
+    }
+
     /// What the outbox holds.
     ///
     /// # Errors

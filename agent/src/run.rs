@@ -1,38 +1,39 @@
 //! The running agent: its tasks, and how they end.
 
-use std::collections::BTreeMap;
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use at_client::{Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Trust, TrustedTime};
-use atedge_adapters::{AdapterError, Captured, Command};
 use atedge_service::{Notifier, OneLine};
-use tokio::sync::mpsc;
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::{Clock, SystemClock};
-use crate::commands::{CommandName, Commands, Rule};
-use crate::config::AgentConfig;
-use crate::intake::Intake;
+use crate::commands::{Commands, Declared, Handled};
+use crate::config::{Loaded, MetricsConfig};
+use crate::control::{Answer, Desk, Place, Reloading};
+use crate::field::Field;
 use crate::keys;
 use crate::link::{ClientRoad, Ear};
-use crate::outbox::{Opened, Outbox};
+use crate::look::Look;
+use crate::metrics::MetricsServer;
+use crate::outbox::{Expired, Opened, Outbox};
 use crate::payload::ClockState;
+use crate::reach::{Counted, Reach};
 use crate::records::RecordFile;
+use crate::reload::{Following, ReloadError};
 use crate::uplink::Uplink;
 
-/// Captures between the adapters and the intake; when there are this many, adapters stop reading.
-const CAPTURES: usize = 256;
-/// Commands between us and an adapter; one more is refused.
-const COMMANDS: usize = 16;
 /// Receipts, and requests, that wait to be dealt with; when there are this many, nothing more is heard.
 const HEARD: usize = 64;
-/// How long what waits may take to be stored, sent and answered once the agent is to stop.
+/// How long what waits may take to be sent and answered once the agent is to stop.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the farewell to the atServer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -44,11 +45,15 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 /// What to run.
 pub struct Agent {
     /// The configuration, checked.
-    pub config: AgentConfig,
-    /// The declared commands, checked.
-    pub rules: BTreeMap<CommandName, Rule>,
+    pub loaded: Loaded,
+    /// Its main file, to read it again from.
+    pub config: PathBuf,
     /// The folder of the outbox.
     pub state: PathBuf,
+    /// Has the configuration read again; none where the signal means something else.
+    pub hangup: Option<Signal>,
+    /// Where the person at the gateway asks for this agent.
+    pub socket: PathBuf,
 }
 
 impl Agent {
@@ -56,12 +61,12 @@ impl Agent {
     /// stored, what is stored is sent as far as that goes quickly, the outbox is closed.
     ///
     /// # Errors
-    /// When the outbox cannot be opened or fails, an adapter gives up, or our atServer does not accept us
+    /// When the outbox cannot be opened or fails, or our atServer does not accept us
     /// and waiting will not change that.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
         let client = self.client(&clock)?;
-        let opened = Outbox::open(self.config.outbox_options(self.state.clone()), clock.now())?;
+        let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
         let Opened { outbox, thread, salvaged } = opened;
         if let Some(saved) = salvaged {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
@@ -69,7 +74,7 @@ impl Agent {
         if let Some(seen) = outbox.seen_s().await.context("ask the outbox what time it was")? {
             clock.not_before(seen);
         }
-        info!(boot = %outbox.boot(), gateway = %self.config.gateway.atsign, "the outbox is open");
+        info!(boot = %outbox.boot(), gateway = %self.loaded.config.gateway.atsign, "the outbox is open");
         let dialer = client.config().dialer.clone();
         let result = self.run_with(outbox, client, clock, stop).await;
         dialer.close(FAREWELL).await;
@@ -78,7 +83,7 @@ impl Agent {
     }
 
     fn client(&self, clock: &Arc<SystemClock>) -> anyhow::Result<Client> {
-        let gateway = &self.config.gateway;
+        let gateway = &self.loaded.config.gateway;
         let trust = Trust::System { and: gateway.ca.clone() };
         let tls = ClientTls::with_time(&trust, Arc::clone(clock) as Arc<dyn TrustedTime>)?;
         let keys = Arc::new(keys::load(&gateway.keys)?);
@@ -105,30 +110,45 @@ impl Agent {
         clock: Arc<SystemClock>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let namespace = self.config.gateway.namespace.as_str().to_owned();
-        let road = ClientRoad(client.clone());
-        let (to_intake, captured) = mpsc::channel(CAPTURES);
+        let Loaded { config, rules, tables, .. } = self.loaded;
+        let namespace = config.gateway.namespace.as_str().to_owned();
+        let (reach, handled) = (Arc::<Reach>::default(), Arc::<Handled>::default());
+        let counted_receipts = Arc::default();
+        let road = Counted {
+            road: ClientRoad(client.clone()),
+            reach: Arc::clone(&reach),
+            clock: Arc::clone(&clock),
+        };
         let (to_uplink, receipts) = mpsc::channel(HEARD);
         let (to_commands, requests) = mpsc::channel(HEARD);
         // Each stage stops when the one before it has ended.
         let (adapters_stop, uplink_stop) = (stop.child_token(), CancellationToken::new());
 
-        let streams = self.config.stream.keys().cloned().collect();
-        let stream_rules = self.config.stream_rules();
-        let (mut adapters, orders) = start_adapters(&self.config, &to_intake, &adapters_stop)?;
-        drop(to_intake);
+        let (sending, rules_now) = watch::channel(config.send_rules());
+        let (declared, declared_now) = watch::channel(Declared::default());
+        let field = Field::new(outbox.clone(), Arc::clone(&clock), rules_now.clone(), adapters_stop.clone());
+        let mut following = Following {
+            file: self.config,
+            tables,
+            rules: Arc::new(rules),
+            state: self.state,
+            outbox: outbox.clone(),
+            field,
+            sending,
+            declared,
+        };
+        following.start(config.adapter.keys(), &config.adapter)?;
+        following.declare();
 
-        let intake = Intake { outbox: outbox.clone(), clock: Arc::clone(&clock), streams };
-        let mut intake = tokio::spawn(intake.run(captured));
         let mut stages = JoinSet::new();
         let seed = seed()?;
         let uplink = Uplink {
             outbox: outbox.clone(),
             road: road.clone(),
             namespace: namespace.clone(),
-            streams: stream_rules,
-            drain: self.config.outbox.drain.rules(),
+            rules: rules_now,
             seed,
+            receipts: Arc::clone(&counted_receipts),
         };
         let stop_uplink = uplink_stop.clone();
         stages.spawn(async move { uplink.run(receipts, stop_uplink, GRACE).await.context("send") });
@@ -145,44 +165,70 @@ impl Agent {
             outbox: outbox.clone(),
             road,
             clock: Arc::clone(&clock),
-            rules: self.rules,
-            adapters: orders,
+            declared: declared_now,
             namespace,
+            handled: Arc::clone(&handled),
         };
         stages.spawn(async move { commands.run(requests).await.context("carry out commands") });
-        let (kept, stop_keeper, kept_by) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
-        let every = self.config.clear_every();
-        stages.spawn(
-            async move { keep(&kept, &*kept_by, every, stop_keeper).await.context("clear the outbox") },
-        );
         let (clocked, stop_clock, watched) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
         stages.spawn(
             async move { set_right(&clocked, &*watched, stop_clock).await.context("set times right") },
         );
+        let look = Look {
+            gateway: config.gateway.atsign,
+            clock: Arc::<SystemClock>::clone(&clock),
+            outbox: outbox.clone(),
+            tallies: following.field.tallies().clone(),
+            reach: Arc::clone(&reach),
+            receipts: counted_receipts,
+            handled,
+        };
+        let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
+        stages
+            .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
         let stop_first = adapters_stop.clone();
-        stages.spawn(async move { first_connection(&client, stop_first).await });
+        stages.spawn(async move { first_connection(&client, &reach, &*clock, stop_first).await });
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
         Notifier.ready();
 
-        let failed = outbox.failed();
-        let mut result = tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            () = failed.cancelled() => Err(anyhow::anyhow!("the outbox is damaged; the next start moves it away")),
-            Some(ended) = adapters.join_next() => ended.context("an adapter panicked").and_then(|ended| Ok(ended?)),
-            result = first_failure(&mut stages) => result,
-        };
+        if let Some(MetricsConfig { listen, .. }) = config.metrics {
+            match MetricsServer::bind(listen, look.clone()).await {
+                Ok(server) => {
+                    let stop_server = adapters_stop.clone();
+                    stages.spawn(async move {
+                        server.run(stop_server).await;
+                        Ok(())
+                    });
+                }
+                // Devices are served all the same.
+                Err(error) => {
+                    warn!(%listen, %error, "there are no metrics; `[metrics] listen` names another address")
+                }
+            }
+        }
+        let (reload, reloads) = mpsc::channel(1);
+        match Place::take(self.socket.clone()) {
+            Ok(place) => {
+                let desk = Desk { place, reload, look, taps: following.field.taps().clone() };
+                let stop_desk = adapters_stop.clone();
+                stages.spawn(async move {
+                    desk.run(stop_desk).await;
+                    Ok(())
+                });
+            }
+            // Devices are served all the same.
+            Err(error) => {
+                warn!(socket = %self.socket.display(), %error, "nobody can ask for this agent; `--socket` names another place");
+            }
+        }
+        let mut asked = Asked { hangup: self.hangup, reloads };
+        let mut result = until_the_end(&stop, &outbox, &mut following, &mut stages, &mut asked).await;
         Notifier.stopping();
         info!("stopping");
         adapters_stop.cancel();
-        while let Some(ended) = adapters.join_next().await {
-            note(&mut result, ended.context("an adapter panicked").and_then(|ended| Ok(ended?)));
-        }
-        if timeout(GRACE, &mut intake).await.is_err() {
-            warn!("some readings could not be stored in time; their senders still have them");
-            intake.abort();
-        }
+        note(&mut result, following.field.end().await);
         uplink_stop.cancel();
-        drop(outbox);
+        drop((following, outbox));
         let drained = timeout(GRACE + GRACE, async {
             while let Some(ended) = stages.join_next().await {
                 note(&mut result, ended.context("a task panicked").and_then(|ended| ended));
@@ -197,27 +243,65 @@ impl Agent {
     }
 }
 
-type Adapters = JoinSet<Result<(), AdapterError>>;
+type Stages = JoinSet<anyhow::Result<()>>;
 
-/// Starts what is configured; returns the ways to order something of each.
-fn start_adapters(
-    config: &AgentConfig,
-    to_intake: &mpsc::Sender<Captured>,
+/// Tends what runs, until `stop` or the first failure.
+async fn until_the_end(
     stop: &CancellationToken,
-) -> anyhow::Result<(Adapters, BTreeMap<String, mpsc::Sender<Command>>)> {
-    let mut adapters = JoinSet::new();
-    let mut orders = BTreeMap::new();
-    for (name, config) in &config.adapter {
-        let adapter = config.clone().build(name)?;
-        let (order, ordered) = mpsc::channel(COMMANDS);
-        adapters.spawn(adapter.run(to_intake.clone(), ordered, stop.clone()));
-        orders.insert(name.clone(), order);
+    outbox: &Outbox,
+    following: &mut Following<SystemClock>,
+    stages: &mut Stages,
+    asked: &mut Asked,
+) -> anyhow::Result<()> {
+    let failed = outbox.failed();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = failed.cancelled() => bail!("the outbox is damaged; the next start moves it away"),
+            result = first_failure(stages) => return result,
+            tended = following.field.tend() => {
+                tended?;
+                following.declare();
+            }
+            waiting = asked.reload() => {
+                let answer = match following.reload().await? {
+                    Ok(difference) => Answer::Done(difference),
+                    Err(error @ ReloadError::Refused(_)) => Answer::Refused(error.to_string()),
+                    Err(error @ ReloadError::Queue(_)) => Answer::Failed(error.to_string()),
+                };
+                // Whoever asked may have gone.
+                waiting.map(|waiting| waiting.send(answer).ok());
+            }
+        }
     }
-    Ok((adapters, orders))
+}
+
+/// The ways to ask for a reload.
+struct Asked {
+    hangup: Option<Signal>,
+    reloads: mpsc::Receiver<Reloading>,
+}
+
+impl Asked {
+    /// Waits until a reload is asked for, by somebody who waits for its end or by the signal. Cancel-safe.
+    async fn reload(&mut self) -> Option<Reloading> {
+        let Self { hangup, reloads } = self;
+        let signal = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            Some(()) = signal => None,
+            Some(reloading) = reloads.recv() => Some(reloading),
+            else => pending().await,
+        }
+    }
 }
 
 /// Waits until a stage fails; those that end well are waited for no longer.
-async fn first_failure(stages: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+async fn first_failure(stages: &mut Stages) -> anyhow::Result<()> {
     while let Some(ended) = stages.join_next().await {
         ended.context("a task panicked")??;
     }
@@ -237,23 +321,20 @@ fn note(result: &mut anyhow::Result<()>, ended: anyhow::Result<()>) {
 async fn keep(
     outbox: &Outbox,
     clock: &impl Clock,
-    every: Duration,
     stop: CancellationToken,
 ) -> Result<(), crate::outbox::OutboxError> {
-    let mut ticks = interval(every);
     loop {
+        let now = clock.now();
+        let Expired { records, passed_over, again_after } = outbox.expire(now).await?;
+        if records > 0 {
+            warn!(records, "records were not confirmed in time and are lost");
+        }
+        if passed_over > 0 {
+            warn!(records = passed_over, "silent readers were passed over; `queue stat` says which");
+        }
+        outbox.forget_commands(now.wall_ms()).await?;
         tokio::select! {
-            _ = ticks.tick() => {
-                let now = clock.now();
-                let expired = outbox.expire(now).await?;
-                if expired.records > 0 {
-                    warn!(records = expired.records, "records were not confirmed in time and are lost");
-                }
-                if expired.passed_over > 0 {
-                    warn!(records = expired.passed_over, "silent readers were passed over; `queue stat` says which");
-                }
-                outbox.forget_commands(now.wall_ms()).await?;
-            }
+            () = sleep(again_after) => {}
             () = stop.cancelled() => return Ok(()),
         }
     }
@@ -283,14 +364,23 @@ async fn set_right(
 
 /// Signs in once at the start, to say early and clearly what no waiting will mend. What may mend itself,
 /// such as a directory that does not answer, is said and left to the uplink.
-async fn first_connection(client: &Client, stop: CancellationToken) -> anyhow::Result<()> {
+async fn first_connection(
+    client: &Client,
+    reach: &Reach,
+    clock: &impl Clock,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     tokio::select! {
         connected = client.connect() => match connected {
             Ok(()) => {
                 info!("signed in");
+                reach.yes(clock.now().wall_ms());
                 Notifier.status("signed in");
             }
-            Err(error) if error.is_transient() => say_unreachable(&error),
+            Err(error) if error.is_transient() => {
+                say_unreachable(&error);
+                reach.no(clock.now().wall_ms(), error.to_string());
+            }
             Err(error) => bail!(error),
         },
         () = stop.cancelled() => {}

@@ -11,19 +11,20 @@ mod schedule;
 mod sim;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use at_protocol::AtSign;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 pub use drain::DrainRules;
 pub use flow::{FlowRules, NoteStatus};
-pub use schedule::StreamRules;
+pub use schedule::{SendRules, StreamRules};
 
 /// What decides what is sent next, without outbox, network or clock: for simulations.
 #[doc(hidden)]
@@ -82,12 +83,12 @@ pub struct Uplink<R> {
     pub road: R,
     /// The last part of key names.
     pub namespace: String,
-    /// How the streams are sent, and to whom.
-    pub streams: StreamRules,
-    /// How what has piled up is sent.
-    pub drain: DrainRules,
+    /// How the streams are sent, and to whom; the outbox has followed what changes before it is said here.
+    pub rules: watch::Receiver<SendRules>,
     /// Seed of the jitter.
     pub seed: u64,
+    /// Counts the receipts.
+    pub receipts: Arc<AtomicU64>,
 }
 
 /// What to do next to the outbox or on the road.
@@ -119,7 +120,9 @@ impl<R: Road> Uplink<R> {
         grace: Duration,
     ) -> Result<(), OutboxError> {
         let began = Instant::now();
-        let mut schedule = Schedule::new(self.streams.clone(), self.drain, self.outbox.boot(), self.seed);
+        let mut changed = self.rules.clone();
+        let rules = changed.borrow_and_update().clone();
+        let mut schedule = Schedule::new(rules, self.outbox.boot(), self.seed);
         for waiting in self.outbox.waiting().await? {
             schedule.add_waiting(waiting, Duration::ZERO);
         }
@@ -148,8 +151,15 @@ impl<R: Road> Uplink<R> {
                     }
                 }
                 Some(receipt) = receipts.recv() => {
+                    self.receipts.fetch_add(1, Ordering::Relaxed);
                     if let Some(upto) = schedule.on_receipt(&receipt, began.elapsed()) {
                         under_way.push(self.perform(Work::Confirm { key: receipt.key, upto }));
+                    }
+                }
+                Ok(()) = changed.changed() => {
+                    schedule.configure(changed.borrow_and_update().clone(), began.elapsed());
+                    for waiting in self.outbox.waiting().await? {
+                        schedule.add_waiting(waiting, began.elapsed());
                     }
                 }
                 () = sleep_until(wake.unwrap_or(began)), if wake.is_some() => {}

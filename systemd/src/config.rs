@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 use document::{Document, Step, Twice};
+pub use problem::Told;
 use problem::{Finding, Problem};
 
 /// How many problems are reported at once.
@@ -35,6 +36,25 @@ pub struct ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+impl ConfigError {
+    /// All of `errors` as one, in the order in which they are written, each once.
+    ///
+    /// # Errors
+    /// When there is one at least.
+    pub fn all(errors: impl IntoIterator<Item = Self>) -> Result<(), Self> {
+        let mut problems: Vec<Problem> = errors.into_iter().flat_map(|error| error.problems).collect();
+        problems.sort_by_key(Problem::place);
+        problems.dedup();
+        problems.truncate(MOST_PROBLEMS);
+        if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
+    }
+
+    /// Each problem, for machines.
+    pub fn problems(&self) -> impl Iterator<Item = Told<'_>> {
+        self.problems.iter().map(Problem::told)
+    }
+}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,6 +17,14 @@ impl Notifier {
         tell(&[NotifyState::Ready]);
     }
 
+    /// `RELOADING=1`: the daemon follows a changed configuration; [`Notifier::ready`] says that it has.
+    pub fn reloading(self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => debug!(%error, "the service manager is not told of a reload"),
+        }
+    }
+
     /// `STATUS=`: one line for `systemctl status`.
     pub fn status(self, line: &str) {
         tell(&[NotifyState::Status(line)]);

@@ -1,6 +1,6 @@
 //! A real broker, mosquitto, and its own word on what was acknowledged to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,6 +26,12 @@ pub struct View {
     pub redelivered: u64,
     /// The client has been given a subscription, which lives on with its session.
     pub subscribed: bool,
+    /// Whoever has been given a subscription.
+    pub subscribers: BTreeSet<String>,
+    /// How often each has connected.
+    pub connections: BTreeMap<String, u64>,
+    /// Whoever has said good-bye since it connected.
+    pub gone: BTreeSet<String>,
     /// How often the client has published to each topic.
     pub published: BTreeMap<String, u64>,
 }
@@ -63,6 +69,9 @@ impl View {
             Regex::new(r"Received PUBLISH from (\S+) \(d[01], q\d, r\d, m\d+, '([^']*)'")
                 .expect("a valid expression")
         });
+        static CONNECTED: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"New client connected from \S+ as (\S+) ").expect("a valid expression")
+        });
         if let Some(sent) = SENT.captures(line).filter(|sent| sent[1] == self.client) {
             self.redelivered += u64::from(&sent[2] == "1");
             if let Ok(packet) = sent[3].parse() {
@@ -73,8 +82,14 @@ impl View {
             self.acknowledged.extend(topic);
         } else if let Some(received) = RECEIVED.captures(line).filter(|received| received[1] == self.client) {
             *self.published.entry(received[2].to_owned()).or_default() += 1;
-        } else if line.ends_with(&format!("Sending SUBACK to {}", self.client)) {
-            self.subscribed = true;
+        } else if let Some((_, client)) = line.split_once("Sending SUBACK to ") {
+            self.subscribed |= client == self.client;
+            self.subscribers.insert(client.to_owned());
+        } else if let Some(connected) = CONNECTED.captures(line) {
+            *self.connections.entry(connected[1].to_owned()).or_default() += 1;
+            self.gone.remove(&connected[1]);
+        } else if let Some((_, client)) = line.split_once("Received DISCONNECT from ") {
+            self.gone.insert(client.to_owned());
         }
     }
 }
@@ -181,6 +196,9 @@ mod tests {
         assert_eq!((view.redelivered, view.subscribed), (1, false));
         view.read("1: Sending SUBACK to agent");
         assert!(view.subscribed);
+        view.read("1: New client connected from 127.0.0.1:41524 as agent (p2, c0, k60).");
+        view.read("1: Received DISCONNECT from other");
+        assert_eq!((view.connections["agent"], view.gone.contains("other")), (1, true));
         view.forget_session();
         view.read("1: Received PUBACK from agent (Mid: 1, RC:0)");
         assert_eq!((view.acknowledged().len(), view.subscribed), (2, false));

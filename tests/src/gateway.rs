@@ -62,6 +62,14 @@ impl Gateway {
         command
     }
 
+    /// The command that has it follow its changed configuration.
+    #[must_use]
+    pub fn reload(&self) -> Command {
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]).arg("reload").arg("--state").arg(self.folder.join("agent"));
+        command
+    }
+
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.program[0]);
         command.args(&self.program[1..]).arg(verb).arg("--config").arg(&self.config);

@@ -168,6 +168,14 @@ impl Process {
         Ok(self.lines.iter().collect())
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
     /// Makes it stand still, until [`Self::resume`].
     ///
     /// # Errors

@@ -2,69 +2,29 @@
 //! the way when it has gone.
 
 use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::UnitId;
 use super::fault::Fault;
-use super::link::{Link, RtuLink, TcpLink};
+use super::link::Link;
+use super::pdu::Request;
 use super::plan::{Block, Spot};
 use super::schedule::{Rhythm, Schedule, Turned};
+use super::verify::{Look, Looks};
+use super::way::Way;
 use crate::backoff::Backoff;
-use crate::serial::{self, DataBits, Parity, StopBits};
 use crate::waiting::Waiting;
-use crate::{Ack, Captured, Command, CommandError, DeviceName, Order, Reading, StreamName};
-
-/// A connection that takes longer than this has failed.
-const CONNECT: Duration = Duration::from_secs(5);
+use crate::{Ack, Captured, Command, CommandError, DeviceName, Order, PointName, Reading, StreamName};
 
 /// Why the way is no longer in use.
 enum End {
     Stopped,
     Gone(io::Error),
-}
-
-/// The way to the units.
-pub(super) enum Way {
-    Serial { port: PathBuf, baud: u32, parity: Parity, stop_bits: StopBits, timeout: Duration },
-    Tcp { address: String, timeout: Duration },
-}
-
-impl Way {
-    fn peer(&self) -> String {
-        match self {
-            Self::Serial { port, .. } => port.display().to_string(),
-            Self::Tcp { address, .. } => address.clone(),
-        }
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Serial { .. } => "modbus-rtu",
-            Self::Tcp { .. } => "modbus-tcp",
-        }
-    }
-
-    async fn open(&self) -> io::Result<Link> {
-        match self {
-            Self::Serial { port, baud, parity, stop_bits, timeout } => {
-                let line = serial::open(port, *baud, DataBits::Eight, *parity, *stop_bits)?;
-                Ok(Link::Rtu(RtuLink::new(line, *baud, *timeout)))
-            }
-            Self::Tcp { address, timeout: patience } => {
-                let connect = timeout(CONNECT, TcpStream::connect(address));
-                let stream = connect.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-                Ok(Link::Tcp(TcpLink::new(stream, *patience)?))
-            }
-        }
-    }
 }
 
 /// A unit and what is asked of it.
@@ -82,13 +42,19 @@ pub(super) struct Unit {
 }
 
 pub(super) struct Bus {
-    pub(super) name: String,
-    pub(super) way: Way,
-    pub(super) units: Vec<Unit>,
-    pub(super) waiting: Waiting,
+    name: String,
+    way: Way,
+    units: Vec<Unit>,
+    waiting: Waiting,
+    /// What was written and is to be seen.
+    looks: Looks,
 }
 
 impl Bus {
+    pub(super) fn new(name: String, way: Way, units: Vec<Unit>, waiting: Waiting) -> Self {
+        Self { name, way, units, waiting, looks: Looks::default() }
+    }
+
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         let rhythms = self.units.iter().map(|unit| unit.rhythm);
@@ -101,13 +67,16 @@ impl Bus {
             let end = match opened {
                 Ok(link) => {
                     info!(adapter = self.name, peer = self.way.peer(), "opened");
+                    self.waiting.tell(Ok(()));
                     self.attend(link, &mut schedule, &mut commands, &stop, &mut backoff).await
                 }
                 Err(error) => End::Gone(error),
             };
             let End::Gone(cause) = end else { break };
+            self.looks.give_up(&self.way.peer());
             let pause = backoff.next();
             warn!(adapter = self.name, peer = self.way.peer(), %cause, ?pause, "the bus is not there");
+            self.waiting.tell(Err(format!("{}: {cause}", self.way.peer())));
             if !self.waiting.pause(pause, &self.way.peer(), &mut commands, &stop).await {
                 break;
             }
@@ -134,6 +103,11 @@ impl Bus {
                     }
                 }
                 is_open = self.waiting.hand_on() => if !is_open { return End::Stopped },
+                () = self.looks.due() => {
+                    if let Err(error) = self.look(&mut link).await {
+                        return End::Gone(error);
+                    }
+                }
                 () = sleep_until(due.into()), if !self.waiting.is_full() => {
                     match self.poll(unit, &mut link).await {
                         Ok(answered) => {
@@ -211,56 +185,106 @@ impl Bus {
 
     /// Carries out an order; an error means that the way has gone.
     async fn carry_out(&mut self, command: Command, link: &mut Link) -> io::Result<()> {
-        let (unit, request) = match self.request(&command.order) {
-            Ok(request) => request,
+        let Write { unit, request, look } = match self.prepare(&command.order) {
+            Ok(write) => write,
             Err(error) => {
                 command.finish(Err(error));
                 return Ok(());
             }
         };
-        let Unit { id, device, .. } = &self.units[unit];
-        let peer = format!("unit {id} at {}", self.way.peer());
-        let heard = match link.ask(*id, &request).await {
+        let peer = self.peer(unit);
+        let heard = match link.ask(self.units[unit].id, &request).await {
             Ok(heard) => heard,
             Err(error) => {
                 command.finish(Err(CommandError::Interrupted { peer }));
                 return Err(error);
             }
         };
-        let refused = |why: Fault| Captured::Refused { device: Some(device.clone()), why: why.into() };
-        heard.strays.into_iter().map(refused).for_each(|refused| self.waiting.push(refused));
-        command.finish(match heard.answer {
-            Ok(_) => Ok(()),
-            Err(Fault::Exception { exception, .. }) if !exception.is_in_doubt() => {
-                Err(CommandError::Refused { peer, reason: exception.to_string() })
+        self.tell(unit, heard.strays);
+        match (heard.answer, look) {
+            (Ok(_), Some(look)) => self.looks.begin(look, command, Instant::now()),
+            (Ok(_), None) => command.finish(Ok(())),
+            (Err(Fault::Exception { exception, .. }), _) if !exception.is_in_doubt() => {
+                command.finish(Err(CommandError::Refused { peer, reason: exception.to_string() }));
             }
-            Err(fault) => Err(CommandError::NoAnswer { peer, cause: fault.to_string() }),
-        });
+            (Err(fault), _) => {
+                command.finish(Err(CommandError::NoAnswer { peer, cause: fault.to_string() }));
+            }
+        }
         Ok(())
     }
 
-    /// Whom to ask what for an order.
-    fn request(&self, order: &Order) -> Result<(usize, super::pdu::Request), CommandError> {
+    /// Reads back what was written; an error means that the way has gone.
+    async fn look(&mut self, link: &mut Link) -> io::Result<()> {
+        let Some(looking) = self.looks.take() else { return Ok(()) };
+        let unit = looking.look.unit;
+        let heard = match link.ask(self.units[unit].id, &looking.look.spot.request()).await {
+            Ok(heard) => heard,
+            Err(error) => {
+                self.looks.put_back(looking);
+                return Err(error);
+            }
+        };
+        self.tell(unit, heard.strays);
+        let (peer, rest) = (self.peer(unit), self.units[unit].rhythm.rest);
+        self.looks.seen(looking, heard.answer, Instant::now(), rest, peer);
+        Ok(())
+    }
+
+    fn peer(&self, unit: usize) -> String {
+        format!("unit {} at {}", self.units[unit].id, self.way.peer())
+    }
+
+    /// Hands on what came besides an answer.
+    fn tell(&mut self, unit: usize, strays: Vec<Fault>) {
+        let device = &self.units[unit].device;
+        let refused = |why: Fault| Captured::Refused { device: Some(device.clone()), why: why.into() };
+        strays.into_iter().map(refused).for_each(|refused| self.waiting.push(refused));
+    }
+
+    /// What to do for an order.
+    fn prepare(&self, order: &Order) -> Result<Write, CommandError> {
         let unsupported = |order| CommandError::Unsupported { adapter: self.way.kind(), order };
-        let (device, point, value) = match order {
-            Order::Write { device, point, value } => (device, point, value),
+        let (device, point, value, verify) = match order {
+            Order::Write { device, point, value, verify } => (device, point, value, verify),
             Order::Publish { .. } => return Err(unsupported("publish")),
             Order::Send { .. } => return Err(unsupported("send")),
         };
-        let found = self
-            .units
-            .iter()
-            .enumerate()
-            .filter(|(_, unit)| unit.device == *device)
-            .find_map(|(at, unit)| Some((at, unit, unit.spots.iter().find(|spot| spot.name == *point)?)));
-        let Some((at, unit, spot)) = found else {
-            return Err(CommandError::NoPoint { device: device.clone(), point: point.clone() });
-        };
-        match spot.write(value, unit.write_multiple) {
-            Ok(request) => Ok((at, request)),
-            Err(expected) => {
-                Err(CommandError::Unfit { device: device.clone(), point: point.clone(), expected })
+        let (unit, spot) = self.find(device, point)?;
+        let request = spot.write(value, self.units[unit].write_multiple).map_err(|expected| {
+            CommandError::Unfit { device: device.clone(), point: point.clone(), expected }
+        })?;
+        let look = match verify {
+            None => None,
+            Some(_) if self.looks.are_full() => {
+                return Err(CommandError::Busy { device: device.to_string() });
             }
-        }
+            Some(verify) => {
+                let (unit, spot) = self.find(&verify.device, &verify.point)?;
+                let device = verify.device.clone();
+                Some(Look { unit, device, spot: spot.clone(), wanted: value.clone(), within: verify.within })
+            }
+        };
+        Ok(Write { unit, request, look })
     }
+
+    fn find(&self, device: &DeviceName, point: &PointName) -> Result<(usize, &Spot), CommandError> {
+        let of_device = self.units.iter().enumerate().filter(|(_, unit)| unit.device == *device);
+        let spot = |(at, unit): (usize, &'_ Unit)| {
+            let at_spot = unit.spots.iter().position(|spot| spot.name == *point)?;
+            Some((at, at_spot))
+        };
+        let (at, at_spot) = of_device
+            .into_iter()
+            .find_map(spot)
+            .ok_or_else(|| CommandError::NoPoint { device: device.clone(), point: point.clone() })?;
+        Ok((at, &self.units[at].spots[at_spot]))
+    }
+}
+
+/// An order, ready to be sent.
+struct Write {
+    unit: usize,
+    request: Request,
+    look: Option<Look>,
 }

@@ -14,7 +14,8 @@ use crate::serial::{Parity, StopBits};
 use crate::units::Duration;
 use crate::{ConfigError, DeviceName, PointName, StreamName};
 
-/// An adapter for units on a serial line: a table `[adapter.NAME]` with `type = "modbus-rtu"`. What is
+/// An adapter for units on a serial line, at hand or behind a converter that passes on the line's bytes over
+/// TCP: a table `[adapter.NAME]` with `type = "modbus-rtu"`. What is
 /// left out is as the guide wants it (MODBUS over Serial Line V1.02, §2.5.1 and §3.2): 19200 baud, even
 /// parity, one stop bit; with no parity there should be two.
 #[derive(Debug, Clone, Deserialize)]
@@ -22,16 +23,22 @@ use crate::{ConfigError, DeviceName, PointName, StreamName};
 pub struct ModbusRtuConfig {
     /// The port. Use a path under `/dev/serial/by-id`, which stays the same wherever the converter is
     /// plugged in: when it has gone, the adapter waits for this path to come back.
-    pub port: PathBuf,
-    /// Bits per second.
+    pub port: Option<PathBuf>,
+    /// Instead of the port: `"tcp://HOST:PORT"` of a converter that passes bytes on as they are. One that
+    /// speaks Modbus TCP itself is `type = "modbus-tcp"`.
+    pub url: Option<String>,
+    /// Bits per second of the line; also behind a converter, for it says how long frames take there.
     #[serde(default = "default_baud")]
     pub baud: u32,
-    /// The parity: `"none"`, `"even"` or `"odd"`.
+    /// The parity: `"none"`, `"even"` or `"odd"`. Behind a converter, that has its own.
     #[serde(default = "default_parity")]
     pub parity: Parity,
     /// Stop bits: 1 or 2.
     #[serde(default)]
     pub stop_bits: StopBits,
+    /// Whether the converter echoes what is sent, as two-wire ones without a switch do: the echo is passed over.
+    #[serde(default)]
+    pub echo: bool,
     /// How long a unit may take for its answer. The time that its bytes need on the line comes on top.
     #[serde(default = "default_timeout")]
     pub timeout: Duration,
@@ -191,8 +198,16 @@ pub struct WriteConfig {
     pub max: Option<f64>,
 }
 
+/// Where a serial line is.
+pub(super) enum Place {
+    Port(PathBuf),
+    /// Host and port of a converter.
+    Address(String),
+}
+
 impl ModbusRtuConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        self.place()?;
         if self.baud == 0 {
             return Err(ConfigError::at("baud", "expected at least 1"));
         }
@@ -200,6 +215,21 @@ impl ModbusRtuConfig {
             return Err(ConfigError::at(format!("unit.{unit}"), "a unit on a serial line is 1 to 247"));
         }
         check_common(self.timeout, self.degrade, &self.unit)
+    }
+
+    pub(super) fn place(&self) -> Result<Place, ConfigError> {
+        match (&self.port, &self.url) {
+            (Some(port), None) => Ok(Place::Port(port.clone())),
+            (None, Some(url)) => {
+                let expected = "expected \"tcp://HOST:PORT\"";
+                let (host, port) = host_and_port(url).ok_or_else(|| ConfigError::at("url", expected))?;
+                let port =
+                    port.ok_or_else(|| ConfigError::at("url", format!("{expected}: no port is usual")))?;
+                Ok(Place::Address(format!("{host}:{port}")))
+            }
+            (None, None) => Err(ConfigError::at("port", "missing: expected a serial port, or `url`")),
+            (Some(_), Some(_)) => Err(ConfigError::at("url", "expected `port` or `url`, not both")),
+        }
     }
 }
 
@@ -212,19 +242,23 @@ impl ModbusTcpConfig {
     /// Host and port, as they are resolved.
     pub(super) fn address(&self) -> Result<String, ConfigError> {
         let wrong = || ConfigError::at("url", "expected \"tcp://HOST:PORT\"");
-        let rest = self.url.strip_prefix("tcp://").ok_or_else(wrong)?;
-        // The colons of an IPv6 address stand in brackets.
-        let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().map_err(|_| wrong())?),
-            Some(_) | None => (rest, 502),
-        };
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        let plain = !host.contains([':', '[', ']']);
-        if host.is_empty() || host.contains(['/', ' ', '@']) || !(plain || bracketed) || port == 0 {
-            return Err(wrong());
-        }
-        Ok(format!("{host}:{port}"))
+        let (host, port) = host_and_port(&self.url).ok_or_else(wrong)?;
+        Ok(format!("{host}:{}", port.unwrap_or(502)))
     }
+}
+
+/// The parts of `tcp://HOST:PORT`; a port is no 0.
+fn host_and_port(url: &str) -> Option<(&str, Option<u16>)> {
+    let rest = url.strip_prefix("tcp://")?;
+    // The colons of an IPv6 address stand in brackets.
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse::<u16>().ok()?)),
+        Some(_) | None => (rest, None),
+    };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let plain = !host.contains([':', '[', ']']);
+    let makes_sense = !host.is_empty() && !host.contains(['/', ' ', '@']) && (plain || bracketed);
+    (makes_sense && port != Some(0)).then_some((host, port))
 }
 
 fn check_common(
@@ -354,8 +388,11 @@ impl PointConfig {
 }
 
 impl Addressing {
-    /// The address on the wire, or what is wrong with `address`.
-    fn on_the_wire(self, table: Table, address: u32) -> Result<u16, String> {
+    /// The address on the wire.
+    ///
+    /// # Errors
+    /// Says what is wrong with `address`.
+    pub fn on_the_wire(self, table: Table, address: u32) -> Result<u16, String> {
         let (first, last) = match (self, table) {
             (Self::Zero, _) => (0, 65_535),
             (Self::One, _) | (Self::Plc, Table::Coil) => (1, 65_536),
@@ -524,6 +561,23 @@ mod tests {
         let other = UnitConfig { device: "other".parse().unwrap(), ..twin };
         config.unit.insert(UnitId(8), other);
         config.check().unwrap();
+    }
+
+    #[test]
+    fn a_line_is_at_a_port_or_behind_a_converter() {
+        let place = |text: &str| {
+            let port = "port = \"/dev/serial/by-id/usb-FTDI-port0\"";
+            let config: ModbusRtuConfig = toml::from_str(&EXAMPLE.replace(port, text)).unwrap();
+            config.check().map(|()| config.place().unwrap())
+        };
+        let at = |text: &str| place(text).err().map(|error| error.setting);
+        assert!(matches!(place("port = \"/dev/ttyS0\""), Ok(Place::Port(_))));
+        let converter = place("url = \"tcp://10.0.0.9:4196\"");
+        assert!(matches!(converter, Ok(Place::Address(address)) if address == "10.0.0.9:4196"));
+        assert_eq!(at("").as_deref(), Some("port"));
+        assert_eq!(at("port = \"/dev/ttyS0\"\nurl = \"tcp://h:1\"").as_deref(), Some("url"));
+        assert_eq!(at("url = \"tcp://h\"").as_deref(), Some("url"));
+        assert_eq!(at("url = \"h:1\"").as_deref(), Some("url"));
     }
 
     #[test]

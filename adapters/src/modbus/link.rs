@@ -36,6 +36,14 @@ pub(super) enum Link {
 }
 
 impl Link {
+    /// One that does not take silence for the end of the connection.
+    pub(super) fn patient(self) -> Self {
+        match self {
+            Self::Rtu(link) => Self::Rtu(RtuLink { pulse: None, ..link }),
+            Self::Tcp(link) => Self::Tcp(TcpLink { pulse: None, ..link }),
+        }
+    }
+
     /// Asks `unit`. An error means that the way is gone.
     pub(super) async fn ask(&mut self, unit: UnitId, request: &Request) -> io::Result<Heard> {
         match self {
@@ -51,15 +59,31 @@ pub(super) struct RtuLink {
     patience: Duration,
     /// When something was last on the line.
     busy: Instant,
+    /// Where the line is at the end of a connection.
+    pulse: Option<Pulse>,
+    /// Whether what we send comes back to us.
+    echo: bool,
 }
 
 impl RtuLink {
     pub(super) fn new(line: impl Line + 'static, baud: u32, patience: Duration) -> Self {
-        Self { line: Box::new(line), baud, patience, busy: Instant::now() }
+        Self { line: Box::new(line), baud, patience, busy: Instant::now(), pulse: None, echo: false }
+    }
+
+    /// The line behind a converter. A port that has gone says so; a connection may not.
+    pub(super) fn over_connection(line: impl Line + 'static, baud: u32, patience: Duration) -> Self {
+        Self { pulse: Some(Pulse::default()), ..Self::new(line, baud, patience) }
+    }
+
+    pub(super) fn with_echo(self, echo: bool) -> Self {
+        Self { echo, ..self }
     }
 
     async fn ask(&mut self, unit: UnitId, request: &Request) -> io::Result<Heard> {
         let mut strays = Vec::new();
+        if let Some(pulse) = &mut self.pulse {
+            pulse.ask()?;
+        }
         if self.drain().await? {
             strays.push(Fault::Late { unit });
         }
@@ -67,13 +91,20 @@ impl RtuLink {
         write(&mut self.line, &frame).await?;
         let characters = frame.len() + 3 + request.response_length();
         let deadline = Instant::now() + self.patience + rtu::time_of(characters, self.baud);
+        // What is still to come back of the question; the first byte that differs is an answer's.
+        let mut echo = if self.echo { frame } else { Vec::new() };
         let mut listener = Listener::new(unit.0, request);
         let mut buffer = [0; 256];
         let mut answer = None;
         while answer.is_none()
             && let Some(count) = read(&mut self.line, &mut buffer, deadline).await?
         {
-            answer = listener.hear(&buffer[..count]);
+            let own = common(&echo, &buffer[..count]);
+            echo = if own == count { echo.split_off(own) } else { Vec::new() };
+            answer = listener.hear(&buffer[own..count]);
+            if let Some(pulse) = &mut self.pulse {
+                pulse.hear();
+            }
         }
         self.busy = Instant::now();
         let noise = listener.noise().map(|noise| Fault::Noise { unit, noise });
@@ -109,23 +140,48 @@ pub(super) struct TcpLink {
     reader: mbap::Reader,
     patience: Duration,
     transaction: u16,
+    pulse: Option<Pulse>,
+}
+
+/// Whether a connection is alive.
+#[derive(Debug, Default)]
+struct Pulse {
     /// Questions in a row after which nothing came.
     unanswered: u32,
+}
+
+impl Pulse {
+    fn ask(&mut self) -> io::Result<()> {
+        if self.unanswered >= DEAD {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing comes over the connection"));
+        }
+        self.unanswered += 1;
+        Ok(())
+    }
+
+    fn hear(&mut self) {
+        self.unanswered = 0;
+    }
 }
 
 impl TcpLink {
     pub(super) fn new(stream: TcpStream, patience: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, reader: mbap::Reader::default(), patience, transaction: 0, unanswered: 0 })
+        Ok(Self {
+            stream,
+            reader: mbap::Reader::default(),
+            patience,
+            transaction: 0,
+            pulse: Some(Pulse::default()),
+        })
     }
 
     async fn ask(&mut self, unit: UnitId, request: &Request) -> io::Result<Heard> {
-        if self.unanswered >= DEAD {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing comes over the connection"));
+        if let Some(pulse) = &mut self.pulse {
+            pulse.ask()?;
         }
         self.transaction = self.transaction.wrapping_add(1);
         write(&mut self.stream, &mbap::frame(self.transaction, unit.0, request)).await?;
-        self.unanswered += 1;
         let deadline = Instant::now() + self.patience;
         let (mut late, mut noise) = (None, None);
         let mut buffer = [0; 512];
@@ -141,7 +197,9 @@ impl TcpLink {
                 }
             }
             let Some(count) = read(&mut self.stream, &mut buffer, deadline).await? else { break None };
-            self.unanswered = 0;
+            if let Some(pulse) = &mut self.pulse {
+                pulse.hear();
+            }
             self.reader.hear(&buffer[..count]);
         };
         let answer = match answer {
@@ -161,6 +219,11 @@ fn fault(unit: UnitId, request: &Request, wrong: WrongResponse) -> Fault {
             Fault::Wrong { unit, wrong }
         }
     }
+}
+
+/// How many bytes two begin with alike.
+fn common(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
 /// What comes until `deadline`: what has come already is read even behind it.
@@ -264,6 +327,30 @@ mod tests {
         assert!(matches!(heard.answer, Err(Fault::Noise { .. })), "{heard:?}");
         drop(link);
         device.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_echo_is_no_answer() {
+        const WRITE: Request = Request::WriteRegister { address: 1, word: 3 };
+        // The answer to a write is the same as its echo.
+        for (echoes, answers) in [(true, true), (true, false), (false, true)] {
+            let (link, mut device) = rtu();
+            let mut link = link.with_echo(echoes);
+            let device = tokio::spawn(async move {
+                let mut question = [0; 8];
+                device.read_exact(&mut question).await.unwrap();
+                let said = [&question[..], &question[..]].concat();
+                let said = &said[..8 * (usize::from(echoes) + usize::from(answers))];
+                for part in said.chunks(3) {
+                    device.write_all(part).await.unwrap();
+                }
+                device
+            });
+            let heard = link.ask(UNIT, &WRITE).await.unwrap();
+            assert_eq!(heard.answer.is_ok(), answers, "{heard:?}");
+            assert_eq!(heard.strays, []);
+            device.await.unwrap();
+        }
     }
 
     async fn tcp() -> (TcpLink, TcpStream) {

@@ -11,8 +11,8 @@
 //! RTU has no numbers for questions, so an answer that is late must not meet the next question. What comes
 //! between questions is read away; a unit that did not answer is left alone for twice its timeout, for a
 //! second at least, and then asked the same again. An answer that is later than that would be taken for the
-//! answer to that: `timeout` has to be long enough for what the units can do. A converter that echoes what is sent cannot be used: the echo of a write looks
-//! like its confirmation.
+//! answer to that: `timeout` has to be long enough for what the units can do. The echo of a
+//! write looks like its confirmation: that a converter echoes has to be said (`echo`).
 
 mod bus;
 mod config;
@@ -21,9 +21,12 @@ mod link;
 pub mod mbap;
 pub mod pdu;
 mod plan;
+mod probe;
 pub mod rtu;
 mod schedule;
 pub mod value;
+mod verify;
+mod way;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,13 +34,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::bus::{Bus, Unit, Way};
+use self::bus::{Bus, Unit};
+use self::config::Place;
 pub use self::config::{
     Addressing, Degrade, ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId, WriteConfig,
 };
 pub use self::fault::Fault;
 use self::plan::plan;
+pub use self::probe::{Presence, Probe, ProbeError};
 use self::schedule::Rhythm;
+use self::way::Way;
 use crate::waiting::Waiting;
 use crate::{Adapter, Command, ConfigError, Intake, Running};
 
@@ -47,21 +53,34 @@ const LEAST_REST: Duration = Duration::from_secs(1);
 impl ModbusRtuConfig {
     pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
         self.check()?;
+        let way = self.way()?;
         let rest = (2 * self.timeout.get()).max(LEAST_REST);
         let units = units(self.unit, rest, self.degrade)?;
-        let Self { port, baud, parity, stop_bits, timeout, .. } = self;
-        let way = Way::Serial { port, baud, parity, stop_bits, timeout: timeout.get() };
         Ok(Box::new(ModbusAdapter { name, way, units }))
+    }
+
+    fn way(&self) -> Result<Way, ConfigError> {
+        let (baud, timeout, echo) = (self.baud, self.timeout.get(), self.echo);
+        Ok(match self.place()? {
+            Place::Port(port) => {
+                Way::Serial { port, baud, parity: self.parity, stop_bits: self.stop_bits, timeout, echo }
+            }
+            Place::Address(address) => Way::RtuOverTcp { address, baud, timeout, echo },
+        })
     }
 }
 
 impl ModbusTcpConfig {
     pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
         self.check()?;
-        let way = Way::Tcp { address: self.address()?, timeout: self.timeout.get() };
+        let way = self.way()?;
         // Over TCP questions have numbers, and late answers are known.
         let units = units(self.unit, Duration::ZERO, self.degrade)?;
         Ok(Box::new(ModbusAdapter { name, way, units }))
+    }
+
+    fn way(&self) -> Result<Way, ConfigError> {
+        Ok(Way::Tcp { address: self.address()?, timeout: self.timeout.get() })
     }
 }
 
@@ -107,7 +126,7 @@ impl Adapter for ModbusAdapter {
     ) -> Running {
         let Self { name, way, units } = *self;
         Box::pin(async move {
-            Bus { name, way, units, waiting: Waiting::new(intake) }.run(commands, stop).await;
+            Bus::new(name, way, units, Waiting::new(intake)).run(commands, stop).await;
             Ok(())
         })
     }

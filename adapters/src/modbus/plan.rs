@@ -33,6 +33,31 @@ impl Spot {
     }
 }
 
+impl Spot {
+    /// The request that reads it alone.
+    pub(super) fn request(&self) -> Request {
+        Request::Read { table: self.table, address: self.address, count: self.conversion.kind.items() }
+    }
+
+    /// Its value in the answer to that; nothing where the registers hold no number.
+    pub(super) fn value(&self, response: &Response) -> Option<Value> {
+        match response {
+            Response::Bits(bits) => bits.first().copied().map(Value::Bool),
+            Response::Registers(words) => self.conversion.read(words),
+            Response::Written => None,
+        }
+    }
+
+    /// Whether the answer to that is what writing `text` to it would have made of it.
+    pub(super) fn holds(&self, response: &Response, text: &str) -> bool {
+        match response {
+            Response::Bits(bits) => bits.first().is_some_and(|bit| switch(text) == Some(*bit)),
+            Response::Registers(words) => self.conversion.write(text).is_ok_and(|written| written == *words),
+            Response::Written => false,
+        }
+    }
+}
+
 /// One request and the points in its answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Block {
@@ -96,11 +121,7 @@ impl Spot {
         let (least, most) = match self.write {
             None => return Err("left alone: it has no `write`".to_owned()),
             Some(Limits::Switch) => {
-                let on = match text {
-                    "true" | "1" => true,
-                    "false" | "0" => false,
-                    _ => return Err("true or false".to_owned()),
-                };
+                let on = switch(text).ok_or("true or false")?;
                 return Ok(if multiple {
                     Request::WriteCoils { address, on }
                 } else {
@@ -120,6 +141,15 @@ impl Spot {
             }),
             Err(unfit) => Err(format!("{expected}; {unfit}")),
         }
+    }
+}
+
+/// The state of a coil, as a command gives it.
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::grid::turn_after;
+
 /// How a unit is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rhythm {
@@ -88,10 +90,7 @@ impl Unit {
 
     /// The first turn of the unit's grid behind `now`.
     fn turn_after(&self, now: Instant) -> Instant {
-        let late = now.saturating_duration_since(self.due).as_nanos();
-        let turns = late / self.rhythm.every.as_nanos().max(1) + 1;
-        let ahead = self.rhythm.every.as_nanos().saturating_mul(turns);
-        self.due + Duration::from_nanos(u64::try_from(ahead).unwrap_or(u64::MAX))
+        turn_after(self.due, self.rhythm.every, now)
     }
 }
 

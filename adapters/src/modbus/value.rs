@@ -1,5 +1,7 @@
 //! Registers to values and back.
 
+use std::fmt;
+
 use serde::Deserialize;
 
 use crate::Value;
@@ -27,6 +29,22 @@ pub enum Kind {
     F32,
     /// Four registers: IEEE 754 binary64.
     F64,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Bool => "bool",
+            Self::U16 => "u16",
+            Self::I16 => "i16",
+            Self::U32 => "u32",
+            Self::I32 => "i32",
+            Self::U64 => "u64",
+            Self::I64 => "i64",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        })
+    }
 }
 
 impl Kind {
@@ -70,7 +88,58 @@ pub enum ByteOrder {
     Dcba,
 }
 
+impl fmt::Display for ByteOrder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Abcd => "ABCD",
+            Self::Cdab => "CDAB",
+            Self::Badc => "BADC",
+            Self::Dcba => "DCBA",
+        })
+    }
+}
+
+/// One way to take registers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The first register, counted from the first of all.
+    pub at: usize,
+    /// As what.
+    pub kind: Kind,
+    /// In which order.
+    pub order: ByteOrder,
+    /// What it is then; nothing where that is a float that is no number.
+    pub value: Option<Value>,
+}
+
+/// All ways to take registers: those for one, for each pair and for each four, in every order in which they
+/// differ.
+pub fn views(words: &[u16]) -> Vec<View> {
+    const ONE: [Kind; 2] = [Kind::U16, Kind::I16];
+    const TWO: [Kind; 3] = [Kind::U32, Kind::I32, Kind::F32];
+    const FOUR: [Kind; 3] = [Kind::U64, Kind::I64, Kind::F64];
+    const OF_ONE: [ByteOrder; 2] = [ByteOrder::Abcd, ByteOrder::Badc];
+    let mut views = Vec::new();
+    let mut look = |size: usize, kinds: &[Kind], orders: &[ByteOrder]| {
+        for (n, part) in words.chunks_exact(size).enumerate() {
+            for kind in kinds.iter().copied() {
+                for order in orders.iter().copied() {
+                    let value = Conversion { kind, order, scale: None }.read(part);
+                    views.push(View { at: n * size, kind, order, value });
+                }
+            }
+        }
+    };
+    look(1, &ONE, &OF_ONE);
+    look(2, &TWO, &ByteOrder::ALL);
+    look(4, &FOUR, &ByteOrder::ALL);
+    views
+}
+
 impl ByteOrder {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Abcd, Self::Cdab, Self::Badc, Self::Dcba];
+
     /// Brings registers from this order into `ABCD`, or from `ABCD` into this order.
     fn turn(self, words: &mut [u16]) {
         if matches!(self, Self::Cdab | Self::Dcba) {
@@ -196,7 +265,7 @@ mod tests {
 
     use super::*;
 
-    const ORDERS: [ByteOrder; 4] = [ByteOrder::Abcd, ByteOrder::Cdab, ByteOrder::Badc, ByteOrder::Dcba];
+    const ORDERS: [ByteOrder; 4] = ByteOrder::ALL;
 
     fn conversion(kind: Kind, order: ByteOrder) -> Conversion {
         Conversion { kind, order, scale: None }
@@ -218,6 +287,18 @@ mod tests {
         assert_eq!(words(ByteOrder::Dcba, Kind::U16, "258"), [0x0201]);
         // 123.456 in binary32 is 0x42F6E979.
         assert_eq!(words(ByteOrder::Cdab, Kind::F32, "123.456"), [0xE979, 0x42F6]);
+    }
+
+    #[test]
+    fn registers_are_seen_in_every_way() {
+        // 123.456 in binary32 is 0x42F6E979, here with its registers turned.
+        let views = views(&[0xE979, 0x42F6]);
+        let is = |kind, order| views.iter().find(|view| view.kind == kind && view.order == order).unwrap();
+        let Some(Value::Float(number)) = is(Kind::F32, ByteOrder::Cdab).value else { panic!("{views:?}") };
+        assert!((number - 123.456).abs() < 1e-5);
+        assert_eq!(is(Kind::U16, ByteOrder::Badc).value, Some(Value::Integer(0x79E9)));
+        assert_eq!(views.len(), 2 * 2 * 2 + 3 * 4);
+        assert!(!views.iter().any(|view| view.kind == Kind::F64));
     }
 
     #[test]

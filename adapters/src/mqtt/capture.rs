@@ -103,6 +103,11 @@ impl Capture {
         Ack::new(move |verdict| _ = tell.send((place, verdict)))
     }
 
+    /// The broker is reached.
+    pub(super) fn reached(&mut self) {
+        Captured::Reached.tell(&mut self.waiting);
+    }
+
     /// The session began anew.
     pub(super) fn session_lost(&mut self) {
         self.waiting.push_back(Captured::SessionLost { session: self.session.clone() });
@@ -140,7 +145,11 @@ impl Capture {
         let mut left = std::mem::take(&mut self.waiting);
         left.retain(|captured| match captured {
             Captured::Reading { reading, .. } => reading.delivery.is_none(),
-            Captured::Settled { .. } | Captured::SessionLost { .. } | Captured::Refused { .. } => true,
+            Captured::Settled { .. }
+            | Captured::SessionLost { .. }
+            | Captured::Reached
+            | Captured::Unreached { .. }
+            | Captured::Refused { .. } => true,
         });
         left
     }

@@ -65,6 +65,7 @@ impl Client {
             connection.interrupted();
             let (broker, pause) = (&self.broker, lasting.backoff.next());
             warn!(adapter = self.name, broker, cause = %failure, ?pause, "no connection to the broker");
+            Captured::Unreached { why: format!("{broker}: {failure}") }.tell(&mut lasting.left);
             let mut pause = pin!(sleep(pause));
             loop {
                 select! {
@@ -226,6 +227,7 @@ impl<'c> Connection<'c> {
             LinkEvent::Connected { session_present } => {
                 info!(adapter, broker, session_present, "connected");
                 self.connected = true;
+                self.capture.reached();
                 if session_present {
                     self.lasting.settling.reconnected();
                 } else {

@@ -63,7 +63,10 @@ impl Program {
         loop {
             let since = Instant::now();
             let end = match self.start() {
-                Ok(life) => self.attend(life, &mut commands, &stop).await,
+                Ok(life) => {
+                    self.waiting.tell(Ok(()));
+                    self.attend(life, &mut commands, &stop).await
+                }
                 Err(error) => (End::Ended, format!("it cannot be started: {error}")),
             };
             let (End::Ended, why) = end else { break };
@@ -78,6 +81,7 @@ impl Program {
                 ?pause,
                 "the program is started again"
             );
+            self.waiting.tell(Err(format!("{}: {why}", self.config.program())));
             if !self.waiting.pause(pause, self.config.program(), &mut commands, &stop).await {
                 break;
             }

@@ -6,10 +6,14 @@
 mod bytes;
 mod check;
 mod framing;
+mod holder;
 mod port;
+mod ports;
+mod talk;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration as StdDuration;
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -18,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 pub use self::bytes::ByteText;
 pub use self::check::{Check, CheckKind};
 pub use self::framing::{Endian, Ending, FrameError, Framer, Framing};
+pub use self::holder::{Holder, is_in_use};
 use self::port::Port;
 pub(crate) use self::port::open;
+pub use self::ports::{Access, PortInfo, Usb, ports};
 use crate::decode::{Decode, Decoder};
 use crate::units::Duration;
 use crate::{Adapter, Command, ConfigError, DeviceName, Intake, PointName, Running, StreamName};
@@ -73,6 +79,16 @@ pub struct Poll {
     pub send: ByteText,
     /// How often, from `"10ms"`.
     pub every: Duration,
+    /// How long the answer, which is any whole frame, is waited for: from `"10ms"` to `"60s"`. One that has
+    /// not come by then is counted as missing. Neither the next question nor an order is sent before.
+    /// Left out, it is as long as `every`, and a second at most.
+    pub timeout: Option<Duration>,
+}
+
+impl Poll {
+    fn patience(&self) -> StdDuration {
+        self.timeout.unwrap_or(self.every.min(Duration::from_secs(1))).get()
+    }
 }
 
 /// Bits of a character.
@@ -161,6 +177,11 @@ impl SerialConfig {
             Some(poll) if poll.send.as_bytes().is_empty() => {
                 Err(ConfigError::at("poll.send", "expected something to send"))
             }
+            Some(Poll { timeout: Some(timeout), .. })
+                if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(timeout) =>
+            {
+                Err(ConfigError::at("poll.timeout", "expected \"10ms\" to \"60s\""))
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -239,8 +260,12 @@ mod tests {
             assert!(toml::from_str::<SerialConfig>(&format!("{SCALE}\n{tail}")).is_err(), "{tail} was taken");
         }
         let mut config: SerialConfig = toml::from_str(SCALE).unwrap();
-        config.poll = Some(Poll { send: "P".parse().unwrap(), every: Duration::from_millis(1) });
+        config.poll =
+            Some(Poll { send: "P".parse().unwrap(), every: Duration::from_millis(1), timeout: None });
         assert_eq!(config.check().unwrap_err().setting, "poll.every");
+        let timeout = Some(Duration::from_secs(61));
+        config.poll = Some(Poll { send: "P".parse().unwrap(), every: Duration::from_secs(1), timeout });
+        assert_eq!(config.check().unwrap_err().setting, "poll.timeout");
         config.check.kind = CheckKind::Sum8;
         config.data_bits = DataBits::Seven;
         assert_eq!(config.check().unwrap_err().setting, "data_bits");

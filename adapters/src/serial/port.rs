@@ -7,12 +7,13 @@ use std::path::Path;
 use tokio::io::AsyncReadExt;
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_serial::SerialStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::framing::{FrameError, Framer};
+use super::talk::{Step, Talk};
 use super::{DataBits, Parity, SerialConfig, StopBits};
 use crate::backoff::Backoff;
 use crate::decode::Decoder;
@@ -39,11 +40,14 @@ pub(super) struct Port {
     config: SerialConfig,
     decoder: Decoder,
     waiting: Waiting,
+    /// With a device that is polled. It outlives the open port: questions keep their grid over a replug.
+    talk: Option<Talk>,
 }
 
 impl Port {
     pub(super) fn new(name: String, config: SerialConfig, decoder: Decoder, intake: Intake) -> Self {
-        Self { name, config, decoder, waiting: Waiting::new(intake) }
+        let talk = config.poll.as_ref().map(|poll| Talk::new(poll, Instant::now().into_std()));
+        Self { name, config, decoder, waiting: Waiting::new(intake), talk }
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
@@ -52,6 +56,7 @@ impl Port {
             let end = match self.open() {
                 Ok(stream) => {
                     info!(adapter = self.name, port = self.path(), "opened");
+                    self.waiting.tell(Ok(()));
                     self.attend(stream, &mut commands, &stop, &mut backoff).await
                 }
                 Err(error) => End::Gone(error),
@@ -59,6 +64,7 @@ impl Port {
             let End::Gone(cause) = end else { break };
             let pause = backoff.next();
             warn!(adapter = self.name, port = self.path(), %cause, ?pause, "the serial port is not there");
+            self.waiting.tell(Err(format!("{}: {cause}", self.path())));
             if !self.waiting.pause(pause, &self.path(), &mut commands, &stop).await {
                 break;
             }
@@ -86,20 +92,20 @@ impl Port {
         let mut framer = Framer::new(&self.config.framing, self.config.check.kind);
         let mut buffer = [0; 1024];
         let mut heard = Instant::now();
-        let mut questions = self.config.poll.as_ref().map(|poll| {
-            let mut every = interval(poll.every.get());
-            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            every
-        });
+        if let Some(talk) = &mut self.talk {
+            talk.lost();
+        }
         loop {
             let listens = !self.waiting.is_full();
             let silent = framer.patience().map(|patience| heard + patience);
+            let turn = self.talk.as_ref().map(|talk| talk.deadline().into());
+            let is_free = self.talk.as_ref().is_none_or(Talk::is_free);
             let line = select! {
                 read = stream.read(&mut buffer), if listens => match read {
                     Ok(count) => Line::Said(count),
                     Err(error) => return End::Gone(error),
                 },
-                () = at(silent), if listens => match stream.try_read(&mut buffer) {
+                () = at(earlier(silent, turn)), if listens => match stream.try_read(&mut buffer) {
                     // It was not the line that was silent, but nobody listened.
                     Ok(count) => Line::Said(count),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Line::Silent,
@@ -111,17 +117,12 @@ impl Port {
                     }
                     return End::Stopped;
                 }
-                () = next_question(&mut questions) => {
-                    let question = self.config.poll.as_ref().map_or(&[][..], |poll| poll.send.as_bytes());
-                    match write(&mut stream, question).await {
+                Some(command) = commands.recv(), if is_free => {
+                    match self.carry_out(command, &mut stream).await {
                         Ok(()) => continue,
                         Err(error) => return End::Gone(error),
                     }
                 }
-                Some(command) = commands.recv() => match carry_out(command, self.path(), &mut stream).await {
-                    None => continue,
-                    Some(error) => return End::Gone(error),
-                },
                 () = stop.cancelled() => return End::Stopped,
             };
             match line {
@@ -131,13 +132,64 @@ impl Port {
                     heard = Instant::now();
                     framer.read(&buffer[..count], |frame| self.take(frame));
                 }
-                Line::Silent => framer.silence(|frame| self.take(frame)),
+                Line::Silent if silent.is_some_and(|silent| silent <= Instant::now()) => {
+                    framer.silence(|frame| self.take(frame));
+                }
+                Line::Silent => {}
+            }
+            if let Err(error) = self.converse(&mut stream, commands).await {
+                return End::Gone(error);
             }
         }
     }
 
+    /// Asks when it is time to, and counts an answer that has not come in time.
+    async fn converse(
+        &mut self,
+        stream: &mut SerialStream,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> io::Result<()> {
+        let (Some(talk), Some(poll)) = (&mut self.talk, &self.config.poll) else { return Ok(()) };
+        match talk.step(Instant::now().into_std()) {
+            Step::Wait => Ok(()),
+            Step::Speak => {
+                if let Ok(command) = commands.try_recv() {
+                    return self.carry_out(command, stream).await;
+                }
+                talk.asked(Instant::now().into_std());
+                write(stream, poll.send.as_bytes()).await
+            }
+            Step::Missing => {
+                let why = Refusal::Unanswered { waited: talk.patience() };
+                self.waiting.push(Captured::Refused { device: Some(self.config.device.clone()), why });
+                Ok(())
+            }
+        }
+    }
+
+    /// Carries out an order; an error means that the port has gone.
+    async fn carry_out(&mut self, command: Command, stream: &mut SerialStream) -> io::Result<()> {
+        let written = match &command.order {
+            Order::Send { bytes } => write(stream, bytes).await,
+            Order::Publish { .. } | Order::Write { .. } => {
+                let order = command.order.kind();
+                command.finish(Err(CommandError::Unsupported { adapter: "serial", order }));
+                return Ok(());
+            }
+        };
+        if let Some(talk) = &mut self.talk {
+            talk.ordered(Instant::now().into_std());
+        }
+        let failed = |error: &io::Error| CommandError::Write { peer: self.path(), cause: error.to_string() };
+        command.finish(written.as_ref().map_err(failed).copied());
+        written
+    }
+
     /// What the framer found waits for the intake, decoded.
     fn take(&mut self, frame: Result<&[u8], FrameError>) {
+        if let (Ok(_), Some(talk)) = (&frame, &mut self.talk) {
+            talk.answered();
+        }
         let decoded = frame.map_err(Refusal::from).and_then(|frame| Ok(self.decoder.decode(frame)?));
         let captured = Captured::said(&self.config.device, &self.config.stream, decoded);
         self.waiting.push(captured);
@@ -171,22 +223,6 @@ pub(crate) fn open(
     Ok(SerialStream::open(&builder)?)
 }
 
-/// Carries out an order; gives the error that means that the port has gone.
-async fn carry_out(command: Command, path: String, stream: &mut SerialStream) -> Option<io::Error> {
-    let written = match &command.order {
-        Order::Send { bytes } => write(stream, bytes).await,
-        Order::Publish { .. } | Order::Write { .. } => {
-            let order = command.order.kind();
-            command.finish(Err(CommandError::Unsupported { adapter: "serial", order }));
-            return None;
-        }
-    };
-    let outcome =
-        written.as_ref().map_err(|error| CommandError::Write { peer: path, cause: error.to_string() });
-    command.finish(outcome.copied());
-    written.err()
-}
-
 /// This moment, or never.
 async fn at(moment: Option<Instant>) {
     match moment {
@@ -195,10 +231,7 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// The next time to ask, or never.
-async fn next_question(questions: &mut Option<Interval>) {
-    match questions {
-        Some(every) => _ = every.tick().await,
-        None => std::future::pending().await,
-    }
+/// The earlier of two moments, of which each may be missing.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }

@@ -47,7 +47,10 @@ impl Gateway {
         loop {
             match self.next().await {
                 Captured::Reading { reading, ack } => return (reading, ack),
-                Captured::Settled { .. } | Captured::SessionLost { .. } => {}
+                Captured::Settled { .. }
+                | Captured::SessionLost { .. }
+                | Captured::Reached
+                | Captured::Unreached { .. } => {}
                 Captured::Refused { why, .. } => panic!("refused: {why}"),
             }
         }
@@ -58,7 +61,10 @@ impl Gateway {
         loop {
             match self.next().await {
                 Captured::Refused { why, .. } => return why,
-                Captured::Settled { .. } | Captured::SessionLost { .. } => {}
+                Captured::Settled { .. }
+                | Captured::SessionLost { .. }
+                | Captured::Reached
+                | Captured::Unreached { .. } => {}
                 Captured::Reading { reading, .. } => panic!("a reading: {reading:?}"),
             }
         }

@@ -1,6 +1,6 @@
 //! The listen role, with rumqttc and with handmade packets on the device's side.
 
-use atedge_adapters::{AdapterConfig, AdapterError, CommandError, Refusal, Value};
+use atedge_adapters::{AdapterConfig, AdapterError, Captured, CommandError, Refusal, Value};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, Outgoing, QoS, v5};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -31,8 +31,8 @@ fn table(port: u16) -> String {
 /// A listener, once it is there.
 async fn listening() -> (Gateway, u16) {
     let port = free_port();
-    let gateway = Gateway::start(&table(port));
-    Device::open(port).await;
+    let mut gateway = Gateway::start(&table(port));
+    assert!(matches!(gateway.next().await, Captured::Reached), "it says that it listens");
     (gateway, port)
 }
 

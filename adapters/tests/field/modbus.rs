@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use atedge_adapters::modbus::Fault;
-use atedge_adapters::modbus::pdu::Exception;
+use atedge_adapters::modbus::pdu::{Exception, Response, Table};
 use atedge_adapters::modbus::rtu::Noise;
-use atedge_adapters::{Captured, CommandError, Order, Reading, Refusal, Value};
+use atedge_adapters::modbus::{Fault, Probe, ProbeError, UnitId};
+use atedge_adapters::{AdapterConfig, Captured, CommandError, Order, Reading, Refusal, Value, Verify};
 use tempfile::TempDir;
 
 use super::gateway::{Gateway, PATIENCE};
@@ -58,6 +58,19 @@ impl Cable {
         }));
         let began = Instant::now();
         while !(port.exists() && far.exists()) {
+            assert!(began.elapsed() < PATIENCE, "socat makes no line");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        cable
+    }
+
+    /// A converter that passes on what comes over TCP to a line; it takes one connection.
+    fn behind_converter(port: u16, far: &Path) -> Self {
+        let line = format!("pty,raw,echo=0,link={}", far.display());
+        let listen = format!("tcp-listen:{port},bind=127.0.0.1,reuseaddr");
+        let cable = Self(Command::new("socat").args([line, listen]).spawn().expect("socat is needed"));
+        let began = Instant::now();
+        while !far.exists() {
             assert!(began.elapsed() < PATIENCE, "socat makes no line");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -123,7 +136,20 @@ async fn reading_of(gateway: &mut Gateway, device: &str) -> Reading {
 }
 
 fn write(device: &str, point: &str, value: &str) -> Order {
-    Order::Write { device: device.parse().unwrap(), point: point.parse().unwrap(), value: value.to_owned() }
+    Order::Write {
+        device: device.parse().unwrap(),
+        point: point.parse().unwrap(),
+        value: value.to_owned(),
+        verify: None,
+    }
+}
+
+/// A write of the boiler's `point` that `read` is to show.
+fn verified(point: &str, value: &str, read: &str, within: &str) -> Order {
+    let (device, point) = ("boiler".parse().unwrap(), point.parse().unwrap());
+    let within = within.parse::<atedge_adapters::units::Duration>().unwrap().get();
+    let verify = Some(Verify { device: "boiler".parse().unwrap(), point: read.parse().unwrap(), within });
+    Order::Write { device, point, value: value.to_owned(), verify }
 }
 
 const UNIT_1: &str = r#"
@@ -196,6 +222,49 @@ async fn a_unit_on_a_serial_line_is_read_and_written() {
 }
 
 #[tokio::test]
+async fn a_line_behind_a_converter_is_read_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, far) = (free_port(), folder.path().join("far"));
+    let _converter = Cable::behind_converter(port, &far);
+    let _units = Units::start("rtu", &far.display().to_string());
+    let table = format!("type = \"modbus-rtu\"\nurl = \"tcp://127.0.0.1:{port}\"\n{UNIT_1}");
+    let mut gateway = Gateway::start(&table);
+    read_and_write(&mut gateway).await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_written_is_read_back() {
+    let line = Line::new();
+    let (_cable, _units) = line.connect();
+    let mut gateway = line.gateway(&UNIT_1.replace(
+        "{ name = \"setpoint\"",
+        "{ name = \"follower\", table = \"holding\", address = 40025, type = \"i16\", scale = 0.1, \
+           write = { min = 0, max = 99 } },\n{ name = \"setpoint\"",
+    ));
+    reading_of(&mut gateway, "boiler").await;
+    gateway.order(verified("setpoint", "62.5", "setpoint", "5s")).await.unwrap();
+    gateway.order(verified("pump", "false", "pump", "5s")).await.unwrap();
+    gateway.order(verified("energy", "0.1", "energy", "5s")).await.unwrap();
+    // What shows something else is no success.
+    let error = gateway.order(verified("setpoint", "63", "temp", "500ms")).await.unwrap_err();
+    assert_eq!(error.to_string(), "boiler.temp is 21.5 and not 63, 500ms after it was written");
+    assert!(!error.may_have_happened());
+    // What comes to hold it later is one, and meanwhile the bus works.
+    let first = gateway.order(verified("setpoint", "64", "follower", "20s"));
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        gateway.order(write("boiler", "follower", "64")).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    first.unwrap();
+    second.unwrap();
+    let none = gateway.order(verified("setpoint", "62", "colour", "1s")).await;
+    assert!(matches!(none, Err(CommandError::NoPoint { .. })), "{none:?}");
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_line_that_comes_back_is_read_again() {
     let line = Line::new();
     let mut gateway = line.gateway(UNIT_1);
@@ -249,6 +318,7 @@ async fn the_others_keep_their_interval() {
             Captured::Refused { device: Some(device), why: Refusal::Modbus(fault) } => {
                 faults.entry(device.to_string()).or_default().push(fault);
             }
+            Captured::Reached => {}
             other => panic!("{other:?}"),
         }
     }
@@ -314,6 +384,37 @@ async fn what_a_unit_refuses_is_explained_and_the_rest_is_read() {
         matches!(&refused, CommandError::Refused { reason, .. } if reason.contains("illegal data address"))
     );
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn units_are_found_by_hand() {
+    let line = Line::new();
+    let (cable, units) = line.connect();
+    let table = format!(
+        "type = \"modbus-rtu\"\nport = \"{}\"\nparity = \"none\"\ntimeout = \"150ms\"\n{UNIT_1}",
+        line.port().display()
+    );
+    let config: AdapterConfig = toml::from_str(&table).unwrap();
+    let mut probe = Probe::open(&config, None).await.unwrap();
+    let mut found = BTreeMap::new();
+    for unit in 1..=12 {
+        for (unit, presence) in probe.knock(UnitId(unit)).await.unwrap() {
+            found.entry(unit.0).or_insert(presence.kind());
+        }
+    }
+    // Unit 3 answers while others are asked, and unit 5 in the name of unit 6.
+    assert_eq!(found.get(&6), Some(&"late"), "{found:?}");
+    let certain = [1, 2, 3, 4].map(|unit| found.get(&unit).copied());
+    assert_eq!(certain, ["answers", "answers", "late", "garbled"].map(Some), "{found:?}");
+    let energy = probe.read(UnitId(1), Table::Holding, 10, 2).await.unwrap();
+    assert_eq!(energy, Ok(Response::Registers(vec![0x42F7, 0])));
+
+    // Whoever looks while another has the line is told so.
+    let refused = Probe::open(&config, None).await.err().unwrap();
+    assert!(matches!(&refused, ProbeError::InUse { .. }), "{refused}");
+    drop((probe, units, cable));
+    let refused = Probe::open(&config, None).await.err().unwrap();
+    assert!(matches!(&refused, ProbeError::Open { .. }), "{refused}");
 }
 
 #[tokio::test]

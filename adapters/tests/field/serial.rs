@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use atedge_adapters::serial::FrameError;
 use atedge_adapters::{CommandError, Order, Refusal, Value};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 use tokio_serial::{SerialPort, SerialStream};
 
 use super::gateway::{Gateway, value, within};
@@ -64,7 +66,7 @@ fn gateway(port: &Path, more: &str) -> Gateway {
     ))
 }
 
-const POLL: &str = r#"poll = { send = "P\r\n", every = "50ms" }"#;
+const POLL: &str = r#"poll = { send = "P\r\n", every = "50ms", timeout = "60s" }"#;
 
 #[tokio::test]
 async fn lines_become_readings() {
@@ -73,8 +75,9 @@ async fn lines_become_readings() {
     let mut gateway = gateway(&port, POLL);
     scale.hears("P\r\n").await;
     scale.says("+1.5 k").await;
+    scale.says("g\r\n").await;
     scale.hears("P\r\n").await;
-    scale.says("g\r\n-2 kg\r\n").await;
+    scale.says("-2 kg\r\n").await;
     for expected in [1.5, -2.0] {
         let (reading, ack) = gateway.reading().await;
         assert_eq!((reading.device.as_str(), reading.stream.as_str()), ("scale1", "weights"));
@@ -129,6 +132,69 @@ async fn orders_are_sent_as_they_are() {
     gateway.stop().await;
 }
 
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_counted_and_asked_for_again() {
+    let (_folder, port) = port();
+    let mut scale = Scale::plugged_in(&port);
+    let mut gateway = gateway(&port, r#"poll = { send = "P\r\n", every = "200ms", timeout = "100ms" }"#);
+    for round in 0..3 {
+        scale.hears("P\r\n").await;
+        let missing = gateway.refusal().await;
+        assert_eq!(missing, Refusal::Unanswered { waited: Duration::from_millis(100) });
+        assert_eq!(missing.kind(), "silent");
+        scale.hears("P\r\n").await;
+        scale.says(&format!("+{round} kg\r\n")).await;
+        assert_eq!(value(&gateway.reading().await.0), &Value::Float(f64::from(round)));
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_waits_for_the_answer_to_a_question_and_is_not_mixed_with_the_next() {
+    let (_folder, port) = port();
+    let mut scale = Scale::plugged_in(&port);
+    let mut gateway = gateway(&port, POLL);
+    scale.hears("P\r\n").await;
+    let ordered = gateway.order(Order::Send { bytes: b"T\r\n".into() });
+    let device = async {
+        // Nothing but the question is on the line until it is answered.
+        let early = timeout(Duration::from_millis(200), scale.device.read_u8()).await;
+        assert!(early.is_err(), "the line was spoken on while an answer was awaited");
+        scale.says("+1 kg\r\n").await;
+        scale.hears("T\r\n").await;
+        let early = timeout(Duration::from_millis(200), scale.device.read_u8()).await;
+        assert!(early.is_err(), "the line was spoken on while an order's answer was awaited");
+        scale.says("+0 kg\r\n").await;
+        scale.hears("P\r\n").await;
+    };
+    let (ordered, ()) = tokio::join!(ordered, device);
+    ordered.unwrap();
+    for expected in [1.0, 0.0] {
+        assert_eq!(value(&gateway.reading().await.0), &Value::Float(expected));
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn questions_do_not_drift() {
+    let (_folder, port) = port();
+    let mut scale = Scale::plugged_in(&port);
+    let mut gateway = gateway(&port, r#"poll = { send = "P\r\n", every = "100ms" }"#);
+    let mut asked = Vec::new();
+    for n in 0..20 {
+        scale.hears("P\r\n").await;
+        asked.push(tokio::time::Instant::now());
+        // What an answer takes must not add up.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        scale.says(&format!("+{n} kg\r\n")).await;
+        gateway.reading().await;
+    }
+    let mean = (asked[19] - asked[0]) / 19;
+    let turns = mean.as_secs_f64() / 0.1;
+    assert!((turns - turns.round()).abs() < 0.05 || (1.0..1.1).contains(&turns), "asked every {mean:?}");
+    gateway.stop().await;
+}
+
 /// A scale whose frames and numbers are told apart as these settings say.
 fn framed(port: &Path, settings: &str) -> Gateway {
     Gateway::start(&format!(
@@ -137,7 +203,7 @@ fn framed(port: &Path, settings: &str) -> Gateway {
         port = "{}"
         device = "scale1"
         stream = "weights"
-        poll = {{ send = 'hex:05', every = "60s" }}
+        poll = {{ send = 'hex:05', every = "60s", timeout = "60s" }}
         {settings}
         "#,
         port.display()
@@ -219,7 +285,7 @@ async fn frames_between_silences_are_read() {
         "#,
     );
     scale.hears("\x05").await;
-    let silence = || tokio::time::sleep(std::time::Duration::from_millis(600));
+    let silence = || tokio::time::sleep(Duration::from_millis(600));
     silence().await;
     // The answer of a Modbus device, whose 0x1234 is 466.0.
     let answer = [0x01, 0x03, 0x02, 0x12, 0x34, 0xb5, 0x33];

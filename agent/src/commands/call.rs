@@ -25,7 +25,7 @@ pub struct Call {
 pub const MAX_KEY: usize = 128;
 
 /// What became of a call. Each tells the truth: what is not known to have failed is not called failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// It will be done; said at once, by `ack`.

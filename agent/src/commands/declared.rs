@@ -65,6 +65,8 @@ pub struct CommandConfig {
     pub effect: EffectConfig,
     /// The adapter that does it. May be left out when only one can.
     pub adapter: Option<String>,
+    /// Which point shows that it was done, for a command that writes one.
+    pub verify: Option<VerifyConfig>,
     /// A call may be valid at most this long.
     pub expires: Duration,
     /// How long a call is remembered, so that a repeat does nothing.
@@ -80,6 +82,17 @@ pub struct CommandConfig {
 
 fn default_once() -> Duration {
     Duration::from_secs(24 * 3600)
+}
+
+/// How it is seen that a write was done: the command ends as done when the point holds what was written, and
+/// as failed when it holds something else after that time.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyConfig {
+    /// The point to read back: `"DEVICE.POINT"`, of the same adapter; mostly the one that was written.
+    pub read: Target,
+    /// How long it may take, up to `"25s"`.
+    pub within: Duration,
 }
 
 /// An argument's type and range.

@@ -6,11 +6,13 @@ use std::time::Duration as StdDuration;
 
 use at_protocol::AtSign;
 use atedge_adapters::units::Duration;
-use atedge_adapters::{AdapterConfig, Order};
+use atedge_adapters::{AdapterConfig, Order, Verify};
 use serde_json::Value;
 
 use super::call::{Call, State};
-use super::declared::{ArgConfig, CommandConfig, EffectConfig, PublishConfig, Signed, Target, WriteConfig};
+use super::declared::{
+    ArgConfig, CommandConfig, EffectConfig, PublishConfig, Signed, Target, VerifyConfig, WriteConfig,
+};
 use super::template::{Template, is_name};
 use crate::clock::Stamp;
 use crate::payload::ClockState;
@@ -19,6 +21,8 @@ use crate::payload::ClockState;
 const SKEW: StdDuration = StdDuration::from_secs(60);
 /// Longest text argument, in characters, where the rule names none.
 const MAX_TEXT: usize = 64;
+/// The longest time to verify: an adapter that has not answered some seconds later has failed.
+const MOST_VERIFY: StdDuration = StdDuration::from_secs(25);
 
 /// A rule that has the right form and makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +54,7 @@ pub struct Rule {
 enum Effect {
     Publish { topic: Template, payload: Template },
     Send(Template),
-    Write { target: Target, value: Template },
+    Write { target: Target, value: Template, verify: Option<Verify> },
 }
 
 /// Why a call is not carried out.
@@ -125,13 +129,16 @@ impl Rule {
                 return wrong(&format!("args.{name}"), &what, "");
             }
         }
-        let (effect, templates) = Effect::new(&config.effect);
+        let (mut effect, templates) = Effect::new(&config.effect);
         for (setting, template) in &templates {
             if let Some(place) = template.places().find(|place| !config.args.contains_key(*place)) {
                 return wrong(setting, &format!("there is no argument `{place}`"), "expected one of `args`");
             }
         }
         let adapter = effect.choose(config.adapter.as_deref(), adapters)?;
+        if let Some(verify) = &config.verify {
+            effect.verify(verify, adapters.get(&adapter))?;
+        }
         Ok(Self {
             allow: config.allow.clone(),
             args: config.args.clone(),
@@ -183,9 +190,12 @@ impl Rule {
                 Order::Publish { topic: topic.fill(&values), payload: payload.fill(&values).into_bytes() }
             }
             Effect::Send(template) => Order::Send { bytes: template.fill(&values).into_bytes() },
-            Effect::Write { target: Target { device, point }, value } => {
-                Order::Write { device: device.clone(), point: point.clone(), value: value.fill(&values) }
-            }
+            Effect::Write { target: Target { device, point }, value, verify } => Order::Write {
+                device: device.clone(),
+                point: point.clone(),
+                value: value.fill(&values),
+                verify: verify.clone(),
+            },
         })
     }
 }
@@ -204,7 +214,7 @@ impl Effect {
             }
             EffectConfig::Write(WriteConfig { point, value }) => {
                 let value = Template::parse(value);
-                let effect = Self::Write { target: point.clone(), value: value.clone() };
+                let effect = Self::Write { target: point.clone(), value: value.clone(), verify: None };
                 (effect, vec![("do.write.value", value)])
             }
         }
@@ -216,6 +226,30 @@ impl Effect {
             Self::Send(_) => matches!(adapter, AdapterConfig::Serial(_) | AdapterConfig::Process(_)),
             Self::Write { target: Target { device, point }, .. } => adapter.can_write(device, point),
         }
+    }
+
+    /// Has a write of `adapter` verified.
+    fn verify(&mut self, config: &VerifyConfig, adapter: Option<&AdapterConfig>) -> Result<(), RuleError> {
+        let wrong = |setting: &str, what: String, expected: &str| {
+            Err(RuleError { setting: setting.into(), what, expected: expected.into() })
+        };
+        let VerifyConfig { read: Target { device, point }, within } = config;
+        let Self::Write { verify, .. } = self else {
+            return wrong(
+                "verify",
+                "only what is written can be read back".into(),
+                "expected `do = { write = … }`",
+            );
+        };
+        if !adapter.is_some_and(|adapter| adapter.can_read(device, point)) {
+            let what = format!("the adapter has no point {device}.{point}");
+            return wrong("verify.read", what, "expected a point of the adapter that writes");
+        }
+        if within.get().is_zero() || within.get() > MOST_VERIFY {
+            return wrong("verify.within", format!("{within} is no time for it"), "expected up to \"25s\"");
+        }
+        *verify = Some(Verify { device: device.clone(), point: point.clone(), within: within.get() });
+        Ok(())
     }
 
     /// The adapter named, or the only one that can do it.

@@ -79,9 +79,13 @@ fn bench(folder: &std::path::Path, rules: BTreeMap<CommandName, Rule>) -> Bench 
         outbox: outbox.clone(),
         road: post.clone(),
         clock: Arc::new(Noon),
-        rules,
-        adapters: BTreeMap::from([("shop".to_owned(), adapter)]),
+        declared: watch::channel(Declared {
+            rules: Arc::new(rules),
+            adapters: BTreeMap::from([("shop".to_owned(), adapter)]),
+        })
+        .1,
         namespace: "plant7".into(),
+        handled: Arc::default(),
     };
     Bench { post, outbox, thread, orders, commands }
 }
@@ -135,6 +139,8 @@ async fn the_truth_is_told_about_what_went_wrong() {
     let (handled, ()) = tokio::join!(commands.handle(request("@ops", 3, set(1, "3"))), dropped);
     handled.unwrap();
     assert_eq!(post.take(), said(&[("ack", "accepted"), ("error", "unknown")]));
+    let counted = [("failed".to_owned(), 1), ("unknown".to_owned(), 2)];
+    assert_eq!(commands.handled.look(), BTreeMap::from(counted));
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ fn written(folder: &Path, change: impl Fn(String) -> String) -> PathBuf {
 #[test]
 fn what_is_written_reaches_its_part() {
     let folder = tempfile::tempdir().unwrap();
-    let Loaded { config, rules } = load(&[written(folder.path(), |text| text)]).unwrap();
+    let Loaded { config, rules, .. } = load(&[written(folder.path(), |text| text)]).unwrap();
     assert_eq!(config.gateway.atsign.to_string(), "@plant7gw1");
     assert_eq!(config.gateway.transport, Transport::Auto);
     assert!(config.gateway.registrars().is_empty());
@@ -61,7 +61,7 @@ fn what_is_written_reaches_its_part() {
     let day = std::time::Duration::from_secs(24 * 3600);
     let policy = &options.streams[&"process".parse().unwrap()];
     assert_eq!((policy.readers.len(), policy.receipts, policy.ttl), (1, true, day + day / 2));
-    let (readers, flow) = &config.stream_rules()[&"process".parse().unwrap()];
+    let (readers, flow) = &config.send_rules().streams[&"process".parse().unwrap()];
     assert_eq!(readers, &["@plant7ops".parse().unwrap()]);
     assert_eq!(flow.limit, BatchLimit { records: 50, bytes: 8192 });
     assert_eq!((flow.linger, flow.receipts), (std::time::Duration::from_secs(2), true));
@@ -104,6 +104,7 @@ fn each_mistake_is_shown_where_it_is() {
         ("[outbox]", "[outbox]\nthin = { with = [] }", 22, "nothing of a number"),
         ("8KiB", "8KiB\", linger = \"1s\" }\npriority = 10\n#", 20, "a priority is 0"),
         ("[outbox]", "[outbux]", 21, "unknown setting `outbux`"),
+        ("[outbox]", "[metrics]\nlisten = \"0.0.0.0:1\"\n[outbox]", 22, "expected 127.0.0.1"),
         ("signed = false", "signed = true", 28, "signed commands are not available yet"),
         ("{value}", "{valve}", 26, "there is no argument `valve`"),
     ] {
@@ -116,6 +117,26 @@ fn each_mistake_is_shown_where_it_is() {
         assert!(error.contains(&format!("agent.toml:{line}:")), "{to} should be in line {line}:\n{error}");
         assert!(error.contains('^'), "{to}:\n{error}");
     }
+}
+
+/// Who has three mistakes learns of three.
+#[test]
+fn all_mistakes_are_shown_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = written(folder.path(), |text| {
+        text.replace("device = \"{dev}\"", "device = \"{deb}\"")
+            .replace("[\"@plant7ops\"]", "[]")
+            .replace("records = 50", "records = 0")
+            .replace("{value}", "{valve}")
+            .replace("signed = false", "signed = true")
+    });
+    let error = load(&[path]).err().unwrap();
+    let lines: Vec<_> = error.problems().map(|told| told.line).collect();
+    assert_eq!(lines, [Some(10), Some(17), Some(19), Some(28)], "{error}");
+    let text = error.to_string();
+    assert!(text.ends_with("4 errors. The running configuration is unchanged."), "{text}");
+    let first = error.problems().next().unwrap();
+    assert!(first.file.unwrap().ends_with("agent.toml") && first.error.contains("{deb}"), "{first:?}");
 }
 
 #[test]
@@ -156,5 +177,6 @@ fn the_sample_is_understood_with_all_that_it_proposes() {
     let whole: AgentConfig =
         toml::from_str(&proposed.replace("ed25519:…", &format!("ed25519:{key}"))).unwrap();
     assert!(whole.gateway.registrar.is_some() && whole.gateway.ca.is_some());
-    assert_eq!((whole.adapter.len(), whole.command.len()), (4, 1));
+    assert!(whole.metrics.is_some_and(|metrics| metrics.listen.ip().is_loopback()));
+    assert_eq!((whole.adapter.len(), whole.command.len()), (4, 2));
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::store::{Store, number, used_bytes};
 use super::{OutboxError, schema};
 
 /// What the outbox holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stat {
     /// How many starts it has seen.
     pub epoch: u64,
@@ -37,7 +37,7 @@ pub struct Stat {
 }
 
 /// What one reader of one stream has not confirmed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backlog {
     /// The stream.
     pub stream: String,
@@ -52,7 +52,7 @@ pub struct Backlog {
 }
 
 /// What confirms records to a reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConfirmedBy {
     /// Its receipts.

@@ -115,6 +115,13 @@ impl Store {
         Ok(store)
     }
 
+    /// What is configured from now on; the place on disk and how it is written stay as they were opened.
+    pub(super) fn configure(&mut self, options: OutboxOptions) -> rusqlite::Result<()> {
+        let OutboxOptions { folder, durability, vfs, .. } = self.options.clone();
+        self.options = OutboxOptions { folder, durability, vfs, ..options };
+        self.follow_readers()
+    }
+
     /// Runs `work` in one transaction. After an error nothing of it has happened.
     pub(super) fn group<T>(
         &mut self,

@@ -143,6 +143,11 @@ impl Flow {
         unsent > self.rules.limit.records || (unsent > 0 && since > self.rules.linger + BEHIND)
     }
 
+    /// It is sent by these rules from now on.
+    pub(super) const fn follow(&mut self, rules: FlowRules) {
+        self.rules = rules;
+    }
+
     /// Whether its reader has everything.
     pub(super) const fn is_drained(&self) -> bool {
         self.confirmed >= self.last && !self.busy

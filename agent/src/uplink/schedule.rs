@@ -21,6 +21,15 @@ const UNREACHABLE: Backoff = Backoff { first: Duration::from_millis(500), longes
 /// How the streams are sent, and to whom.
 pub type StreamRules = BTreeMap<StreamName, (Vec<AtSign>, FlowRules)>;
 
+/// All that decides how it is sent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SendRules {
+    /// Each stream.
+    pub streams: StreamRules,
+    /// What has piled up.
+    pub drain: DrainRules,
+}
+
 /// Something to be done for a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -83,7 +92,8 @@ pub struct Schedule {
 
 impl Schedule {
     /// A schedule without flows, for the agent's run `boot`.
-    pub fn new(streams: StreamRules, drain: DrainRules, boot: Boot, seed: u64) -> Self {
+    pub fn new(rules: SendRules, boot: Boot, seed: u64) -> Self {
+        let SendRules { streams, drain } = rules;
         let mut dice = Dice::new(seed);
         Self {
             streams,
@@ -101,7 +111,39 @@ impl Schedule {
         }
     }
 
-    /// A flow that waited when the agent started.
+    /// The streams and their readers are these from now on. Flows to readers that are none any more are
+    /// forgotten, whatever is under way for them; new readers' flows are added by [`Schedule::add_waiting`].
+    pub fn configure(&mut self, rules: SendRules, now: Time) {
+        self.streams = rules.streams;
+        self.drain.follow(rules.drain);
+        let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
+        for key in keys {
+            let stream = self.flows.get(&key).and_then(|(_, flow)| self.streams.get(&flow.lane.stream));
+            let rules = stream.filter(|(readers, _)| readers.contains(&key.reader)).map(|(_, rules)| *rules);
+            match rules {
+                Some(rules) => {
+                    self.change(key, now, |flow| flow.iter_mut().for_each(|flow| flow.follow(rules)))
+                }
+                None => self.forget(&key),
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &FlowKey) {
+        let Some((class, flow)) = self.flows.remove(key) else { return };
+        if let Some(due) = flow.due() {
+            self.due.entry(class).or_default().remove(&(due, key.clone()));
+        }
+        let series_of = series(key, &flow);
+        if let Some(flows) = self.earlier.get_mut(&series_of) {
+            flows.remove(&(flow.lane.boot, key.clone()));
+            if flows.is_empty() {
+                self.earlier.remove(&series_of);
+            }
+        }
+    }
+
+    /// A flow that waited when the agent started, or whose reader is new.
     pub fn add_waiting(&mut self, waiting: Waiting, now: Time) {
         let Waiting { key, lane, upto, last } = waiting;
         let Some((_, rules)) = self.streams.get(&lane.stream) else { return };
@@ -364,7 +406,7 @@ mod tests {
             priority: Priority::default(),
         };
         let streams = StreamRules::from([("process".parse().unwrap(), (vec![reader.clone()], rules))]);
-        let mut schedule = Schedule::new(streams, DrainRules::default(), new, 1);
+        let mut schedule = Schedule::new(SendRules { streams, ..SendRules::default() }, new, 1);
         let left = FlowKey { lane: 1, reader };
         let now = LINGER * 2;
         schedule.on_grown(2, &lane(new), 10, now);
@@ -396,7 +438,7 @@ mod tests {
         let stream = |name: &str, priority| (name.parse().unwrap(), (vec![reader.clone()], rules(priority)));
         let streams = StreamRules::from([stream("history", 9), stream("process", 5), stream("alarm", 0)]);
         let drain = DrainRules { rate: Some(100), ..DrainRules::default() };
-        let mut schedule = Schedule::new(streams, drain, boot, 1);
+        let mut schedule = Schedule::new(SendRules { streams, drain }, boot, 1);
         let lane = |stream: &str| {
             Arc::new(Lane { device: "oven".parse().unwrap(), stream: stream.parse().unwrap(), boot })
         };
@@ -420,5 +462,47 @@ mod tests {
         assert_eq!(next(&mut schedule, now), Some((3, 2)), "an alarm does not wait for that");
         assert_eq!(schedule.deadline(), Some(now + Duration::from_secs(5)));
         assert_eq!(next(&mut schedule, now + Duration::from_secs(5)), Some((1, 1000)));
+    }
+
+    /// Readers come and go while the agent runs; what is under way for one that went must not confuse.
+    #[test]
+    fn a_changed_configuration_is_followed_at_once() {
+        let boot = Boot::new(1, 7);
+        let [stays, goes, comes] = ["@stays", "@goes", "@comes"].map(|name| name.parse::<AtSign>().unwrap());
+        let limit = BatchLimit { records: 10, bytes: 1 << 20 };
+        let priority = Priority::default();
+        let rules =
+            FlowRules { limit, linger: LINGER, receipts: true, ttln: Duration::from_secs(60), priority };
+        let streams = |readers: [&AtSign; 2], rules| {
+            let readers = readers.into_iter().cloned().collect();
+            let streams = StreamRules::from([("process".parse().unwrap(), (readers, rules))]);
+            SendRules { streams, ..SendRules::default() }
+        };
+        let mut schedule = Schedule::new(streams([&stays, &goes], rules), boot, 1);
+        let key = |reader: &AtSign| FlowKey { lane: 1, reader: reader.clone() };
+        let waiting = |reader: &AtSign| Waiting { key: key(reader), lane: lane(boot), upto: 0, last: 3 };
+        let now = LINGER;
+        let to = |action: Option<Action>| match action {
+            Some(Action::Send { key, limit, .. }) => Some((key.reader, limit.records)),
+            Some(Action::Ask { .. }) | None => None,
+        };
+        schedule.on_grown(1, &lane(boot), 3, Duration::ZERO);
+        assert_eq!(to(schedule.next(now)), Some((goes.clone(), 10)));
+
+        let limit = BatchLimit { records: 2, ..limit };
+        schedule.configure(streams([&stays, &comes], FlowRules { limit, ..rules }), now);
+        schedule.add_waiting(waiting(&stays), now);
+        schedule.add_waiting(waiting(&comes), now);
+        assert_eq!(to(schedule.next(now)), Some((comes.clone(), 2)));
+        assert_eq!(to(schedule.next(now)), Some((stays.clone(), 2)));
+        assert_eq!(schedule.next(now), None, "nobody else is sent to");
+        for reader in [&goes, &comes, &stays] {
+            schedule.on_sent(&key(reader), 1, 3, false, NoteId::new(boot, 1, 1), now);
+        }
+        assert!(schedule.is_sent());
+        schedule.on_grown(1, &lane(boot), 4, now);
+        assert_eq!(to(schedule.next(now + LINGER)).map(|(reader, _)| reader), Some(comes));
+        assert_eq!(to(schedule.next(now + LINGER)).map(|(reader, _)| reader), Some(stays));
+        assert_eq!(schedule.next(now + LINGER), None);
     }
 }

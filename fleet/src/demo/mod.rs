@@ -19,7 +19,6 @@ use at_client::{
 use at_protocol::verb::{Notify, NotifyList, Verb};
 use at_protocol::{AtSign, Metadata};
 use atedge_adapters::sim::Scale;
-use atedge_agent::config::Loaded;
 use atedge_agent::run::Agent;
 use atedge_service::{Exit, stop_signal};
 use serde_json::{Map, Value, json};
@@ -104,8 +103,10 @@ pub async fn run(args: cli::Demo) -> Result<Exit> {
     let listen = free_address()?;
     let agent_stop = CancellationToken::new();
     let config = write_config(folder, &town, listen, scale.path())?;
-    let Loaded { config, rules } = atedge_agent::config::load(&[config])?;
-    let agent = Agent { config, rules, state: folder.join("agent") };
+    let loaded = atedge_agent::config::load(std::slice::from_ref(&config))?;
+    let state = folder.join("agent");
+    let socket = atedge_agent::control::place(&state, None);
+    let agent = Agent { loaded, config, state, hangup: None, socket };
     let mut agent = tokio::spawn(agent.run(agent_stop.clone()));
 
     output.remark(|| {

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::ops::Range;
 
+use serde::Serialize;
+
 use super::closest::closest;
 
 /// At most so many alternatives are listed.
 const MOST_NAMES: usize = 8;
 
 /// A message, its place, and what was expected there.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) title: String,
     pub(super) label: String,
@@ -17,7 +19,7 @@ pub(super) struct Problem {
 }
 
 /// A place in a file, or the file as a whole.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Place {
     file: String,
     spot: Option<Spot>,
@@ -25,7 +27,7 @@ pub(super) struct Place {
 }
 
 /// A piece of a line.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Spot {
     /// Counted from 1.
     line: usize,
@@ -36,7 +38,34 @@ struct Spot {
     text: String,
 }
 
+/// A problem, for machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Told<'a> {
+    /// What is wrong.
+    pub error: &'a str,
+    /// What to write instead, or why; may be empty.
+    pub expected: &'a str,
+    /// In which file.
+    pub file: Option<&'a str>,
+    /// In which line, from 1.
+    pub line: Option<usize>,
+    /// At which character, from 1.
+    pub column: Option<usize>,
+}
+
 impl Problem {
+    pub(super) fn told(&self) -> Told<'_> {
+        let place = self.place.as_ref();
+        let spot = place.and_then(|place| place.spot.as_ref());
+        Told {
+            error: &self.title,
+            expected: &self.label,
+            file: place.map(|place| place.file.as_str()),
+            line: spot.map(|spot| spot.line),
+            column: spot.map(|spot| spot.column),
+        }
+    }
+
     /// A problem at `span` of `source`, which is the file's text from `start` on.
     pub(super) fn at(
         file: &str,

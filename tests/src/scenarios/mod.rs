@@ -31,6 +31,7 @@ mod partition;
 mod peer_crash;
 mod rebinding;
 mod refusals;
+mod reload;
 mod resume;
 mod revocation;
 mod roads;
@@ -61,6 +62,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "resume", run: resume::run },
     Scenario { group: GATEWAY, name: "memory", run: memory::run },
     Scenario { group: GATEWAY, name: "outage", run: outage::run },
+    Scenario { group: GATEWAY, name: "reload", run: reload::run },
     Scenario { group: GATEWAY, name: "crash", run: crash::run },
     Scenario { group: GATEWAY, name: "crash-sabotaged", run: crash::run_sabotaged },
     Scenario { group: ROAD, name: "all-killed", run: all_killed::run },

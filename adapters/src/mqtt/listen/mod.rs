@@ -25,7 +25,7 @@ use self::device::{Shared, serve};
 use self::sessions::Sessions;
 use super::route::Routes;
 use super::topic::is_topic_name;
-use crate::{AdapterError, Command, CommandError, Intake, Order};
+use crate::{AdapterError, Captured, Command, CommandError, Intake, Order};
 
 /// How long to wait after a connection could not be taken, for example for want of descriptors.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
@@ -76,6 +76,8 @@ impl Listener {
             cause,
         })?;
         info!(adapter, %address, "listening for devices");
+        // Whoever no longer takes captures is found out by the next reading.
+        intake.send(Captured::Reached).await.ok();
         let mut devices = JoinSet::new();
         let mut deliveries = JoinSet::new();
         loop {

@@ -80,10 +80,33 @@ fn points_are_written_by_the_adapter_that_has_them() {
     assert_eq!(rule.adapter, "plc");
     let order = rule.decide(&call(json!({"value": 62.5})), now()).unwrap();
     let (device, point) = ("boiler".parse().unwrap(), "setpoint".parse().unwrap());
-    assert_eq!(order, Order::Write { device, point, value: "62.5".into() });
+    assert_eq!(order, Order::Write { device, point, value: "62.5".into(), verify: None });
     for nothing in ["boiler.temp", "boiler.colour", "oven.setpoint"] {
         assert_eq!(of(nothing).unwrap_err().setting, "do", "{nothing}");
     }
+}
+
+#[test]
+fn what_is_written_may_be_read_back() {
+    let adapters = adapters(&[("shop", "mqtt"), ("plc", "modbus")]);
+    let publish = r#"do = { publish = { topic = "boiler/set", payload = '{"setpoint":{value}}' } }"#;
+    let write = r#"do = { write = { point = "boiler.setpoint", value = "{value}" } }"#;
+    let of = |effect: &str, read: &str, within: &str| {
+        let verify = format!("verify = {{ read = \"{read}\", within = \"{within}\" }}");
+        let config = toml::from_str(&(SETPOINT.replace(publish, effect) + &verify)).unwrap();
+        Rule::new(&config, &adapters)
+    };
+    let rule = of(write, "boiler.temp", "5s").unwrap();
+    let order = rule.decide(&call(json!({"value": 62.5})), now()).unwrap();
+    let Order::Write { verify: Some(verify), .. } = order else { panic!("{order:?}") };
+    let within = StdDuration::from_secs(5);
+    let (device, point) = ("boiler".parse().unwrap(), "temp".parse().unwrap());
+    assert_eq!(verify, Verify { device, point, within });
+    let refused = |effect, read, within| of(effect, read, within).unwrap_err().setting;
+    assert_eq!(refused(publish, "boiler.temp", "5s"), "verify");
+    assert_eq!(refused(write, "boiler.colour", "5s"), "verify.read");
+    assert_eq!(refused(write, "boiler.temp", "26s"), "verify.within");
+    assert_eq!(refused(write, "boiler.temp", "0s"), "verify.within");
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! A look at the running agent, for people and for machines.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use at_protocol::AtSign;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::commands::Handled;
+use crate::outbox::{Outbox, OutboxError, Stat};
+use crate::payload::ClockState;
+use crate::reach::{Reach, ServerStatus};
+use crate::tally::{AdapterStatus, Tallies};
+
+/// What is looked at.
+#[derive(Clone)]
+pub struct Look {
+    /// The gateway.
+    pub gateway: AtSign,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// The queue.
+    pub outbox: Outbox,
+    /// The adapters.
+    pub tallies: Tallies,
+    /// The way to our atServer.
+    pub reach: Arc<Reach>,
+    /// Receipts that were taken.
+    pub receipts: Arc<AtomicU64>,
+    /// Commands, by how they ended.
+    pub handled: Arc<Handled>,
+}
+
+/// How an agent is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Who it is.
+    pub gateway: AtSign,
+    /// Its run: the epoch grows at every start.
+    pub boot: String,
+    /// How long it has run, in seconds.
+    pub uptime_s: u64,
+    /// What time it has, in milliseconds since 1970.
+    pub now_ms: i64,
+    /// Whether that is right.
+    pub clock: ClockState,
+    /// Memory in use (resident), in KiB; absent where the system does not say.
+    pub memory_kib: Option<u64>,
+    /// Its atServer.
+    pub server: ServerStatus,
+    /// Receipts of readers that were taken.
+    pub receipts: u64,
+    /// Commands, by how they ended.
+    pub commands: BTreeMap<String, u64>,
+    /// Its adapters.
+    pub adapters: BTreeMap<String, AdapterStatus>,
+    /// Its queue, with the backlog of each reader.
+    pub queue: Stat,
+}
+
+impl Look {
+    /// How the agent is now.
+    ///
+    /// # Errors
+    /// When the queue does not answer.
+    pub async fn status(&self) -> Result<Status, OutboxError> {
+        let queue = self.outbox.stat().await?;
+        let now = self.clock.now();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            gateway: self.gateway.clone(),
+            boot: self.outbox.boot().to_string(),
+            uptime_s: now.mono_us / 1_000_000,
+            now_ms: now.wall_ms(),
+            clock: now.state,
+            memory_kib: memory_kib(),
+            server: self.reach.look(),
+            receipts: self.receipts.load(Ordering::Relaxed),
+            commands: self.handled.look(),
+            adapters: self.tallies.look(now.wall_ms()),
+            queue,
+        })
+    }
+}
+
+fn memory_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+}

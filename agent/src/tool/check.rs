@@ -1,0 +1,54 @@
+//! `check`: whether the configuration makes sense.
+
+use atedge_service::Exit;
+use atedge_service::config::layered;
+use clap::Args;
+use serde_json::json;
+
+use super::{Complaint, ConfigArgs, run, say};
+use crate::config::{self, Loaded};
+
+/// Check the configuration, offline: all that is wrong with it, at once.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: atedge-agent check --config agent.toml\n\n\
+    Nothing is connected to or opened but the key file; `atedge-agent doctor` does that.")]
+pub struct Check {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    /// Runs the command.
+    #[must_use]
+    pub fn run(self) -> Exit {
+        run(async { self.check() })
+    }
+
+    fn check(&self) -> Result<Exit, Complaint> {
+        let config = match config::load(&layered(&self.config.config)) {
+            Ok(Loaded { config, .. }) => config,
+            Err(error) if self.json => {
+                let errors: Vec<_> = error.problems().collect();
+                say(format_args!("{}", json!({ "ok": false, "errors": errors })));
+                return Ok(Exit::Usage);
+            }
+            Err(error) => return Err(Complaint { text: error.to_string(), exit: Exit::Usage }),
+        };
+        let (adapters, streams, commands) = (config.adapter.len(), config.stream.len(), config.command.len());
+        let gateway = &config.gateway.atsign;
+        if self.json {
+            let summary = json!({
+                "ok": true, "gateway": gateway, "adapters": adapters, "streams": streams, "commands": commands,
+            });
+            say(format_args!("{summary}"));
+        } else {
+            say(format_args!(
+                "{gateway}: {adapters} adapters, {streams} streams, {commands} commands. All is well."
+            ));
+        }
+        Ok(Exit::Done)
+    }
+}
