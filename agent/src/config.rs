@@ -5,7 +5,7 @@ mod outbox;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use at_client::Transport;
+use at_client::{Need, Transport};
 use at_protocol::AtSign;
 use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{Address, Registrar, Registrars};
@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use crate::commands::{CommandConfig, CommandName, Rule};
 use crate::keys;
+use crate::link::{Needs, Readers};
 use crate::outbox::{BatchLimit, OutboxOptions, Priority, StreamPolicy, WhenFull};
 use crate::payload::name::is_reserved;
 use crate::uplink::{FlowRules, StreamRules};
@@ -118,8 +119,10 @@ impl TryFrom<String> for Namespace {
 pub struct StreamConfig {
     /// The readers; each gets its own ciphertext.
     pub to: Vec<AtSign>,
-    /// What a reader must be able to do. With `["receipts"]` only its receipts confirm records; without,
-    /// it also does that its server has them.
+    /// What a reader must be able to do; what it does not announce is waited for. With `"receipts"` only its
+    /// receipts confirm records; without, it also does that its server has them. With `"aead"` records are sent
+    /// in envelopes only, which no server can alter or forge; without, also as all SDKs read them, to a reader
+    /// that announces nothing else.
     #[serde(default)]
     pub require: Vec<Requirement>,
     /// How many records travel together.
@@ -145,6 +148,8 @@ pub struct StreamConfig {
 pub enum Requirement {
     /// Confirm by receipts.
     Receipts,
+    /// Open envelopes.
+    Aead,
 }
 
 /// How many records travel together: as many as there are, up to these limits.
@@ -295,6 +300,20 @@ impl AgentConfig {
             linger: queue.spare_flash.get(),
             ..OutboxOptions::new(folder, streams)
         }
+    }
+
+    /// What the readers of each stream must be able to do.
+    pub fn needs(&self) -> Needs {
+        let needs = |stream: &StreamConfig| Need {
+            aead: stream.require.contains(&Requirement::Aead),
+            receipts: stream.require.contains(&Requirement::Receipts),
+        };
+        self.stream.iter().map(|(name, stream)| (name.clone(), needs(stream))).collect()
+    }
+
+    /// Who reads each stream.
+    pub fn readers(&self) -> Readers {
+        self.stream.iter().map(|(name, stream)| (name.clone(), stream.to.iter().cloned().collect())).collect()
     }
 
     /// What the uplink must know.

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use at_client::{Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Trust, TrustedTime};
+use at_client::{
+    Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Envelopes, Identity, Trust, TrustedTime,
+};
+use at_protocol::caps::Claims;
 use atedge_adapters::{AdapterError, Captured, Command};
 use atedge_service::{Notifier, OneLine};
 use tokio::sync::mpsc;
@@ -20,7 +23,7 @@ use crate::commands::{CommandName, Commands, Rule};
 use crate::config::AgentConfig;
 use crate::intake::Intake;
 use crate::keys;
-use crate::link::{ClientRoad, Ear};
+use crate::link::{ClientRoad, Ear, announce};
 use crate::outbox::{Opened, Outbox};
 use crate::payload::ClockState;
 use crate::records::RecordFile;
@@ -38,6 +41,12 @@ const GRACE: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// In the state folder: the directory's records that were believed.
 const RECORDS: &str = "records.jsonl";
+/// In the state folder: the key by which the agent vouches for what it sends.
+const IDENTITY: &str = "identity.pem";
+/// In the state folder: what is known of readers.
+const CAPS: &str = "caps.jsonl";
+/// What the agent announces: it takes receipts, and sends none.
+const CLAIMS: Claims = Claims { receipts: false, aead: true, zstd: true };
 /// How often a clock that is not right is looked at.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 /// How often the outbox is cleared of what is too old.
@@ -108,7 +117,13 @@ impl Agent {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let namespace = self.config.gateway.namespace.as_str().to_owned();
-        let road = ClientRoad(client.clone());
+        let identity = Identity::open(&self.state.join(IDENTITY), "agent", CLAIMS)?;
+        let envelopes = Envelopes::new(client.clone(), Some(identity), Some(self.state.join(CAPS)));
+        let road = ClientRoad {
+            envelopes: envelopes.clone(),
+            needs: Arc::new(self.config.needs()),
+            namespace: namespace.clone(),
+        };
         let (to_intake, captured) = mpsc::channel(CAPTURES);
         let (to_uplink, receipts) = mpsc::channel(HEARD);
         let (to_commands, requests) = mpsc::channel(HEARD);
@@ -135,7 +150,8 @@ impl Agent {
         let stop_uplink = uplink_stop.clone();
         stages.spawn(async move { uplink.run(receipts, stop_uplink, GRACE).await.context("send") });
         let ear = Ear {
-            client: client.clone(),
+            envelopes: envelopes.clone(),
+            readers: Arc::new(self.config.readers()),
             outbox: outbox.clone(),
             namespace: namespace.clone(),
             receipts: to_uplink,
@@ -158,6 +174,11 @@ impl Agent {
         stages.spawn(
             async move { set_right(&clocked, &*watched, stop_clock).await.context("set times right") },
         );
+        let stop_announcing = adapters_stop.clone();
+        stages.spawn(async move {
+            announce(&envelopes, stop_announcing).await;
+            Ok(())
+        });
         let stop_first = adapters_stop.clone();
         stages.spawn(async move { first_connection(&client, stop_first).await });
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));

@@ -212,7 +212,8 @@ impl Envelopes {
         Ok(self.client().notify_sealed(NotifyRequest { id: Some(&id), ..request }, &sealed).await?)
     }
 
-    /// That the pair's key went to the public key by which the recipient is known.
+    /// That the pair's key went to the public key by which the recipient is known. Its checksum is MD5, for which
+    /// nobody can find a second text to a given one.
     fn check_recipient(&self, to: &AtSign, pair: &PairKey, trusted: &Trusted) -> Result<(), EnvelopeError> {
         let known = at_protocol::crypto::RsaPublicKey::from_spki_base64(trusted.owner());
         if known.is_ok_and(|known| known.checksum() == pair.recipient_checksum) {

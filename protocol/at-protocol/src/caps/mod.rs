@@ -73,7 +73,7 @@ pub struct Claims {
     /// Confirms telemetry by receipts, once committed.
     #[serde(with = "version")]
     pub receipts: bool,
-    /// Opens [envelopes](crate::crypto::envelope), and takes receipts and commands in nothing else.
+    /// Opens [envelopes](crate::crypto::envelope), and speaks in nothing else to whoever announces the same.
     #[serde(with = "version")]
     pub aead: bool,
     /// Opens envelopes with compressed content.
