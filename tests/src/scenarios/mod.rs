@@ -5,6 +5,7 @@ mod arm64;
 mod atsdk;
 mod black_hole;
 mod certificates;
+mod cheating_server;
 mod classic_peers;
 mod crash;
 mod demo;
@@ -62,6 +63,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "crash-sabotaged", run: crash::run_sabotaged },
     Scenario { group: ROAD, name: "all-killed", run: all_killed::run },
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
+    Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
