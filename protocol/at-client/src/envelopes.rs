@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use at_protocol::caps::{CAPS, Caps, CapsFault, Claims, Enrolment, PAIR, PairStatement, Trusted};
 use at_protocol::crypto::envelope::{self, About};
-use at_protocol::crypto::{AesKey, KeyDigest, PairKey, seal};
+use at_protocol::crypto::{AesKey, KeyDigest, PairKey, RsaPublicKey, seal};
 use at_protocol::{AtKey, AtSign, KeyName, Metadata};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -180,16 +180,16 @@ impl Envelopes {
                 Unknown::Fault(source) => EnvelopeError::Held { peer: to.clone(), source },
                 Unknown::Ask(source) => EnvelopeError::Ask { peer: to.clone(), source },
             })?;
-        let lacks = |what| Err(EnvelopeError::Lacks { peer: to.clone(), what });
+        let lacks = |what| EnvelopeError::Lacks { peer: to.clone(), what };
         let claims = trusted.as_ref().map(|trusted| trusted.caps().claims);
         if need.receipts && claims.is_some_and(|claims| !claims.receipts) {
-            return lacks("receipts");
+            return Err(lacks("receipts"));
         }
         match (&self.0.identity, trusted) {
             (Some(identity), Some(trusted)) if trusted.caps().claims.aead => {
                 self.notify_enveloped(request, identity, &trusted).await
             }
-            _ if need.aead => lacks("aead"),
+            _ if need.aead => Err(lacks("aead")),
             _ => Ok(self.client().notify(request).await?),
         }
     }
@@ -204,7 +204,10 @@ impl Envelopes {
         let caps = self.announced(identity).await?;
         let pair = self.client().peers().outgoing(self.client().own(), to).await;
         let pair = pair.map_err(|source| SendError::Pair { to: to.clone(), source })?;
-        self.check_recipient(to, &pair, trusted)?;
+        if !Self::is_for(&pair, trusted) {
+            tracing::error!(peer = %to, "holding what is for this peer: its public key was exchanged");
+            return Err(EnvelopeError::Held { peer: to.clone(), source: CapsFault::OtherKey });
+        }
         self.state(identity, &caps, to, &pair.key).await?;
         let id = request.id.map_or_else(random::uuid, str::to_owned);
         let about = About { from: self.client().atsign(), to, name: request.name, id: &id };
@@ -214,15 +217,11 @@ impl Envelopes {
         Ok(self.client().notify_sealed(NotifyRequest { id: Some(&id), ..request }, &sealed).await?)
     }
 
-    /// That the pair's key went to the public key by which the recipient is known. Its checksum is MD5, for which
-    /// nobody can find a second text to a given one.
-    fn check_recipient(&self, to: &AtSign, pair: &PairKey, trusted: &Trusted) -> Result<(), EnvelopeError> {
-        let known = at_protocol::crypto::RsaPublicKey::from_spki_base64(trusted.owner());
-        if known.is_ok_and(|known| known.checksum() == pair.recipient_checksum) {
-            return Ok(());
-        }
-        tracing::error!(peer = %to, "holding what is for this peer: its public key was exchanged");
-        Err(EnvelopeError::Held { peer: to.clone(), source: CapsFault::OtherKey })
+    /// Whether the pair's key went to the public key by which the recipient is known. Its checksum is MD5, for
+    /// which nobody can find a second text to a given one.
+    fn is_for(pair: &PairKey, trusted: &Trusted) -> bool {
+        let known = RsaPublicKey::from_spki_base64(trusted.owner());
+        known.is_ok_and(|known| known.checksum() == pair.recipient_checksum)
     }
 
     /// Opens a notification, for somebody to look at. [`Content::is_proved`] says whether to believe it.
