@@ -21,8 +21,8 @@ use crate::requests::AskError;
 
 /// How long a record is good before it is looked up again.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long it is good that a peer has none, and that nothing could be learnt of it.
-const WHILE: Duration = Duration::from_secs(5 * 60);
+/// How long it is good that a peer has none: after this, at the latest, peers know what is announced.
+pub const LEARNT_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// The same where something waits for the peer to have one, and for a fault to be mended.
 const SOON: Duration = Duration::from_secs(10);
 /// Peers that are remembered. Those without a record are forgotten first; with this many that have one, no
@@ -90,7 +90,7 @@ impl KnownCaps {
             Known { fault: Some(_), .. } => SOON,
             Known { trusted: Some(_), .. } => DAY,
             Known { .. } if is_awaited => SOON,
-            Known { .. } => WHILE,
+            Known { .. } => LEARNT_WITHIN,
         };
         if known.looked.is_none_or(|looked| looked.elapsed() >= good) {
             match look_up(client, peer).await {

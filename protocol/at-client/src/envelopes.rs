@@ -163,6 +163,13 @@ impl Envelopes {
         }
     }
 
+    /// Whether this program has never run before, so that peers may still have to learn of it, for which they
+    /// need up to [`LEARNT_WITHIN`](crate::LEARNT_WITHIN).
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.0.identity.as_ref().is_some_and(|identity| identity.is_new)
+    }
+
     /// Sends a notification: in an envelope where its recipient announces that it opens them, in the way of all
     /// SDKs where it announces nothing.
     ///

@@ -19,6 +19,8 @@ pub struct Identity {
     pub(crate) secret: Ed25519Secret,
     pub(crate) name: String,
     pub(crate) claims: Claims,
+    /// Whether the key was made just now.
+    pub(crate) is_new: bool,
 }
 
 /// Why a program has no key of its own.
@@ -59,7 +61,7 @@ impl Identity {
     /// # Errors
     /// See [`IdentityError`].
     pub fn open(path: &Path, name: &str, claims: Claims) -> Result<Self, IdentityError> {
-        let with = |secret| Self { secret, name: name.to_owned(), claims };
+        let with = |secret, is_new| Self { secret, name: name.to_owned(), claims, is_new };
         let failed = |source| IdentityError::Read { path: path.to_owned(), source };
         let file = match File::open(path) {
             Ok(file) => file,
@@ -67,7 +69,7 @@ impl Identity {
                 let secret = random::signing_key();
                 let written = keyfile::replace(path, secret.to_pem().as_bytes());
                 written.map_err(|source| IdentityError::Write { path: path.to_owned(), source })?;
-                return Ok(with(secret));
+                return Ok(with(secret, true));
             }
             Err(error) => return Err(failed(error)),
         };
@@ -78,7 +80,7 @@ impl Identity {
         let mut text = Zeroizing::new(String::with_capacity(MAX_SIZE));
         file.take(MAX_SIZE as u64).read_to_string(&mut text).map_err(failed)?;
         let secret = Ed25519Secret::from_pem(&text);
-        secret.map(with).map_err(|_| IdentityError::Content(path.to_owned()))
+        secret.map(|secret| with(secret, false)).map_err(|_| IdentityError::Content(path.to_owned()))
     }
 }
 
@@ -94,8 +96,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("identity.pem");
         let open = || Identity::open(&path, "watch", Claims::default());
-        let made = open().unwrap().secret.public();
-        assert_eq!(open().unwrap().secret.public(), made);
+        let made = open().unwrap();
+        let again = open().unwrap();
+        assert_eq!(again.secret.public(), made.secret.public());
+        assert!(made.is_new && !again.is_new);
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(open(), Err(IdentityError::Open { mode: 0o644, .. })));

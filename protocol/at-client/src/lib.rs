@@ -33,6 +33,7 @@ pub mod tls;
 pub mod wire;
 
 pub use account::{ClientConfig, ConnectError, TlsWire, open};
+pub use caps::LEARNT_WITHIN;
 pub use client::{Client, Record, RecordError};
 pub use dial::{AtWire, Dialer, Transport, Way};
 pub use envelopes::{Content, EnvelopeError, Envelopes, Need, Refused};
