@@ -29,10 +29,8 @@ const HEAR_AGAIN_MS: u64 = at_protocol::rpc::TTLN_MS;
 const KEEP_PLACE: Duration = Duration::from_secs(10);
 /// Pause before listening again where waiting alone will not help.
 const LISTEN_AGAIN: Duration = Duration::from_secs(30);
-/// How long what we can do is not published again when that has failed.
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(60);
-/// How often it is looked whether it must be renewed.
-const ANNOUNCE: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked whether what we can do must be published anew. Most looks cost nothing.
+const ANNOUNCE: Duration = Duration::from_secs(60);
 /// Ids of receipts that are remembered, to know repeats. A repeat that is older says nothing new: receipts are
 /// cumulative.
 const MAX_HEARD: usize = 4096;
@@ -56,19 +54,17 @@ pub struct ClientRoad {
 /// Publishes what this agent can do, and renews that, until `stop`.
 pub async fn announce(envelopes: &Envelopes, stop: CancellationToken) {
     loop {
-        let pause = match envelopes.announce().await {
-            Ok(()) => ANNOUNCE,
+        match envelopes.announce().await {
+            Ok(()) => {}
             Err(error) if error.is_transient() => {
                 debug!(%error, "cannot announce what this gateway can do; trying again");
-                ANNOUNCE_AGAIN
             }
             Err(error) => {
                 warn!(%error, "cannot announce what this gateway can do; does its enrollment include atedge:rw?");
-                ANNOUNCE_AGAIN
             }
-        };
+        }
         tokio::select! {
-            () = sleep(pause) => {}
+            () = sleep(ANNOUNCE) => {}
             () = stop.cancelled() => return,
         }
     }

@@ -118,7 +118,9 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let namespace = self.config.gateway.namespace.as_str().to_owned();
         let identity = Identity::open(&self.state.join(IDENTITY), "agent", CLAIMS)?;
-        let envelopes = Envelopes::new(client.clone(), Some(identity), Some(self.state.join(CAPS)));
+        let known = Some(self.state.join(CAPS));
+        let time = Some(Arc::clone(&clock) as Arc<dyn TrustedTime>);
+        let envelopes = Envelopes::on_time(client.clone(), Some(identity), known, time);
         let road = ClientRoad {
             envelopes: envelopes.clone(),
             needs: Arc::new(self.config.needs()),

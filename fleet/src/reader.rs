@@ -88,8 +88,7 @@ impl Reader {
         let kept = self.lane(source.clone())?;
         kept.at = now.as_millis();
         let lost = batch.gaps.iter().map(|gap| kept.had.take_gap(*gap)).collect();
-        let duplicate =
-            batch.records.iter().map(|Record { seq, .. }| !kept.had.take_record(*seq)).collect();
+        let duplicate = batch.records.iter().map(|Record { seq, .. }| !kept.had.take_record(*seq)).collect();
         self.unconfirmed.insert((source, namespace.to_owned()));
         Some(Opened { batch, duplicate, lost })
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use at_protocol::caps::{CAPS, Caps, CapsFault, Claims, Enrolment, PAIR, PairStatement, Trusted};
 use at_protocol::crypto::envelope::{self, About};
 use at_protocol::crypto::{AesKey, KeyDigest, PairKey, RsaPublicKey, seal};
-use at_protocol::{AtKey, AtSign, KeyName, Metadata};
+use at_protocol::{AtKey, AtSign, KeyName, Metadata, Timestamp};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::caps::{KnownCaps, Unknown, now};
 use crate::client::{Client, RecordError};
 use crate::identity::Identity;
+use crate::lenient::TrustedTime;
 use crate::monitor::{Incoming, Payload};
 use crate::notify::{NotifyRequest, SendError};
 use crate::random;
@@ -29,6 +30,8 @@ use crate::requests::AskError;
 const HOLDS_MS: u64 = 90 * 24 * 60 * 60 * 1000;
 /// How long what was published is not looked at again.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The same while our clock is not right.
+const MINUTE: Duration = Duration::from_secs(60);
 /// How long a sender's statement is believed before it is looked up again.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 /// How long a sender whose statement does not fit is not asked for it again.
@@ -45,6 +48,7 @@ pub struct Envelopes(Arc<Inner>);
 struct Inner {
     client: Client,
     identity: Option<Identity>,
+    time: Option<Arc<dyn TrustedTime>>,
     known: KnownCaps,
     /// What we have published last. Held while it is published.
     announced: Mutex<Option<(Arc<Caps>, Instant)>>,
@@ -128,9 +132,21 @@ impl Envelopes {
     /// the file `known`, one JSON object a line.
     #[must_use]
     pub fn new(client: Client, identity: Option<Identity>, known: Option<PathBuf>) -> Self {
+        Self::on_time(client, identity, known, None)
+    }
+
+    /// The same on a machine whose clock may not be right.
+    #[must_use]
+    pub fn on_time(
+        client: Client,
+        identity: Option<Identity>,
+        known: Option<PathBuf>,
+        time: Option<Arc<dyn TrustedTime>>,
+    ) -> Self {
         Self(Arc::new(Inner {
             client,
             identity,
+            time,
             known: KnownCaps::open(known),
             announced: Mutex::default(),
             stated: Mutex::default(),
@@ -152,7 +168,7 @@ impl Envelopes {
     }
 
     /// Publishes what this program can do, where that is not published or will soon end. Call it on connecting
-    /// and once a day.
+    /// and now and again: it looks once a day.
     ///
     /// # Errors
     /// See [`RecordError`].
@@ -344,14 +360,14 @@ impl Envelopes {
         let me = self.client().atsign();
         let record = pair_key(me, to);
         let before = self.statement(&record).await?;
-        let middle = now().plus_millis(HOLDS_MS / 2);
+        let middle = self.now().plus_millis(HOLDS_MS / 2);
         if !before.as_ref().is_some_and(|before| before.proves(caps, to, key, middle)) {
-            let serial = serial_after(before.map(|before| before.serial));
-            let (pair, end) = ((me.clone(), to.clone()), now().plus_millis(HOLDS_MS));
+            let serial = self.serial_after(before.map(|before| before.serial));
+            let (pair, end) = ((me.clone(), to.clone()), self.now().plus_millis(HOLDS_MS));
             let made = PairStatement::sign(&identity.secret, pair, digest, serial, end);
             self.client().put(&record, made.to_json().as_bytes(), Metadata::default()).await?;
         }
-        stated.insert(to.clone(), (digest, Instant::now() + DAY));
+        stated.insert(to.clone(), (digest, Instant::now() + self.good_for()));
         Ok(())
     }
 
@@ -381,23 +397,43 @@ impl Envelopes {
             let joins = |caps: &Caps, serial, end| {
                 Caps::joined(Some(caps), me.clone(), own.clone(), identity.claims, serial, end)
             };
-            let middle = now().plus_millis(HOLDS_MS / 2);
+            let middle = self.now().plus_millis(HOLDS_MS / 2);
             if let Some(caps) = caps.as_ref().filter(|caps| {
                 let kept = joins(caps, caps.serial, caps.not_after);
                 caps.has(&own.sign) && kept.claims == caps.claims && middle < caps.not_after
             }) {
                 let caps = Arc::new(caps.clone());
-                *announced = Some((Arc::clone(&caps), Instant::now() + DAY));
+                *announced = Some((Arc::clone(&caps), Instant::now() + self.good_for()));
                 return Ok(caps);
             }
-            let serial = serial_after(caps.as_ref().map(|caps| caps.serial));
-            let end = now().plus_millis(HOLDS_MS);
+            let serial = self.serial_after(caps.as_ref().map(|caps| caps.serial));
+            let end = self.now().plus_millis(HOLDS_MS);
             let next = Caps::joined(caps.as_ref(), me.clone(), own.clone(), identity.claims, serial, end);
             self.client().put(&record, next.to_json().as_bytes(), Metadata::default()).await?;
             // Another program of the atSign may have written in the same moment.
             caps = self.published(&record).await?;
         }
         Err(RecordError::Answer { key: record })
+    }
+
+    /// Above any before: by the clock, so that even a record that a server has lost is followed by a higher one.
+    fn serial_after(&self, before: Option<u64>) -> u64 {
+        let clock = u64::try_from(self.now().as_millis()).unwrap_or(0);
+        before.map_or(clock, |before| clock.max(before.saturating_add(1)))
+    }
+
+    /// The time, or the least that it can be.
+    fn now(&self) -> Timestamp {
+        let least = self.0.time.as_ref().and_then(|time| time.least()).unwrap_or_default();
+        let least = i64::try_from(least.as_millis()).unwrap_or(i64::MAX);
+        now().max(Timestamp::from_millis(least))
+    }
+
+    /// How long what was published is not looked at again; soon it is where its end may have been reckoned by a
+    /// clock that is wrong.
+    fn good_for(&self) -> Duration {
+        let is_wrong = self.0.time.as_ref().is_some_and(|time| time.least().is_some());
+        if is_wrong { MINUTE } else { DAY }
     }
 
     /// What our server shows of us, if we have signed it.
@@ -408,12 +444,6 @@ impl Envelopes {
         let caps = Caps::parse(text).ok().filter(|_| seal::is_signed_by(own, &found.metadata.set, text));
         Ok(caps.filter(|caps| caps.atsign == *self.client().atsign()))
     }
-}
-
-/// Above any before: by the clock, so that even a record that a server has lost is followed by a higher one.
-fn serial_after(before: Option<u64>) -> u64 {
-    let clock = u64::try_from(now().as_millis()).unwrap_or(0);
-    before.map_or(clock, |before| clock.max(before.saturating_add(1)))
 }
 
 fn pair_key(from: &AtSign, to: &AtSign) -> AtKey {
