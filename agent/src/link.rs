@@ -106,9 +106,10 @@ fn held_error(error: &EnvelopeError) -> RoadError {
         EnvelopeError::Ask { source, .. } | EnvelopeError::Record(RecordError::Ask { source, .. }) => {
             ask_error(source)
         }
-        EnvelopeError::Held { .. } | EnvelopeError::Lacks { .. } | EnvelopeError::Record(_) => {
-            RoadError::Later(error.to_string())
-        }
+        EnvelopeError::Held { .. }
+        | EnvelopeError::Lacks { .. }
+        | EnvelopeError::Full { .. }
+        | EnvelopeError::Record(_) => RoadError::Later(error.to_string()),
     }
 }
 

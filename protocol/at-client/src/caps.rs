@@ -1,6 +1,7 @@
 //! What peers can do, looked up once a day and remembered: what was believed once binds.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -25,8 +26,11 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const LEARNT_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// The same where something waits for the peer to have one, and for a fault to be mended.
 const SOON: Duration = Duration::from_secs(10);
-/// Peers that are remembered. Those without a record are forgotten first; with this many that have one, no
-/// further one is believed.
+/// How long a peer that is known is not looked up again when that has failed: its server may be down, and each
+/// look-up takes its time.
+const QUIET: Duration = Duration::from_secs(60);
+/// Peers that are remembered. Those without a record are forgotten first; with this many that have one, nothing
+/// is sent to a further one, nor taken from it.
 const MAX_PEERS: usize = 4096;
 
 /// What is believed of peers, on disk too where a file was given.
@@ -42,6 +46,8 @@ struct Known {
     trusted: Option<Arc<Trusted>>,
     fault: Option<CapsFault>,
     looked: Option<Instant>,
+    /// Until then nothing is asked, as the last look-up has failed.
+    quiet_until: Option<Instant>,
 }
 
 /// Why it is not known what a peer can do.
@@ -51,6 +57,9 @@ pub(crate) enum Unknown {
     Fault(#[from] CapsFault),
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// More peers than are remembered.
+    #[error("too many peers are known")]
+    Full,
 }
 
 /// `plookup:all:`.
@@ -64,7 +73,14 @@ struct Answer {
 impl KnownCaps {
     /// What `file` remembers, if there is one. What cannot be read in it is said and left out.
     pub(crate) fn open(file: Option<PathBuf>) -> Self {
-        let text = file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let text = match file.as_ref().map(std::fs::read_to_string) {
+            Some(Ok(text)) => text,
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(%error, "what was known of peers is lost");
+                String::new()
+            }
+            Some(Err(_)) | None => String::new(),
+        };
         let mut peers = HashMap::new();
         for line in text.lines().take(MAX_PEERS) {
             match line.parse::<Trusted>() {
@@ -92,11 +108,14 @@ impl KnownCaps {
             Known { .. } if is_awaited => SOON,
             Known { .. } => LEARNT_WITHIN,
         };
-        if known.looked.is_none_or(|looked| looked.elapsed() >= good) {
+        let is_quiet = known.quiet_until.is_some_and(|quiet_until| Instant::now() < quiet_until);
+        if !is_quiet && known.looked.is_none_or(|looked| looked.elapsed() >= good) {
             match look_up(client, peer).await {
                 Ok(found) => self.judge(peer, found).await,
                 // Better what was known than no word to a peer whose server is down, or ours.
-                Err(_) if known.trusted.is_some() => {}
+                Err(_) if known.trusted.is_some() => self.remember(peer, |known| {
+                    known.quiet_until = Some(Instant::now() + QUIET);
+                }),
                 // A server that answers strangely to a record that it has not heard of.
                 Err(AskError::Refused { .. }) if !is_awaited => self.remember(peer, |known| {
                     known.looked = Some(Instant::now());
@@ -105,6 +124,9 @@ impl KnownCaps {
             }
         }
         let known = self.known(peer);
+        if known.looked.is_none() && known.trusted.is_none() {
+            return Err(Unknown::Full);
+        }
         if let Some(fault) = known.fault {
             return Err(fault.into());
         }
@@ -123,8 +145,8 @@ impl KnownCaps {
                 }
                 let news = trusted.as_ref() != known.trusted.as_deref();
                 self.remember(peer, |known| {
-                    *known =
-                        Known { trusted: trusted.map(Arc::new), fault: None, looked: Some(Instant::now()) };
+                    let (trusted, looked) = (trusted.map(Arc::new), Some(Instant::now()));
+                    *known = Known { trusted, looked, ..Known::default() };
                 });
                 if news {
                     self.write().await;
@@ -208,4 +230,20 @@ async fn look_up(client: &Client, peer: &AtSign) -> Result<Option<Found>, AskErr
 
 pub(crate) fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_without_a_record_are_forgotten() {
+        let known = KnownCaps::open(None);
+        let peer = |number: usize| format!("@peer{number}").parse::<AtSign>().unwrap();
+        for number in 0..=MAX_PEERS {
+            known.remember(&peer(number), |known| known.looked = Some(Instant::now()));
+        }
+        assert_eq!(known.lock().len(), 1);
+        assert!(known.known(&peer(MAX_PEERS)).looked.is_some());
+    }
 }

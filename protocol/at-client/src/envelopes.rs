@@ -108,6 +108,12 @@ pub enum EnvelopeError {
         /// Why not.
         source: AskError,
     },
+    /// More peers are known than can be remembered.
+    #[error("nothing is sent to {peer}: what so many peers can do cannot be remembered")]
+    Full {
+        /// For whom it was.
+        peer: AtSign,
+    },
     /// Our own records cannot be published.
     #[error("cannot announce what we can do: {0}")]
     Record(#[from] RecordError),
@@ -202,6 +208,7 @@ impl Envelopes {
             self.0.known.of(self.client(), to, need.aead).await.map_err(|unknown| match unknown {
                 Unknown::Fault(source) => EnvelopeError::Held { peer: to.clone(), source },
                 Unknown::Ask(source) => EnvelopeError::Ask { peer: to.clone(), source },
+                Unknown::Full => EnvelopeError::Full { peer: to.clone() },
             })?;
         let lacks = |what| EnvelopeError::Lacks { peer: to.clone(), what };
         let claims = trusted.as_ref().map(|trusted| trusted.caps().claims);

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::monitor::{Monitor, MonitorConfig};
-use crate::stub::{Town, keys};
+use crate::stub::{Town, When, keys};
 
 const GATEWAY: &str = "@alice";
 const READER: &str = "@bobby3";
@@ -251,4 +251,24 @@ async fn without_the_statement_nothing_is_proved() {
     }
     show(&text, &metadata);
     assert!(pair.program(READER).accept(&incoming).await.unwrap().is_proved);
+}
+
+#[tokio::test]
+async fn a_peer_whose_server_is_down_is_spoken_to_as_it_is_known() {
+    let pair = Pair::new().await;
+    let (gateway, _) = pair.announced().await;
+    send(&gateway, READER, "62.1", AEAD).await.unwrap();
+    let again = pair.program(GATEWAY);
+    // Twice: once for the request, once for its repetition.
+    for _ in 0..2 {
+        pair.town.world().fault("plookup:bypassCache:true:all:caps", When::Before);
+    }
+    for _ in 0..3 {
+        send(&again, READER, "62.2", AEAD).await.unwrap();
+    }
+    assert_eq!(
+        pair.town.world().count("plookup:bypassCache:true:all:caps"),
+        2 + 2,
+        "and not asked each time"
+    );
 }
