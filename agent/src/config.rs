@@ -122,8 +122,10 @@ impl TryFrom<String> for Namespace {
 pub struct StreamConfig {
     /// The readers; each gets its own ciphertext.
     pub to: Vec<AtSign>,
-    /// What a reader must be able to do. With `["receipts"]` only its receipts confirm records; without,
-    /// it also does that its server has them.
+    /// What a reader must be able to do; what it does not announce is waited for. With `"receipts"` only its
+    /// receipts confirm records; without, it also does that its server has them. With `"aead"` records are sent
+    /// in envelopes only, which no server can alter or forge; without, also as all SDKs read them, to a reader
+    /// that announces nothing else.
     #[serde(default)]
     pub require: Vec<Requirement>,
     /// How many records travel together.
@@ -149,6 +151,8 @@ pub struct StreamConfig {
 pub enum Requirement {
     /// Confirm by receipts.
     Receipts,
+    /// Open envelopes.
+    Aead,
 }
 
 /// How many records travel together: as many as there are, up to these limits.
@@ -352,6 +356,7 @@ impl AgentConfig {
             limit: BatchLimit { records: stream.batch.records, bytes: stream.batch.bytes.size() },
             linger: stream.batch.linger.get(),
             receipts: stream.require.contains(&Requirement::Receipts),
+            aead: stream.require.contains(&Requirement::Aead),
             ttln: stream.ttl.get().min(MOST_TTLN),
             priority: stream.priority,
         };

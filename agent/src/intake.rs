@@ -188,6 +188,7 @@ mod tests {
             limit,
             linger: Duration::ZERO,
             receipts: false,
+            aead: false,
             ttln: Duration::ZERO,
             priority: Priority::default(),
         };

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use at_client::{Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Trust, TrustedTime};
+use at_client::{
+    Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Envelopes, Identity, Trust, TrustedTime,
+};
+use at_protocol::caps::Claims;
 use atedge_service::{Notifier, OneLine};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
@@ -21,7 +24,7 @@ use crate::config::{Loaded, MetricsConfig};
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
 use crate::keys;
-use crate::link::{ClientRoad, Ear};
+use crate::link::{ClientRoad, Ear, announce};
 use crate::look::Look;
 use crate::metrics::MetricsServer;
 use crate::outbox::{Expired, Opened, Outbox};
@@ -39,6 +42,12 @@ const GRACE: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// In the state folder: the directory's records that were believed.
 const RECORDS: &str = "records.jsonl";
+/// In the state folder: the key by which the agent vouches for what it sends.
+const IDENTITY: &str = "identity.pem";
+/// In the state folder: what is known of readers.
+const CAPS: &str = "caps.jsonl";
+/// What the agent announces: it takes receipts, and sends none.
+const CLAIMS: Claims = Claims { receipts: false, aead: true, zstd: true };
 /// How often a clock that is not right is looked at.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
@@ -114,8 +123,17 @@ impl Agent {
         let namespace = config.gateway.namespace.as_str().to_owned();
         let (reach, handled) = (Arc::<Reach>::default(), Arc::<Handled>::default());
         let counted_receipts = Arc::default();
+        let (sending, rules_now) = watch::channel(config.send_rules());
+        let identity = Identity::open(&self.state.join(IDENTITY), "agent", CLAIMS)?;
+        let known = Some(self.state.join(CAPS));
+        let time = Some(Arc::clone(&clock) as Arc<dyn TrustedTime>);
+        let envelopes = Envelopes::on_time(client.clone(), Some(identity), known, time);
         let road = Counted {
-            road: ClientRoad(client.clone()),
+            road: ClientRoad {
+                envelopes: envelopes.clone(),
+                rules: rules_now.clone(),
+                namespace: namespace.clone(),
+            },
             reach: Arc::clone(&reach),
             clock: Arc::clone(&clock),
         };
@@ -124,7 +142,6 @@ impl Agent {
         // Each stage stops when the one before it has ended.
         let (adapters_stop, uplink_stop) = (stop.child_token(), CancellationToken::new());
 
-        let (sending, rules_now) = watch::channel(config.send_rules());
         let (declared, declared_now) = watch::channel(Declared::default());
         let field = Field::new(outbox.clone(), Arc::clone(&clock), rules_now.clone(), adapters_stop.clone());
         let mut following = Following {
@@ -146,14 +163,15 @@ impl Agent {
             outbox: outbox.clone(),
             road: road.clone(),
             namespace: namespace.clone(),
-            rules: rules_now,
+            rules: rules_now.clone(),
             seed,
             receipts: Arc::clone(&counted_receipts),
         };
         let stop_uplink = uplink_stop.clone();
         stages.spawn(async move { uplink.run(receipts, stop_uplink, GRACE).await.context("send") });
         let ear = Ear {
-            client: client.clone(),
+            envelopes: envelopes.clone(),
+            rules: rules_now,
             outbox: outbox.clone(),
             namespace: namespace.clone(),
             receipts: to_uplink,
@@ -186,6 +204,11 @@ impl Agent {
         let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
         stages
             .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
+        let stop_announcing = adapters_stop.clone();
+        stages.spawn(async move {
+            announce(&envelopes, stop_announcing).await;
+            Ok(())
+        });
         let stop_first = adapters_stop.clone();
         stages.spawn(async move { first_connection(&client, &reach, &*clock, stop_first).await });
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));

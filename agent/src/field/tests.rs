@@ -29,6 +29,7 @@ fn field(folder: &Path) -> Field<Noon> {
         limit,
         linger: Duration::ZERO,
         receipts: false,
+        aead: false,
         ttln: Duration::ZERO,
         priority: Priority::default(),
     };

@@ -38,6 +38,8 @@ pub struct FlowRules {
     pub linger: Duration,
     /// Only receipts confirm; else it also does that the reader's server has it.
     pub receipts: bool,
+    /// Its readers get it in sealed envelopes or not at all.
+    pub aead: bool,
     /// How long a server may keep a notification for a reader that is away.
     pub ttln: Duration,
     /// Who goes first of those that are due.

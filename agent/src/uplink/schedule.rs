@@ -402,6 +402,7 @@ mod tests {
             limit,
             linger: LINGER,
             receipts: true,
+            aead: false,
             ttln: Duration::from_secs(60),
             priority: Priority::default(),
         };
@@ -431,6 +432,7 @@ mod tests {
             limit,
             linger: Duration::ZERO,
             receipts: true,
+            aead: false,
             ttln: Duration::from_secs(60),
             priority: priority.try_into().unwrap(),
         };
@@ -471,8 +473,14 @@ mod tests {
         let [stays, goes, comes] = ["@stays", "@goes", "@comes"].map(|name| name.parse::<AtSign>().unwrap());
         let limit = BatchLimit { records: 10, bytes: 1 << 20 };
         let priority = Priority::default();
-        let rules =
-            FlowRules { limit, linger: LINGER, receipts: true, ttln: Duration::from_secs(60), priority };
+        let rules = FlowRules {
+            limit,
+            linger: LINGER,
+            receipts: true,
+            aead: false,
+            ttln: Duration::from_secs(60),
+            priority,
+        };
         let streams = |readers: [&AtSign; 2], rules| {
             let readers = readers.into_iter().cloned().collect();
             let streams = StreamRules::from([("process".parse().unwrap(), (readers, rules))]);

@@ -91,6 +91,7 @@ impl World {
             limit: BatchLimit { records: 7, bytes: 1 << 16 },
             linger: Duration::from_secs(2),
             receipts,
+            aead: false,
             ttln: Duration::from_secs(3600),
             priority: Priority::default(),
         };

@@ -7,6 +7,7 @@
 mod config;
 mod directory;
 mod field;
+mod genuine;
 mod keys;
 mod payload;
 mod seams;
@@ -36,6 +37,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("key_file", keys::key_file),
     ("pkam_key", keys::pkam_key),
     ("sealed", keys::sealed),
+    ("envelope", genuine::envelope),
+    ("caps", genuine::caps),
+    ("pair_statement", genuine::pair_statement),
     ("batch", payload::batch),
     ("receipt", payload::receipt),
     ("decode", field::decode),

@@ -5,6 +5,7 @@ mod arm64;
 mod atsdk;
 mod black_hole;
 mod certificates;
+mod cheating_server;
 mod classic_peers;
 mod clock;
 mod crash;
@@ -70,6 +71,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
+    Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },

@@ -70,6 +70,7 @@ impl Gateway {
             limit: BatchLimit { records: 7, bytes: 1 << 16 },
             linger: Duration::from_secs(2),
             receipts: random.below(3) > 0,
+            aead: false,
             ttln: Duration::from_secs(86_400),
             priority: Priority::default(),
         };
