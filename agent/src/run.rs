@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use at_client::{Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Trust};
+use at_client::{Client, ConnectError};
 use atedge_service::{Notifier, OneLine};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
@@ -18,15 +18,14 @@ use tracing::{error, info, warn};
 use crate::clock::{Clock, SystemClock};
 use crate::commands::{Commands, Declared, Handled};
 use crate::config::{Loaded, MetricsConfig};
+use crate::connect;
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
-use crate::keys;
 use crate::link::{ClientRoad, Ear};
 use crate::look::Look;
 use crate::metrics::MetricsServer;
 use crate::outbox::{Opened, Outbox};
 use crate::reach::{Counted, Reach};
-use crate::records::RecordFile;
 use crate::reload::{Following, ReloadError};
 use crate::uplink::Uplink;
 
@@ -36,8 +35,6 @@ const HEARD: usize = 64;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the farewell to the atServer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// In the state folder: the directory's records that were believed.
-const RECORDS: &str = "records.jsonl";
 /// How often the outbox is cleared of what is too old.
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -64,7 +61,7 @@ impl Agent {
     /// and waiting will not change that.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
-        let client = self.client()?;
+        let client = connect::client(&self.loaded.config.gateway, &self.state, |file| Arc::new(file))?;
         let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
         let Opened { outbox, thread, salvaged } = opened;
         if let Some(saved) = salvaged {
@@ -76,26 +73,6 @@ impl Agent {
         dialer.close(FAREWELL).await;
         tokio::task::spawn_blocking(move || thread.join()).await.context("close the outbox")?;
         result
-    }
-
-    fn client(&self) -> anyhow::Result<Client> {
-        let gateway = &self.loaded.config.gateway;
-        let trust = Trust::System { and: gateway.ca.clone() };
-        let tls = ClientTls::new(&trust, None)?;
-        let keys = Arc::new(keys::load(&gateway.keys)?);
-        let mut directory = Directory::new(gateway.directory.clone(), tls.clone());
-        let registrars = gateway.registrars();
-        if !registrars.is_empty() {
-            let file = RecordFile::open(self.state.join(RECORDS));
-            directory = directory.trusting(registrars, file.records(), Arc::new(file));
-        }
-        let dialer = Dialer::new(tls, gateway.transport);
-        Ok(Client::new(ClientConfig {
-            atsign: gateway.atsign.clone(),
-            keys,
-            directory: Arc::new(directory),
-            dialer,
-        }))
     }
 
     /// All tasks. The first that fails stops the others and is the error returned.
