@@ -37,13 +37,19 @@ pub(super) fn state_folder(folder: &Path) -> Finding {
         }
     };
     let mode = meta.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let why = format_args!("{shown} is open to others (mode {mode:o})");
-        return Finding::bad(what, why, format_args!("`chmod 700 {shown}`"));
+    let fix = format_args!("`chmod 700 {shown}`");
+    if mode & 0o022 != 0 {
+        let why = format_args!("{shown} is open to others (mode {mode:o}): they can take the queue away");
+        return Finding::bad(what, why, fix);
     }
     if let Err(error) = access(folder, Wanted::WRITE_OK | Wanted::EXEC_OK) {
         let why = format_args!("{shown} is not writable to this user: {error}");
         return Finding::bad(what, why, "run this as the agent's user, or give the folder to it: `chown`");
+    }
+    if mode & 0o055 != 0 {
+        let says =
+            format_args!("others can see what is in {shown} (mode {mode:o}); what is queued is sealed");
+        return Finding::note(what, says, fix);
     }
     Finding::good(what, format_args!("{shown} is the owner's alone"))
 }
@@ -168,6 +174,8 @@ mod tests {
         assert_eq!(seal_key(&state).verdict, Verdict::Note);
         std::fs::create_dir(&state).unwrap();
         chmod(&state, 0o755);
+        assert_eq!(state_folder(&state).verdict, Verdict::Note);
+        chmod(&state, 0o770);
         let finding = state_folder(&state);
         assert_eq!(finding.verdict, Verdict::Bad);
         assert!(finding.to_string().contains("fix: `chmod 700 "), "{finding}");
