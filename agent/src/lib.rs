@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod connect;
 pub mod control;
 pub mod difference;
 pub mod field;

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use at_client::{
-    Client, ClientConfig, ClientTls, ConnectError, Dialer, Directory, Envelopes, Identity, Trust, TrustedTime,
-};
+use at_client::{Client, ConnectError, Envelopes, Identity, TrustedTime};
 use at_protocol::caps::Claims;
 use atedge_service::{Notifier, OneLine};
 use tokio::signal::unix::Signal;
@@ -21,16 +19,15 @@ use tracing::{error, info, warn};
 use crate::clock::{Clock, SystemClock};
 use crate::commands::{Commands, Declared, Handled};
 use crate::config::{Loaded, MetricsConfig};
+use crate::connect;
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
-use crate::keys;
 use crate::link::{ClientRoad, Ear, announce};
 use crate::look::Look;
 use crate::metrics::MetricsServer;
 use crate::outbox::{Expired, Opened, Outbox};
 use crate::payload::ClockState;
 use crate::reach::{Counted, Reach};
-use crate::records::RecordFile;
 use crate::reload::{Following, ReloadError};
 use crate::uplink::Uplink;
 
@@ -40,8 +37,6 @@ const HEARD: usize = 64;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the farewell to the atServer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// In the state folder: the directory's records that were believed.
-const RECORDS: &str = "records.jsonl";
 /// In the state folder: the key by which the agent vouches for what it sends.
 const IDENTITY: &str = "identity.pem";
 /// In the state folder: what is known of readers.
@@ -74,7 +69,8 @@ impl Agent {
     /// and waiting will not change that.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
-        let client = self.client(&clock)?;
+        let time = Arc::clone(&clock) as Arc<dyn TrustedTime>;
+        let client = connect::client(&self.loaded.config.gateway, &self.state, time, |file| Arc::new(file))?;
         let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
         let Opened { outbox, thread, salvaged } = opened;
         if let Some(saved) = salvaged {
@@ -89,26 +85,6 @@ impl Agent {
         dialer.close(FAREWELL).await;
         tokio::task::spawn_blocking(move || thread.join()).await.context("close the outbox")?;
         result
-    }
-
-    fn client(&self, clock: &Arc<SystemClock>) -> anyhow::Result<Client> {
-        let gateway = &self.loaded.config.gateway;
-        let trust = Trust::System { and: gateway.ca.clone() };
-        let tls = ClientTls::with_time(&trust, Arc::clone(clock) as Arc<dyn TrustedTime>)?;
-        let keys = Arc::new(keys::load(&gateway.keys)?);
-        let mut directory = Directory::new(gateway.directory.clone(), tls.clone());
-        let registrars = gateway.registrars();
-        if !registrars.is_empty() {
-            let file = RecordFile::open(self.state.join(RECORDS));
-            directory = directory.trusting(registrars, file.records(), Arc::new(file));
-        }
-        let dialer = Dialer::new(tls, gateway.transport);
-        Ok(Client::new(ClientConfig {
-            atsign: gateway.atsign.clone(),
-            keys,
-            directory: Arc::new(directory),
-            dialer,
-        }))
     }
 
     /// All tasks. The first that fails stops the others and is the error returned.

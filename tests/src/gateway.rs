@@ -107,8 +107,24 @@ impl Gateway {
     /// The command that has it follow its changed configuration.
     #[must_use]
     pub fn reload(&self) -> Command {
-        let mut command = Command::new(&self.program[0]);
-        command.args(&self.program[1..]).arg("reload").arg("--state").arg(self.folder.join("agent"));
+        self.ask("reload", false)
+    }
+
+    /// One of the agent's commands for the person at the gateway; of those that look at the configuration, `try`
+    /// has no use for the folder.
+    #[must_use]
+    pub fn ask(&self, verb: &str, of_config: bool) -> Command {
+        let mut command = match of_config {
+            true => self.command(verb),
+            false => {
+                let mut command = Command::new(&self.program[0]);
+                command.args(&self.program[1..]).arg(verb);
+                command
+            }
+        };
+        if verb != "try" {
+            command.arg("--state").arg(self.folder.join("agent"));
+        }
         command
     }
 

@@ -43,8 +43,8 @@ pub fn route(head: &[u8]) -> Option<Route> {
     if !head.windows(4).any(|end| end == b"\r\n\r\n") {
         return None;
     }
-    let words: Option<Vec<&str>> =
-        std::str::from_utf8(line).ok().map(|line| line.split_whitespace().collect());
+    let line = std::str::from_utf8(line).ok();
+    let words: Option<Vec<&str>> = line.map(|line| line.trim_end_matches('\r').split(' ').collect());
     Some(match words.as_deref() {
         Some(["GET", target, version]) if version.starts_with("HTTP/1.") => {
             let path = target.split('?').next().unwrap_or_default();

@@ -3,6 +3,7 @@
 
 mod agent;
 mod check;
+mod doctor;
 mod peek;
 mod ports;
 mod queue;
@@ -24,6 +25,7 @@ use clap::Args;
 
 pub use agent::AgentArgs;
 pub use check::Check;
+pub use doctor::Doctor;
 pub use peek::Peek;
 pub use ports::Ports;
 pub use queue::Queue;

@@ -5,6 +5,7 @@
 //! checks that, too.
 
 mod config;
+mod control;
 mod directory;
 mod field;
 mod genuine;
@@ -49,6 +50,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mqtt_listen", seams::mqtt_listen),
     ("serial_line", seams::serial_line),
     ("agent_config", config::agent_config),
+    ("control_ask", control::control_ask),
+    ("metrics_request", control::metrics_request),
 ];
 
 /// Runs one target; for cargo-fuzz.

@@ -2,6 +2,7 @@
 
 mod all_killed;
 mod arm64;
+mod at_hand;
 mod atsdk;
 mod black_hole;
 mod certificates;
@@ -63,6 +64,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "resume", run: resume::run },
     Scenario { group: GATEWAY, name: "memory", run: memory::run },
     Scenario { group: GATEWAY, name: "outage", run: outage::run },
+    Scenario { group: GATEWAY, name: "at-hand", run: at_hand::run },
     Scenario { group: GATEWAY, name: "reload", run: reload::run },
     Scenario { group: GATEWAY, name: "crash", run: crash::run },
     Scenario { group: GATEWAY, name: "crash-sabotaged", run: crash::run_sabotaged },
