@@ -32,6 +32,12 @@ pub enum Captured {
         /// The MQTT session.
         session: String,
     },
+    /// A reading was not reported, as the rules want it ([`report`](crate::report)). It was acknowledged: count
+    /// it.
+    Suppressed {
+        /// Who said it.
+        device: DeviceName,
+    },
     /// Something was said that cannot become a reading. It was acknowledged, so that it is not
     /// repeated for ever, and it is gone: count it.
     Refused {

@@ -9,7 +9,7 @@ use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{Address, Registrar, Registrars};
 use atedge_adapters::modbus::{ModbusRtuConfig, ModbusTcpConfig};
 use atedge_adapters::units::{Bytes, Duration};
-use atedge_adapters::{AdapterConfig, SecretSource, StreamName};
+use atedge_adapters::{AdapterConfig, Defaults, SecretSource, StreamName};
 use atedge_service::config::{ConfigError, Sources};
 use serde::Deserialize;
 
@@ -36,6 +36,9 @@ pub struct AgentConfig {
     pub schema: u32,
     /// Who this gateway is, and where its servers are.
     pub gateway: GatewayConfig,
+    /// What adapters leave out.
+    #[serde(default)]
+    pub defaults: Defaults,
     /// What reads devices: `[adapter.NAME]`.
     #[serde(default)]
     pub adapter: BTreeMap<String, AdapterConfig>,
@@ -184,7 +187,7 @@ pub struct Loaded {
 /// With everything that is wrong, each with its place.
 pub fn load(files: &[PathBuf]) -> Result<Loaded, ConfigError> {
     let sources = Sources::read(files, ENVIRONMENT)?;
-    let config: AgentConfig = sources.parse()?;
+    let config = AgentConfig::parse(&sources)?;
     config.check(&sources)?;
     let rules = config.rules(&sources)?;
     Ok(Loaded { config, rules })
@@ -197,12 +200,21 @@ pub fn load(files: &[PathBuf]) -> Result<Loaded, ConfigError> {
 /// With everything that is wrong, each with its place.
 pub fn load_adapters(files: &[PathBuf]) -> Result<BTreeMap<String, AdapterConfig>, ConfigError> {
     let sources = Sources::read(files, ENVIRONMENT)?;
-    let config: AgentConfig = sources.parse()?;
+    let config = AgentConfig::parse(&sources)?;
     config.check_adapters(&sources)?;
     Ok(config.adapter)
 }
 
 impl AgentConfig {
+    /// The settings, with the adapters' defaults filled in.
+    fn parse(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut config: Self = sources.parse()?;
+        for adapter in config.adapter.values_mut() {
+            adapter.fill(&config.defaults);
+        }
+        Ok(config)
+    }
+
     /// What the form of the settings does not show; the first problem found.
     fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
         if self.schema != SCHEMA {
@@ -224,6 +236,10 @@ impl AgentConfig {
     }
 
     fn check_adapters(&self, sources: &Sources) -> Result<(), ConfigError> {
+        if let Err(error) = self.defaults.report.check() {
+            let path: Vec<&str> = ["defaults"].into_iter().chain(error.setting.split('.')).collect();
+            return Err(sources.complaint(&path, &error.what, ""));
+        }
         for (name, adapter) in &self.adapter {
             if let Err(error) = adapter.check() {
                 let path: Vec<&str> = ["adapter", name].into_iter().chain(error.setting.split('.')).collect();

@@ -27,6 +27,8 @@ pub struct Tally {
     pub repeated: u64,
     /// Could not be kept.
     pub refused: u64,
+    /// Were not to be reported.
+    pub suppressed: u64,
 }
 
 /// What the adapters' captures go through.
@@ -68,7 +70,13 @@ impl<C: Clock> Intake<C> {
                 break;
             }
         }
-        info!(kept = tally.kept, repeated = tally.repeated, refused = tally.refused, "the intake has ended");
+        info!(
+            kept = tally.kept,
+            repeated = tally.repeated,
+            refused = tally.refused,
+            suppressed = tally.suppressed,
+            "the intake has ended"
+        );
         tally
     }
 
@@ -95,6 +103,10 @@ impl<C: Clock> Intake<C> {
             }
             Captured::SessionLost { session } => {
                 self.outbox.forget_session(session).await.ok();
+            }
+            Captured::Suppressed { device } => {
+                debug!(%device, "nothing new");
+                tally.suppressed += 1;
             }
             Captured::Refused { device, why } => {
                 let device = device.as_ref().map_or("", |device| device.as_str());
@@ -192,7 +204,7 @@ mod tests {
         let streams = vec!["process".parse().unwrap()];
         let intake = Intake { outbox: outbox.clone(), clock: Arc::new(Noon), streams };
         let tally = intake.run(captures).await;
-        assert_eq!(tally, Tally { kept: 495, repeated: 0, refused: 5 });
+        assert_eq!(tally, Tally { kept: 495, repeated: 0, refused: 5, suppressed: 0 });
         let told: Vec<_> = told.iter().filter(|(number, _)| number % 100 != 0).collect();
         assert!(told.iter().all(|(_, verdict)| *verdict == Verdict::Accepted));
         assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "in the order of arrival");

@@ -95,7 +95,7 @@ fn units(
         Ok(Unit {
             id,
             rhythm: Rhythm {
-                every: config.interval.get(),
+                every: config.every().get(),
                 after: degrade.after,
                 retry_every: degrade.retry_every.get(),
                 rest,

@@ -154,7 +154,10 @@ impl Capture {
         let mut left = std::mem::take(&mut self.waiting);
         left.retain(|captured| match captured {
             Captured::Reading { reading, .. } => reading.delivery.is_none(),
-            Captured::Settled { .. } | Captured::SessionLost { .. } | Captured::Refused { .. } => true,
+            Captured::Settled { .. }
+            | Captured::SessionLost { .. }
+            | Captured::Suppressed { .. }
+            | Captured::Refused { .. } => true,
         });
         left
     }

@@ -32,6 +32,7 @@ use self::route::Routes;
 pub use self::route::{DeviceTemplate, InvalidRoute, Route};
 pub use self::tls::{TlsConfig, TlsError};
 pub use self::topic::{InvalidTopic, TopicFilter, TopicPattern};
+use crate::report::ReportConfig;
 use crate::units::{Bytes, Duration};
 use crate::{Adapter, AdapterError, Command, ConfigError, Intake, Running, SecretSource};
 
@@ -94,6 +95,9 @@ pub struct MqttConfig {
     /// Which publications become readings, and how.
     #[serde(default)]
     pub route: BTreeMap<String, Route>,
+    /// What is reported of all this, instead of `[defaults] report`.
+    #[serde(default)]
+    pub report: ReportConfig,
 }
 
 /// What one device of a listener may do. What is left out has no limit of its own.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::child::Program;
 use crate::decode::{Decode, Decoder, IdFrom, Pointer, TimeFrom};
+use crate::report::ReportConfig;
 use crate::{Adapter, Command, ConfigError, DeviceName, Intake, PointName, Running, StreamName};
 
 /// The longest line that may be configured, in bytes.
@@ -50,6 +51,9 @@ pub struct ProcessConfig {
     /// The most bytes of a line. A longer one is refused and counted.
     #[serde(default = "default_max")]
     pub max: usize,
+    /// What is reported of all this, instead of `[defaults] report`.
+    #[serde(default)]
+    pub report: ReportConfig,
 }
 
 fn default_max() -> usize {

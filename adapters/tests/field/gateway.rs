@@ -47,7 +47,7 @@ impl Gateway {
         loop {
             match self.next().await {
                 Captured::Reading { reading, ack } => return (reading, ack),
-                Captured::Settled { .. } | Captured::SessionLost { .. } => {}
+                Captured::Settled { .. } | Captured::SessionLost { .. } | Captured::Suppressed { .. } => {}
                 Captured::Refused { why, .. } => panic!("refused: {why}"),
             }
         }
@@ -58,7 +58,7 @@ impl Gateway {
         loop {
             match self.next().await {
                 Captured::Refused { why, .. } => return why,
-                Captured::Settled { .. } | Captured::SessionLost { .. } => {}
+                Captured::Settled { .. } | Captured::SessionLost { .. } | Captured::Suppressed { .. } => {}
                 Captured::Reading { reading, .. } => panic!("a reading: {reading:?}"),
             }
         }
