@@ -17,6 +17,9 @@ pub enum Refusal {
         /// The topic, cut to 128 characters.
         topic: String,
     },
+    /// Nothing says whose it is.
+    #[error("it does not say which device it is of")]
+    Nobody,
     /// The topic or the payload offers a name that cannot be one.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -71,7 +74,8 @@ impl Refusal {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoRoute { .. } => "route",
-            Self::Name(_) | Self::Undecodable(DecodeError::Name(_)) => "name",
+            Self::Nobody => "name",
+            Self::Name(_) | Self::Undecodable(DecodeError::Name(_) | DecodeError::DeviceName(_)) => "name",
             Self::TooLarge { .. } | Self::Frame(FrameError::TooLong { .. }) => "size",
             Self::TooManyTopics { .. } => "topics",
             Self::TooManyConnections { .. } => "connections",
