@@ -51,6 +51,7 @@ enum What {
     Ports(tool::Ports),
     Scan(tool::Scan),
     Peek(tool::Peek),
+    Sim(tool::Sim),
     /// Look at the queue on disk.
     Queue {
         #[command(subcommand)]
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         What::Ports(ports) => ports.run(),
         What::Scan(scan) => scan.run(),
         What::Peek(peek) => peek.run(),
+        What::Sim(sim) => sim.run(),
         What::Queue { command: Queue::Stat { state, json } } => queue_stat(&state.state, json),
     };
     exit.into()

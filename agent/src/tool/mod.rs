@@ -4,6 +4,7 @@
 mod peek;
 mod ports;
 mod scan;
+mod sim;
 
 use std::collections::BTreeMap;
 use std::fmt::{Arguments, Display};
@@ -18,6 +19,7 @@ use clap::Args;
 pub use peek::Peek;
 pub use ports::Ports;
 pub use scan::Scan;
+pub use sim::Sim;
 
 use crate::config;
 

@@ -7,6 +7,7 @@ use atedge_adapters::decode::{Decoder, MAX_ID, MAX_POINTS};
 use atedge_adapters::modbus::pdu::{Request, Response, Table};
 use atedge_adapters::modbus::{mbap, rtu};
 use atedge_adapters::serial::{Check, FrameError, Framer, Framing};
+use atedge_adapters::sim::{Questions, Units};
 use serde_json::json;
 
 /// One decoder of each kind, as a configuration makes them.
@@ -84,6 +85,27 @@ pub(super) fn modbus_rtu(input: &[u8]) {
             assert!(heard.is_ok() && listener.noise().is_none());
         }
     }
+}
+
+/// Whatever a master says to the simulated units, they answer it or refuse it, and a sound question behind it is
+/// heard sooner or later.
+pub(super) fn modbus_questions(input: &[u8]) {
+    let (mut questions, mut units) = (Questions::default(), Units::new(1, 3));
+    for chunk in input.chunks(7) {
+        questions.hear(chunk, |unit, request| {
+            if let Some(answer) = units.answer(unit, request) {
+                assert!((2..=253).contains(&answer.len()) && answer[0] & 0x7F == request[0] & 0x7F);
+            }
+        });
+    }
+    units.answer(2, input);
+    let sound = rtu::frame(2, &Request::Read { table: Table::Holding, address: 0, count: 1 });
+    let mut heard = false;
+    // The longest frame that noise can promise has 264 bytes.
+    for _ in 0..264 / sound.len() + 2 {
+        questions.hear(&sound, |unit, _| heard |= unit == 2);
+    }
+    assert!(heard, "the master is not heard any more");
 }
 
 /// However a stream is cut, the same frames come out of it, and none is longer than allowed.
