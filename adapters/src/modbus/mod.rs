@@ -14,6 +14,7 @@
 //! answer to that: `timeout` has to be long enough for what the units can do. The echo of a
 //! write looks like its confirmation: that a converter echoes has to be said (`echo`).
 
+mod addressing;
 mod bus;
 mod config;
 mod fault;
@@ -34,10 +35,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use self::addressing::Addressing;
 use self::bus::{Bus, Unit};
 use self::config::Place;
 pub use self::config::{
-    Addressing, Degrade, ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId, WriteConfig,
+    Degrade, ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId, WriteConfig,
 };
 pub use self::fault::Fault;
 use self::plan::plan;

@@ -20,6 +20,7 @@ mod lossy_peers;
 mod many_devices;
 mod memory;
 mod memory_ceiling;
+mod modbus_units;
 mod moving;
 mod noisy_tenant;
 mod one_connection;
@@ -32,8 +33,10 @@ mod refusals;
 mod resume;
 mod revocation;
 mod roads;
+mod rogue_mqtt;
 mod satellite;
 mod scanner;
+mod serial_noise;
 mod server_crash;
 mod silent_peers;
 mod slow_senders;
@@ -63,6 +66,9 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "all-killed", run: all_killed::run },
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
+    Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
+    Scenario { group: GATEWAY, name: "modbus-units", run: modbus_units::run },
+    Scenario { group: GATEWAY, name: "rogue-mqtt", run: rogue_mqtt::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
     Scenario { group: SERVER, name: "revocation", run: revocation::run },
