@@ -1,6 +1,7 @@
 //! Rogues at an agent that listens for devices: malformed packets, topics of 64 KiB, a hundred thousand topics, a
 //! flood of stored copies, and QoS 2 that is begun and abandoned. The agent's memory stays within its bounds, and
-//! an honest device hardly waits longer for its acknowledgements.
+//! an honest device hardly waits longer for its acknowledgements. That takes `limits`: without them, whoever says
+//! most has most of the agent's one thread.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
