@@ -1,6 +1,6 @@
 //! Which of all that devices say is reported: everything, or what has changed, or a summary now and again.
 //!
-//! It stands between an adapter and the gateway, whatever kind the adapter is. [`filter`] and [`window`] decide
+//! It stands between an adapter and the gateway, whatever kind the adapter is. `filter` and `window` decide
 //! and are pure. What is not reported is acknowledged to its device and counted ([`Captured::Suppressed`]);
 //! nothing is remembered over a restart, so that the first value after one is always reported.
 //!
