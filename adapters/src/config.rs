@@ -176,4 +176,34 @@ mod tests {
         assert!(error.to_string().contains("url"), "{error}");
         assert!(toml::from_str::<AdapterConfig>("type = \"telepathy\"").is_err());
     }
+
+    #[test]
+    fn what_is_left_out_is_as_the_defaults_have_it() {
+        let modbus = |report: &str, interval: &str, deadband: &str| {
+            let table = format!(
+                "type = \"modbus-tcp\"\nurl = \"tcp://h\"\n{report}\n[unit.1]\ndevice = \"d\"\nstream = \"s\"\n{interval}\n\
+                 points = [{{ name = \"t\", table = \"input\", address = 0, type = \"i16\"{deadband} }}]"
+            );
+            toml::from_str::<AdapterConfig>(&table).unwrap()
+        };
+        let defaults = |text: &str| toml::from_str::<Defaults>(text).unwrap();
+        let interval = |own: &str, text: &str| {
+            let mut config = modbus("", own, "");
+            config.fill(&defaults(text));
+            let (_, unit) = config.units().next().unwrap();
+            unit.interval.map(|interval| interval.to_string())
+        };
+        assert_eq!(interval("", "interval = \"3s\"").as_deref(), Some("3s"));
+        assert_eq!(interval("interval = \"2s\"", "interval = \"3s\"").as_deref(), Some("2s"));
+        assert_eq!(interval("", ""), None);
+
+        // A deadband makes sense where changes are reported, whoever says that they are.
+        let mut banded = modbus("", "", ", deadband = 0.5");
+        assert_eq!(banded.check().unwrap_err().setting, "report.on");
+        banded.fill(&defaults("report = { on = \"both\" }"));
+        banded.check().unwrap();
+        assert_eq!(banded.deadbands().into_values().collect::<Vec<_>>(), [0.5]);
+        let wrong = modbus("report = { on = \"change\" }", "", ", deadband = -1.0");
+        assert_eq!(wrong.check().unwrap_err().setting, "unit.1.points[0].deadband");
+    }
 }

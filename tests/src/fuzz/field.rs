@@ -23,6 +23,8 @@ static DECODERS: LazyLock<Vec<Decoder>> = LazyLock::new(|| {
     let time = serde_json::json!({ "from": "/ts", "as": "unix_ms" });
     picking.time = Some(serde_json::from_value(time).expect("a time"));
     picking.id = Some(serde_json::from_value(serde_json::json!({ "from": "/seq" })).expect("an id"));
+    let mut naming = plain(r#"{"as":"json"}"#);
+    naming.device = Some(serde_json::from_value("/dev".into()).expect("a pointer"));
     let fields = json!([
         { "name": "a", "at": 0, "type": "u16le" },
         { "name": "b", "at": 2, "type": "f32be", "scale": 0.1 },
@@ -38,6 +40,7 @@ static DECODERS: LazyLock<Vec<Decoder>> = LazyLock::new(|| {
         plain(r#"{"as":"raw"}"#),
         plain(&json!({ "as": "binary", "fields": fields }).to_string()),
         plain(&json!({ "as": "csv", "columns": columns }).to_string()),
+        naming,
     ]
 });
 
@@ -47,6 +50,7 @@ pub(super) fn decode(input: &[u8]) {
     let decoder = &DECODERS[usize::from(*which) % DECODERS.len()];
     if let Ok(decoded) = decoder.decode(payload) {
         assert!((1..=MAX_POINTS).contains(&decoded.points.len()));
+        assert_eq!(decoded.device.is_some(), decoder.device.is_some());
         assert!(decoded.device_id.is_none_or(|id| id.len() <= MAX_ID));
     }
 }
