@@ -2,8 +2,9 @@
 //!
 //! [`pdu`] is what is asked and answered, [`rtu`] and [`mbap`] are the frames around it, [`value`] turns
 //! registers into numbers and back; `plan` joins points into few requests, and `schedule` says whose turn
-//! it is. All of that is pure. `link` carries one question and its answer, and `bus` is the adapter at
-//! work, one question at a time.
+//! it is. All of that is pure. `way` leads to the units, `link` carries one question and its answer, and `bus` is
+//! the adapter at work, one question at a time; `verify` looks again at what it wrote. [`Probe`] is for who looks
+//! at units by hand.
 //!
 //! This is a core of our own: tokio-modbus leaves it to its caller to get an RTU line in step again after
 //! noise and late answers, and here that is half the work.
