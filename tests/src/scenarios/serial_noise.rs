@@ -112,8 +112,15 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         run.note(way.name, outcome.figures());
         outcome.judge(way)?;
     }
+    // That the exam finds false frames: the same noise, where nobody looks at the check.
+    run.progress(UNCHECKED.name);
+    let outcome = feed(run, &UNCHECKED, bytes >> 4)?;
+    run.note(UNCHECKED.name, outcome.figures());
+    ensure!(outcome.false_frames > 0, "without a check there were no false frames: the exam finds none");
     Ok(())
 }
+
+const UNCHECKED: Way = Way { name: "fixed_unchecked", check: "none", ..WAYS[2] };
 
 #[derive(Debug, Default)]
 struct Outcome {
