@@ -60,7 +60,7 @@ pub struct Fixed {
 }
 
 /// The tables that can be followed.
-const FOLLOWED: [&str; 4] = ["adapter", "stream", "command", "outbox"];
+const FOLLOWED: [&str; 5] = ["adapter", "defaults", "stream", "command", "outbox"];
 
 impl Difference {
     /// What to change, from the tables of the configuration `before` to those of the one `after`.
@@ -72,8 +72,14 @@ impl Difference {
             return Err(Fixed { path });
         }
         let changes = |table| Changes::between(before.get(table), after.get(table));
+        let mut adapters = changes("adapter");
+        if before.get("defaults") != after.get("defaults") {
+            // Each may have taken something over from them.
+            let names = after.get("adapter").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+            adapters.changed = names.filter(|name| !adapters.added.contains(name)).cloned().collect();
+        }
         Ok(Self {
-            adapters: changes("adapter"),
+            adapters,
             streams: changes("stream"),
             commands: changes("command"),
             outbox: before.get("outbox") != after.get("outbox"),

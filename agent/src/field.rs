@@ -247,6 +247,8 @@ async fn run_line<C: Clock>(
         kept = counts.kept,
         repeated = counts.repeated,
         refused = counts.refused,
+        suppressed = counts.suppressed,
+        dropped = counts.dropped,
         "has ended"
     );
     result

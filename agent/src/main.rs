@@ -48,6 +48,7 @@ enum What {
     Ports(tool::Ports),
     Scan(tool::Scan),
     Peek(tool::Peek),
+    Sim(tool::Sim),
     #[command(subcommand)]
     Queue(tool::Queue),
 }
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         What::Status(status) => status.run(),
         What::Tap(tap) => tap.run(),
         What::Try(attempt) => attempt.run(),
+        What::Sim(sim) => sim.run(),
     };
     exit.into()
 }

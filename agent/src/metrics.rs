@@ -104,11 +104,13 @@ fn adapters(page: &mut Page, status: &Status) {
     page.metric(
         "atedge_readings_total",
         "counter",
-        "Readings that became records, came again and were known, or were dropped for want of room.",
+        "Readings by what became of them; `kept` became records.",
     );
     for (name, adapter) in &status.adapters {
-        let Counts { kept, repeated, dropped, .. } = adapter.counts;
-        for (result, count) in [("kept", kept), ("repeated", repeated), ("dropped", dropped)] {
+        let Counts { kept, repeated, refused: _, suppressed, dropped } = adapter.counts;
+        let results =
+            [("kept", kept), ("repeated", repeated), ("suppressed", suppressed), ("dropped", dropped)];
+        for (result, count) in results {
             page.sample("atedge_readings_total", &[("adapter", name), ("result", result)], count);
         }
     }

@@ -60,6 +60,8 @@ pub struct Counts {
     pub repeated: u64,
     /// Could not be kept.
     pub refused: u64,
+    /// Were not to be reported.
+    pub suppressed: u64,
     /// Were dropped, for the outbox was full of what is more important.
     pub dropped: u64,
 }
@@ -118,6 +120,11 @@ impl Tally {
     /// A reading came again.
     pub fn repeated(&self) {
         lock(&self.0).counts.repeated += 1;
+    }
+
+    /// A reading was not to be reported.
+    pub fn suppressed(&self) {
+        lock(&self.0).counts.suppressed += 1;
     }
 
     /// A reading was dropped.

@@ -50,7 +50,8 @@ impl Gateway {
                 Captured::Settled { .. }
                 | Captured::SessionLost { .. }
                 | Captured::Reached
-                | Captured::Unreached { .. } => {}
+                | Captured::Unreached { .. }
+                | Captured::Suppressed { .. } => {}
                 Captured::Refused { why, .. } => panic!("refused: {why}"),
             }
         }
@@ -64,7 +65,8 @@ impl Gateway {
                 Captured::Settled { .. }
                 | Captured::SessionLost { .. }
                 | Captured::Reached
-                | Captured::Unreached { .. } => {}
+                | Captured::Unreached { .. }
+                | Captured::Suppressed { .. } => {}
                 Captured::Reading { reading, .. } => panic!("a reading: {reading:?}"),
             }
         }

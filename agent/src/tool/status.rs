@@ -106,8 +106,8 @@ fn lines(seen: &Seen) -> Vec<String> {
         };
         let counts = adapter.counts;
         lines.push(format!(
-            "{name:16} {state}, {last}, {} kept, {} repeated, {} refused, {} dropped",
-            counts.kept, counts.repeated, counts.refused, counts.dropped
+            "{name:16} {state}, {last}, {} kept, {} repeated, {} refused, {} suppressed, {} dropped",
+            counts.kept, counts.repeated, counts.refused, counts.suppressed, counts.dropped
         ));
         if let Some(why) = &adapter.why {
             lines.push(format!("{:16} {why}", ""));
@@ -140,9 +140,9 @@ mod tests {
             "server": { "reached": "no", "since_ms": 380_000, "why": "no route to host", "sent": 1, "put_off": 0,
                 "refused": 0, "unreached": 4, "reconnects": 0 },
             "adapters": {
-                "scale": { "state": "waiting", "why": "/dev/ttyUSB0: unplugged", "kept": 0, "repeated": 0, "refused": 0, "dropped": 0,
+                "scale": { "state": "waiting", "why": "/dev/ttyUSB0: unplugged", "kept": 0, "repeated": 0, "refused": 0, "suppressed": 0, "dropped": 0,
                     "refused_as": {}, "last_reading_ms": null, "last_error": null },
-                "shop": { "state": "running", "why": null, "kept": 7, "repeated": 1, "refused": 2, "dropped": 0, "refused_as": {},
+                "shop": { "state": "running", "why": null, "kept": 7, "repeated": 1, "refused": 2, "suppressed": 0, "dropped": 0, "refused_as": {},
                     "last_reading_ms": 497_000, "last_error": { "at_ms": 100_000, "what": "no route" } },
             },
             "queue": { "epoch": 3, "records": 5, "bytes": 4096, "oldest_ms": null, "aside": 0, "repeats": 1,
@@ -158,12 +158,12 @@ mod tests {
         );
         assert_eq!(
             lines[3],
-            "scale            waiting, no reading yet, 0 kept, 0 repeated, 0 refused, 0 dropped"
+            "scale            waiting, no reading yet, 0 kept, 0 repeated, 0 refused, 0 suppressed, 0 dropped"
         );
         assert_eq!(lines[4], "                 /dev/ttyUSB0: unplugged");
         assert_eq!(
             lines[5],
-            "shop             running, last reading 3 s ago, 7 kept, 1 repeated, 2 refused, 0 dropped"
+            "shop             running, last reading 3 s ago, 7 kept, 1 repeated, 2 refused, 0 suppressed, 0 dropped"
         );
         assert_eq!(lines[6], "                 6 min ago: no route");
     }

@@ -100,6 +100,7 @@ async fn first(captured: &mut mpsc::Receiver<Captured>, told: impl Fn(&str)) -> 
                 return Err(Failed::because(format_args!("refused: {why}")));
             }
             Some(Captured::Unreached { why }) => told(&why),
+            Some(Captured::Suppressed { .. }) => told("a reading came that the report rules leave out"),
             Some(Captured::Reached | Captured::Settled { .. } | Captured::SessionLost { .. }) => {}
             None => return Err(Failed::because("it ended by itself")),
         }
@@ -135,6 +136,7 @@ fn undecoded(adapter: AdapterConfig) -> (AdapterConfig, Originals) {
                     pick: std::mem::take(pick),
                     time: time.take(),
                     id: id.take(),
+                    device: None,
                     units: std::mem::take(units),
                 };
                 originals.push((std::mem::replace(stream, number), decoder));
