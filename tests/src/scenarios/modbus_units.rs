@@ -109,7 +109,11 @@ fn watch(run: &Run, mut table: Json, good: &[u8], bad: &[u8]) -> Result<Json> {
                     found_out = Some(began.elapsed());
                 }
             }
-            Captured::Settled { .. } | Captured::SessionLost { .. } | Captured::Suppressed { .. } => {}
+            Captured::Settled { .. }
+            | Captured::SessionLost { .. }
+            | Captured::Suppressed { .. }
+            | Captured::Reached
+            | Captured::Unreached { .. } => {}
         }
     }
     adapter.stop()?;

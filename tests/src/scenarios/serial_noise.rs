@@ -211,7 +211,11 @@ impl Outcome {
                 Some(_) | None => self.false_frames += 1,
             },
             Captured::Refused { .. } => self.refused += 1,
-            Captured::Settled { .. } | Captured::SessionLost { .. } | Captured::Suppressed { .. } => {}
+            Captured::Settled { .. }
+            | Captured::SessionLost { .. }
+            | Captured::Suppressed { .. }
+            | Captured::Reached
+            | Captured::Unreached { .. } => {}
         }
     }
 }
