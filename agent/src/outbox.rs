@@ -25,6 +25,7 @@ mod gap;
 mod keep;
 mod ledger;
 mod open;
+mod outside;
 mod policy;
 mod room;
 mod salvage;
@@ -55,6 +56,7 @@ pub use append::{Appended, Capture};
 pub use keep::Expired;
 pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
 pub use open::Opened;
+pub use outside::{LaneStat, Which, export, list, purge};
 pub use policy::{
     DEFAULT_TTL, Durability, InvalidPriority, MinFree, OutboxOptions, Priority, StreamPolicy, Summary, Thin,
     WhenFull,

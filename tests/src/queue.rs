@@ -75,11 +75,34 @@ impl Listener {
     /// # Errors
     /// It does not start.
     pub fn start(town: &Town, atsign: &str) -> Result<Self> {
+        let listener = Self::start_without_link(town, atsign)?;
+        listener.process.line()?.context("atedge watch ended")?;
+        Ok(listener)
+    }
+
+    /// The same, where its server is yet to come.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_without_link(town: &Town, atsign: &str) -> Result<Self> {
         let mut command = town.tool(&["watch", atsign, "--json", "--confirm"])?;
         let name = format!("watch-{}", atsign.trim_start_matches('@'));
         let process = Process::start(&name, &mut command, &town.folder)?;
-        process.line()?.context("atedge watch ended")?;
         Ok(Self { process, records: BTreeMap::new(), lost: BTreeMap::new() })
+    }
+
+    /// The next line about a record that is new; `None` if none comes for `patience`.
+    ///
+    /// # Errors
+    /// It ends, or prints what it should not.
+    pub fn next(&mut self, patience: Duration) -> Result<Option<Value>> {
+        loop {
+            let Ok(line) = self.process.line_within(patience) else { return Ok(None) };
+            let line: Value = serde_json::from_str(&line.context("atedge watch ended")?)?;
+            if line["seq"].is_u64() && line["duplicate"] == false {
+                return Ok(Some(line));
+            }
+        }
     }
 
     /// Listens until `enough` says so, or nothing has come for `patience`; says whether it was enough.

@@ -18,7 +18,7 @@ use crate::clock::Stamp;
 /// Keeps a second agent out; held by the thread.
 const LOCK: &str = "outbox.lock";
 /// The key that wraps the segment keys.
-const SEAL_KEY: &str = "seal.key";
+pub(super) const SEAL_KEY: &str = "seal.key";
 /// Beside the database: the last run found it damaged.
 const DAMAGED: &str = "outbox.damaged";
 
@@ -56,7 +56,7 @@ impl Outbox {
     }
 }
 
-fn lock(folder: &Path) -> Result<File, OutboxError> {
+pub(super) fn lock(folder: &Path) -> Result<File, OutboxError> {
     let path = folder.join(LOCK);
     let file = File::create(&path).map_err(|cause| OutboxError::Folder { path: path.clone(), cause })?;
     match file.try_lock() {

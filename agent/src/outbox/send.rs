@@ -75,7 +75,7 @@ const DRIFT_US: u64 = 1000;
 pub(super) struct Stored {
     pub(super) seq: u64,
     pub(super) time_us: i64,
-    mono_us: u64,
+    pub(super) mono_us: u64,
     free: bool,
     own_time: bool,
     segment: i64,
@@ -112,7 +112,7 @@ impl Stored {
     }
 
     /// A time of the device's own is as right as it will ever be, whatever our clock says.
-    fn clock(&self) -> ClockState {
+    pub(super) fn clock(&self) -> ClockState {
         if self.free && !self.own_time { ClockState::Free } else { ClockState::Sync }
     }
 
@@ -138,7 +138,7 @@ struct Run {
     damaged: Vec<u64>,
 }
 
-fn open(
+pub(super) fn open(
     db: &Connection,
     segments: &mut Segments,
     lane: &Lane,

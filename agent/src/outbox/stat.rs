@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
+use super::OutboxError;
+use super::outside::look;
 use super::store::{Store, number, used_bytes};
-use super::{OutboxError, schema};
 
 /// What the outbox holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,19 +116,5 @@ fn stat(db: &Connection) -> rusqlite::Result<Stat> {
 /// # Errors
 /// When there is no outbox, or it cannot be read.
 pub fn stat_from_outside(folder: &Path) -> Result<Stat, OutboxError> {
-    let path = folder.join(super::FILE);
-    let read = || {
-        let db = Connection::open_with_flags(
-            &path,
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
-        db.busy_timeout(std::time::Duration::from_secs(5))?;
-        let version = schema::version(&db)?;
-        if version == schema::VERSION { stat(&db).map(Ok) } else { Ok(Err(version)) }
-    };
-    match read() {
-        Ok(Ok(stat)) => Ok(stat),
-        Ok(Err(version)) => Err(OutboxError::Version { path, version }),
-        Err(cause) => Err(OutboxError::Open { path, cause }),
-    }
+    look(folder, stat)
 }

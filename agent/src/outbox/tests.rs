@@ -3,6 +3,7 @@
 mod damage;
 mod full;
 mod model;
+mod outside;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -4,6 +4,7 @@ mod all_killed;
 mod arm64;
 mod at_hand;
 mod atsdk;
+mod backlog;
 mod black_hole;
 mod certificates;
 mod cheating_server;
@@ -75,6 +76,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
+    Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
