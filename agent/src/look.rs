@@ -29,6 +29,8 @@ pub struct Look {
     pub reach: Arc<Reach>,
     /// Receipts that were taken.
     pub receipts: Arc<AtomicU64>,
+    /// Receipts that were not known to be genuine.
+    pub receipts_refused: Arc<AtomicU64>,
     /// Commands, by how they ended.
     pub handled: Arc<Handled>,
 }
@@ -54,6 +56,9 @@ pub struct Status {
     pub server: ServerStatus,
     /// Receipts of readers that were taken.
     pub receipts: u64,
+    /// Receipts that were not known to be genuine, or came again.
+    #[serde(default)]
+    pub receipts_refused: u64,
     /// Commands, by how they ended.
     pub commands: BTreeMap<String, u64>,
     /// Its adapters.
@@ -80,6 +85,7 @@ impl Look {
             memory_kib: memory_kib(),
             server: self.reach.look(),
             receipts: self.receipts.load(Ordering::Relaxed),
+            receipts_refused: self.receipts_refused.load(Ordering::Relaxed),
             commands: self.handled.look(),
             adapters: self.tallies.look(now.wall_ms()),
             queue,

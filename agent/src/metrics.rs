@@ -87,6 +87,12 @@ fn agent(page: &mut Page, status: &Status) {
         page.sample("atedge_notifications_total", &[("result", result)], count);
     }
     page.one("atedge_receipts_total", "counter", "Receipts of readers that were taken.", status.receipts);
+    page.one(
+        "atedge_receipts_refused_total",
+        "counter",
+        "Receipts that were not known to be genuine, or came again.",
+        status.receipts_refused,
+    );
     page.metric("atedge_commands_total", "counter", "Commands, by how they ended.");
     for (outcome, count) in &status.commands {
         page.sample("atedge_commands_total", &[("outcome", outcome)], count);

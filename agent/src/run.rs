@@ -104,6 +104,7 @@ impl Agent {
         let known = Some(self.state.join(CAPS));
         let time = Some(Arc::clone(&clock) as Arc<dyn TrustedTime>);
         let envelopes = Envelopes::on_time(client.clone(), Some(identity), known, time);
+        let refusals = envelopes.refusals();
         let road = Counted {
             road: ClientRoad {
                 envelopes: envelopes.clone(),
@@ -175,6 +176,7 @@ impl Agent {
             tallies: following.field.tallies().clone(),
             reach: Arc::clone(&reach),
             receipts: counted_receipts,
+            receipts_refused: refusals,
             handled,
         };
         let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());

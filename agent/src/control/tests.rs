@@ -42,6 +42,7 @@ pub(crate) fn look(folder: &Path) -> Look {
         tallies: Tallies::default(),
         reach: Arc::default(),
         receipts: Arc::default(),
+        receipts_refused: Arc::default(),
         handled: Arc::default(),
     }
 }

@@ -13,7 +13,7 @@ use crate::control::test_look;
 fn status() -> Status {
     serde_json::from_value(serde_json::json!({
         "version": "1", "gateway": "@gw", "boot": "3-0", "uptime_s": 73, "now_ms": 500_000, "clock": "sync",
-        "memory_kib": 6144, "receipts": 5, "commands": { "done": 2, "rejected": 1 },
+        "memory_kib": 6144, "receipts": 5, "receipts_refused": 6, "commands": { "done": 2, "rejected": 1 },
         "server": { "reached": "yes", "since_ms": 1, "why": null, "sent": 11, "put_off": 1, "refused": 0, "unreached": 4,
             "reconnects": 2 },
         "adapters": { "shop": { "state": "degraded", "why": "x", "kept": 7, "repeated": 1, "refused": 2, "suppressed": 3, "dropped": 4,
@@ -34,6 +34,7 @@ fn everything_that_is_counted_is_on_the_page() {
         "atedge_server_reached 1",
         "process_resident_memory_bytes 6291456",
         "atedge_notifications_total{result=\"unreached\"} 4",
+        "atedge_receipts_refused_total 6",
         "atedge_commands_total{outcome=\"rejected\"} 1",
         "atedge_adapter_state{adapter=\"shop\",state=\"degraded\"} 1",
         "atedge_adapter_state{adapter=\"shop\",state=\"running\"} 0",

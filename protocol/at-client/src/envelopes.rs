@@ -56,7 +56,7 @@ struct Inner {
     stated: Mutex<HashMap<AtSign, (KeyDigest, Instant)>>,
     /// What senders have stated.
     vouched: std::sync::Mutex<HashMap<AtSign, Vouched>>,
-    refused: AtomicU64,
+    refused: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -157,7 +157,7 @@ impl Envelopes {
             announced: Mutex::default(),
             stated: Mutex::default(),
             vouched: std::sync::Mutex::default(),
-            refused: AtomicU64::new(0),
+            refused: Arc::default(),
         }))
     }
 
@@ -171,6 +171,12 @@ impl Envelopes {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// The same, for somebody else to look at.
+    #[must_use]
+    pub fn refusals(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.refused)
     }
 
     /// Publishes what this program can do, where that is not published or will soon end. Call it on connecting
