@@ -1,8 +1,10 @@
 //! What time it is, and whether that can be believed.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use at_client::TrustedTime;
 
 use crate::payload::ClockState;
 
@@ -36,13 +38,15 @@ pub trait Clock: Send + Sync {
 
 /// The machine's clocks.
 ///
-/// Its wall clock counts as right when it is past the release and, where systemd-timesyncd keeps it, when
-/// that has heard from a time server since boot.
+/// Its wall clock counts as right when it is past the release, and past what it was when it was last right, and
+/// where systemd-timesyncd keeps it, when that has heard from a time server since boot.
 #[derive(Debug)]
 pub struct SystemClock {
     started: Instant,
-    /// A time server was heard from, or nobody here waits for one. It stays so.
-    heard: AtomicBool,
+    /// It is later than this for sure, in seconds since 1970.
+    least_s: AtomicU64,
+    /// It was right once: what came after are steps of a clock that somebody keeps.
+    right: AtomicBool,
 }
 
 /// The folder of systemd-timesyncd, and the file it leaves there after the first synchronisation
@@ -52,26 +56,42 @@ const TIMESYNC: &str = "/run/systemd/timesync";
 impl SystemClock {
     /// A clock whose monotonic time begins now.
     pub fn start() -> Self {
-        Self { started: Instant::now(), heard: AtomicBool::new(false) }
+        Self { started: Instant::now(), least_s: AtomicU64::new(RELEASED_S), right: AtomicBool::new(false) }
+    }
+
+    /// A time that is past for sure, in seconds since 1970.
+    pub fn not_before(&self, seconds: u64) {
+        self.least_s.fetch_max(seconds, Ordering::Relaxed);
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Stamp {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        if !self.heard.load(Ordering::Relaxed) {
-            let folder = Path::new(TIMESYNC);
-            let heard = !folder.exists() || folder.join("synchronized").exists();
-            self.heard.store(heard, Ordering::Relaxed);
+        let least = Duration::from_secs(self.least_s.load(Ordering::Relaxed));
+        if !self.right.load(Ordering::Relaxed) && is_right(wall, least, Path::new(TIMESYNC)) {
+            self.right.store(true, Ordering::Relaxed);
         }
-        stamp(wall, self.started.elapsed(), self.heard.load(Ordering::Relaxed))
+        stamp(wall, least, self.started.elapsed(), self.right.load(Ordering::Relaxed))
     }
 }
 
-fn stamp(wall: Duration, since_start: Duration, heard: bool) -> Stamp {
-    let released = Duration::from_secs(RELEASED_S);
-    let state = if heard && wall >= released { ClockState::Sync } else { ClockState::Free };
-    let wall_us = i64::try_from(wall.max(released).as_micros()).unwrap_or(i64::MAX);
+impl TrustedTime for SystemClock {
+    fn least(&self) -> Option<Duration> {
+        let now = self.now();
+        let wall = Duration::from_micros(u64::try_from(now.wall_us).unwrap_or(0));
+        (now.state == ClockState::Free).then_some(wall)
+    }
+}
+
+fn is_right(wall: Duration, least: Duration, timesync: &Path) -> bool {
+    wall >= least && (!timesync.exists() || timesync.join("synchronized").exists())
+}
+
+fn stamp(wall: Duration, least: Duration, since_start: Duration, right: bool) -> Stamp {
+    let state = if right { ClockState::Sync } else { ClockState::Free };
+    let least = if right { Duration::from_secs(RELEASED_S) } else { least };
+    let wall_us = i64::try_from(wall.max(least).as_micros()).unwrap_or(i64::MAX);
     let mono_us = u64::try_from(since_start.as_micros()).unwrap_or(u64::MAX);
     Stamp { wall_us, mono_us, state }
 }
@@ -81,13 +101,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_was_never_set_runs_free_from_the_release_on() {
-        let unset = stamp(Duration::from_secs(90), Duration::from_secs(60), true);
-        assert_eq!(unset.state, ClockState::Free);
-        assert_eq!(unset.wall_us, 1_795_305_600_000_000);
-        assert_eq!(unset.mono_us, 60_000_000);
-        let later = Duration::from_secs(RELEASED_S + 1);
-        assert_eq!(stamp(later, Duration::ZERO, true).state, ClockState::Sync);
-        assert_eq!(stamp(later, Duration::ZERO, false).state, ClockState::Free, "nobody vouches for it yet");
+    fn a_clock_that_was_never_set_runs_free_from_the_last_known_time_on() {
+        let nobody = Path::new("/nonexistent");
+        let released = Duration::from_secs(RELEASED_S);
+        assert!(!is_right(Duration::from_secs(90), released, nobody));
+        let unset = stamp(Duration::from_secs(90), released, Duration::from_secs(60), false);
+        assert_eq!(
+            unset,
+            Stamp { wall_us: 1_795_305_600_000_000, mono_us: 60_000_000, state: ClockState::Free }
+        );
+        let seen = released + Duration::from_secs(86_400);
+        assert!(!is_right(released + Duration::from_secs(1), seen, nobody), "it was later than that before");
+        assert!(is_right(seen, seen, nobody));
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_right(seen, seen, folder.path()), "nobody vouches for it yet");
+        std::fs::write(folder.path().join("synchronized"), "").unwrap();
+        assert!(is_right(seen, seen, folder.path()));
+    }
+
+    #[test]
+    fn a_clock_that_was_right_may_be_set_back() {
+        let seen = Duration::from_secs(RELEASED_S + 86_400);
+        let back = stamp(seen - Duration::from_secs(3600), seen, Duration::ZERO, true);
+        assert_eq!((back.state, back.wall_us), (ClockState::Sync, 1_795_305_600_000_000 + 82_800_000_000));
     }
 }

@@ -1,5 +1,7 @@
 //! The agent's configuration: `agent.toml` and `agent.d/*.toml`.
 
+mod outbox;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,9 +19,11 @@ use serde_json::Value;
 
 use crate::commands::{CommandConfig, CommandName, Rule};
 use crate::keys;
-use crate::outbox::{BatchLimit, OutboxOptions, StreamPolicy};
+use crate::outbox::{BatchLimit, OutboxOptions, Priority, StreamPolicy, WhenFull};
 use crate::payload::name::is_reserved;
 use crate::uplink::{FlowRules, StreamRules};
+
+pub use outbox::{DrainConfig, OutboxConfig, Rate, ThinConfig};
 
 /// The only version of the configuration that there is.
 const SCHEMA: u32 = 1;
@@ -27,6 +31,8 @@ const SCHEMA: u32 = 1;
 pub const ENVIRONMENT: &str = "ATEDGE";
 /// Servers keep a notification for a reader that is away at most this long; the outbox keeps it longer.
 const MOST_TTLN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+/// Longest pause between two times that the outbox is cleared.
+const LONGEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Most bytes of a batch: sealed and in base64 it must fit a server's line.
 const MOST_BATCH: Bytes = Bytes::mib(4);
 
@@ -128,6 +134,15 @@ pub struct StreamConfig {
     /// How long a record is kept for a reader that does not confirm it.
     #[serde(default = "default_ttl")]
     pub ttl: Duration,
+    /// How long records are kept for a reader that confirms nothing at all; as long as others without.
+    pub hold: Option<Duration>,
+    /// What goes first, and is dropped last: from 0, the first, to 9.
+    #[serde(default)]
+    pub priority: Priority,
+    /// What to do when the queue is full, in place of what `[outbox]` says.
+    pub full: Option<Vec<WhenFull>>,
+    /// How it is thinned, in place of what `[outbox]` says.
+    pub thin: Option<ThinConfig>,
 }
 
 /// What a reader must be able to do.
@@ -158,20 +173,6 @@ impl Default for BatchConfig {
 
 fn default_ttl() -> Duration {
     Duration::from_secs(crate::outbox::DEFAULT_TTL.as_secs())
-}
-
-/// The queue on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OutboxConfig {
-    /// Size of its database. When it is reached, nothing more is acknowledged until there is room.
-    pub max: Bytes,
-}
-
-impl Default for OutboxConfig {
-    fn default() -> Self {
-        Self { max: Bytes::mib(512) }
-    }
 }
 
 /// Where Prometheus can ask for metrics.
@@ -249,6 +250,9 @@ impl AgentConfig {
             let expected = "expected the file that `atedge onboard` wrote";
             errors.push(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
         }
+        if let Some(mistake) = self.outbox.mistake() {
+            errors.push(sources.complaint(&["outbox", mistake.setting], mistake.what, mistake.expected));
+        }
         if let Some(MetricsConfig { listen, allow_remote: false }) = self.metrics
             && !listen.ip().is_loopback()
         {
@@ -324,13 +328,31 @@ impl AgentConfig {
 
     /// What the outbox must know.
     pub fn outbox_options(&self, folder: PathBuf) -> OutboxOptions {
+        let queue = &self.outbox;
         let policy = |stream: &StreamConfig| StreamPolicy {
             readers: stream.to.iter().cloned().collect(),
             receipts: stream.require.contains(&Requirement::Receipts),
             ttl: stream.ttl.get(),
+            hold: stream.hold.unwrap_or(stream.ttl).get(),
+            priority: stream.priority,
+            full: stream.full.as_ref().unwrap_or(&queue.full).clone(),
+            thin: stream.thin.as_ref().unwrap_or(&queue.thin).rules(),
         };
         let streams = self.stream.iter().map(|(name, stream)| (name.clone(), policy(stream))).collect();
-        OutboxOptions { max_bytes: self.outbox.max.get(), ..OutboxOptions::new(folder, streams) }
+        OutboxOptions {
+            max_bytes: queue.max.get(),
+            min_free: queue.min_free,
+            reserve: queue.reserve.iter().map(|(priority, bytes)| (*priority, bytes.get())).collect(),
+            linger: queue.spare_flash.get(),
+            ..OutboxOptions::new(folder, streams)
+        }
+    }
+
+    /// How often the outbox is to be cleared of what is too old: often enough for the shortest time that
+    /// something is kept, and no more than need be.
+    pub fn clear_every(&self) -> std::time::Duration {
+        let kept = self.stream.values().map(|stream| stream.hold.unwrap_or(stream.ttl).min(stream.ttl).get());
+        (kept.min().unwrap_or(LONGEST_PAUSE) / 4).clamp(std::time::Duration::from_secs(1), LONGEST_PAUSE)
     }
 
     /// What the uplink must know.
@@ -340,6 +362,7 @@ impl AgentConfig {
             linger: stream.batch.linger.get(),
             receipts: stream.require.contains(&Requirement::Receipts),
             ttln: stream.ttl.get().min(MOST_TTLN),
+            priority: stream.priority,
         };
         let streams = self.stream.iter();
         streams.map(|(name, stream)| (name.clone(), (stream.to.clone(), rules(stream)))).collect()

@@ -68,6 +68,9 @@ impl Difference {
     /// # Errors
     /// Names the first setting that cannot change while the agent runs.
     pub fn between(before: &Value, after: &Value) -> Result<Self, Fixed> {
+        if before["outbox"]["drain"] != after["outbox"]["drain"] {
+            return Err(Fixed { path: vec!["outbox".to_owned(), "drain".to_owned()] });
+        }
         if let Some(path) = first_fixed(before, after) {
             return Err(Fixed { path });
         }
@@ -201,5 +204,7 @@ mod tests {
         }
         let fixed = after(|tables| tables["metrics"] = json!({ "listen": "127.0.0.1:1" })).unwrap_err();
         assert_eq!(fixed.path, ["metrics", "listen"], "what nobody follows is refused as well");
+        let fixed = after(|tables| tables["outbox"] = json!({ "drain": { "live": 0.1 } })).unwrap_err();
+        assert_eq!(fixed.path, ["outbox", "drain"]);
     }
 }

@@ -247,6 +247,7 @@ async fn run_line<C: Clock>(
         kept = counts.kept,
         repeated = counts.repeated,
         refused = counts.refused,
+        dropped = counts.dropped,
         "has ended"
     );
     result

@@ -129,6 +129,7 @@ impl<C: Clock> Intake<C> {
                         self.tally.kept(capture.taken.wall_ms());
                     }
                     Appended::Repeated => self.tally.repeated(),
+                    Appended::Dropped => self.tally.dropped(),
                 }
                 ack.accept();
             }
@@ -146,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Stamp;
-    use crate::outbox::{BatchLimit, Durability, Opened, OutboxOptions, StreamPolicy};
+    use crate::outbox::{BatchLimit, Durability, Opened, OutboxOptions, Priority, StreamPolicy};
     use crate::payload::ClockState;
     use crate::tally::Counts;
     use crate::uplink::FlowRules;
@@ -161,7 +162,7 @@ mod tests {
 
     fn open(folder: &std::path::Path, max_bytes: u64) -> Opened {
         let readers = ["@ops".parse().unwrap()].into();
-        let policy = StreamPolicy { readers, ttl: Duration::from_secs(3600), receipts: false };
+        let policy = StreamPolicy { readers, ..StreamPolicy::default() };
         let streams = BTreeMap::from([("process".parse().unwrap(), policy)]);
         let options = OutboxOptions::new(folder, streams);
         Outbox::open(OutboxOptions { max_bytes, durability: Durability::None, ..options }, Noon.now())
@@ -183,7 +184,8 @@ mod tests {
 
     fn intake(outbox: &Outbox) -> Intake<Noon> {
         let limit = BatchLimit { records: 1, bytes: 1 };
-        let rules = FlowRules { limit, linger: Duration::ZERO, receipts: false, ttln: Duration::ZERO };
+        let (linger, ttln, priority) = (Duration::ZERO, Duration::ZERO, Priority::default());
+        let rules = FlowRules { limit, linger, receipts: false, ttln, priority };
         let streams = StreamRules::from([("process".parse().unwrap(), (Vec::new(), rules))]);
         let (_, streams) = watch::channel(streams);
         let (tally, taps) = (Arc::default(), Taps::default());
@@ -207,7 +209,7 @@ mod tests {
         let intake = intake(&outbox);
         let tally = Arc::clone(&intake.tally);
         intake.run(captures).await;
-        assert_eq!(tally.counts(), Counts { kept: 495, repeated: 0, refused: 5 });
+        assert_eq!(tally.counts(), Counts { kept: 495, refused: 5, ..Counts::default() });
         let told: Vec<_> = told.iter().filter(|(number, _)| number % 100 != 0).collect();
         assert!(told.iter().all(|(_, verdict)| *verdict == Verdict::Accepted));
         assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "in the order of arrival");

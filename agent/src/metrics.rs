@@ -100,13 +100,12 @@ fn adapters(page: &mut Page, status: &Status) {
             page.sample("atedge_adapter_state", &[("adapter", name), ("state", word)], is_it);
         }
     }
-    page.metric(
-        "atedge_readings_total",
-        "counter",
-        "Readings that became records, or came again and were known.",
-    );
+    page.metric("atedge_readings_total", "counter", "Readings, by what became of them.");
     for (name, adapter) in &status.adapters {
-        for (result, count) in [("kept", adapter.counts.kept), ("repeated", adapter.counts.repeated)] {
+        let counts = adapter.counts;
+        for (result, count) in
+            [("kept", counts.kept), ("repeated", counts.repeated), ("dropped", counts.dropped)]
+        {
             page.sample("atedge_readings_total", &[("adapter", name), ("result", result)], count);
         }
     }
@@ -136,6 +135,8 @@ fn queue(page: &mut Page, status: &Status) {
     for (name, help, count) in [
         ("atedge_queue_repeats_total", "Captures that came again and were not kept twice.", queue.repeats),
         ("atedge_queue_expired_total", "Records lost because their time was up.", queue.expired),
+        ("atedge_queue_dropped_total", "Records dropped because the queue was full.", queue.dropped),
+        ("atedge_queue_thinned_total", "Records that others stand for.", queue.thinned),
         ("atedge_queue_damaged_total", "Records lost because they no longer opened.", queue.damaged),
     ] {
         page.one(name, "counter", help, count);
@@ -143,6 +144,13 @@ fn queue(page: &mut Page, status: &Status) {
     page.metric("atedge_unconfirmed_records", "gauge", "What a reader of a stream has not confirmed.");
     for Backlog { stream, reader, unconfirmed, .. } in &queue.readers {
         page.sample("atedge_unconfirmed_records", &[("stream", stream), ("reader", reader)], unconfirmed);
+    }
+    page.metric("atedge_lost_records_total", "counter", "What a reader of a stream lost, by cause.");
+    for Backlog { stream, reader, lost, .. } in &queue.readers {
+        for (cause, count) in lost {
+            let labels = [("stream", stream.as_str()), ("reader", reader), ("cause", cause)];
+            page.sample("atedge_lost_records_total", &labels, count);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use atedge_adapters::{DeviceName, Reading, StreamName};
 
 use crate::clock::Stamp;
 use crate::outbox::Capture;
+use crate::payload::TIMEFIX;
 use crate::payload::name::is_reserved;
 
 /// Most points of one reading.
@@ -20,6 +21,9 @@ pub enum Unfit {
     /// The device's name means something else in keys.
     #[error("no device can be called {0}: the word is reserved")]
     Reserved(DeviceName),
+    /// A point's name means something else to readers.
+    #[error("no point of {0} can be called {TIMEFIX}: the word is reserved")]
+    ReservedPoint(DeviceName),
     /// It has no points, or too many.
     #[error("a reading of {device} has {points} points; 1 to {MOST_POINTS} are allowed")]
     Points {
@@ -48,6 +52,9 @@ pub fn normalise(
     }
     if points.is_empty() || points.len() > MOST_POINTS {
         return Err(Unfit::Points { device, points: points.len() });
+    }
+    if points.iter().any(|point| point.name.as_str() == TIMEFIX) {
+        return Err(Unfit::ReservedPoint(device));
     }
     Ok(Capture { device, stream, taken: now, own_time_us: time.map(micros), points, device_id, delivery })
 }
@@ -105,5 +112,8 @@ mod tests {
         assert!(matches!(fit(reading("boiler", 0)), Err(Unfit::Points { points: 0, .. })));
         assert!(matches!(fit(reading("boiler", 257)), Err(Unfit::Points { points: 257, .. })));
         assert!(fit(reading("boiler", 256)).is_ok());
+        let mut fix = reading("boiler", 1);
+        fix.points[0].name = TIMEFIX.parse().unwrap();
+        assert!(matches!(fit(fix), Err(Unfit::ReservedPoint(_))));
     }
 }

@@ -10,105 +10,73 @@
 //! file itself.
 //!
 //! **Cursors.** Each reader of a stream has a cursor in each of its lanes. A record goes when all cursors
-//! have passed it, or when its time to live is up, which is counted. When the file has reached its size,
-//! appends wait for room, so nothing is acknowledged that would not be kept.
+//! have passed it.
+//!
+//! **Loss** is decided and counted. A record also goes when its time to live is up, and when the queue is
+//! full and its stream says how to make room; each reader that has not got it is owed a gap, which travels
+//! where the record would have and goes when the reader has confirmed it. Where a stream blocks, appends
+//! wait for room, so nothing is acknowledged that would not be kept.
 //!
 //! **Damage.** A file that cannot be read is renamed, what still reads is moved to a new one, and the
 //! agent starts all the same.
 
 mod append;
+mod gap;
 mod keep;
 mod ledger;
 mod open;
+mod policy;
+mod room;
 mod salvage;
 mod schema;
 mod seal;
 mod send;
 #[cfg(test)]
 pub(crate) mod sim;
+mod stat;
 mod store;
 #[cfg(test)]
 mod tests;
+mod thin;
+mod timefix;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use at_protocol::AtSign;
 use atedge_adapters::{DeviceName, StreamName};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use append::{Appended, Capture};
-pub use keep::{Backlog, ConfirmedBy, Expired, Stat, stat_from_outside};
+pub use keep::Expired;
 pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
 pub use open::Opened;
+pub use policy::{
+    DEFAULT_TTL, Durability, InvalidPriority, MinFree, OutboxOptions, Priority, StreamPolicy, Summary, Thin,
+    WhenFull,
+};
 pub use salvage::Salvaged;
 pub use send::{BatchLimit, FlowKey, Parcel, Receipted, Waiting};
+pub use stat::{Backlog, ConfirmedBy, Stat, stat_from_outside};
 pub use store::{Grown, LaneId};
 pub use worker::Thread;
 
 use crate::clock::Stamp;
 use crate::payload::{Boot, Lane, Receipt};
 use store::Store;
-use worker::{Answer, Fresh, Request};
+use worker::{Append, Call, Fresh, Request};
 
 /// The name of the file.
 const FILE: &str = "outbox.db";
-/// How long records of streams that say nothing about it are kept.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Appends that may wait for the thread; more wait for one of them to be answered.
 const APPENDS: usize = 1024;
 /// Other calls that may wait, likewise: so that a full outbox, where appends wait, still learns what was
 /// confirmed.
 const CALLS: usize = 256;
-
-/// How sure a COMMIT is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// It survives a power cut: synchronous=FULL.
-    Full,
-    /// It does not: synchronous=OFF. For tests, and to prove that those which cut the power can fail; no
-    /// configuration reaches it.
-    None,
-}
-
-/// What a stream asks of the queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamPolicy {
-    /// Who is to get its records.
-    pub readers: BTreeSet<AtSign>,
-    /// Whether only their receipts confirm; else it also does that their server has it.
-    pub receipts: bool,
-    /// How long a record is kept for a reader that does not confirm it.
-    pub ttl: Duration,
-}
-
-/// How to open an outbox.
-#[derive(Clone, Debug)]
-pub struct OutboxOptions {
-    /// The folder of the database, its lock and its seal key.
-    pub folder: PathBuf,
-    /// Size of the database, in bytes, from which on appends wait.
-    pub max_bytes: u64,
-    /// The streams that are configured.
-    pub streams: BTreeMap<StreamName, StreamPolicy>,
-    /// How sure a COMMIT is.
-    pub durability: Durability,
-    /// A file system registered with SQLite, to be used in place of the system's. For tests.
-    pub vfs: Option<String>,
-}
-
-impl OutboxOptions {
-    /// An outbox in `folder` for `streams`: 512 MiB, durable.
-    pub fn new(folder: impl Into<PathBuf>, streams: BTreeMap<StreamName, StreamPolicy>) -> Self {
-        Self { folder: folder.into(), max_bytes: 512 << 20, streams, durability: Durability::Full, vfs: None }
-    }
-}
 
 /// Why the outbox could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -193,9 +161,10 @@ impl Outbox {
     /// # Errors
     /// [`OutboxError::NotStored`] when the thread has ended.
     pub async fn submit(&self, capture: Arc<Capture>) -> Result<Appending, OutboxError> {
+        let place = Arc::clone(&self.appends).acquire_owned().await.map_err(|_| OutboxError::NotStored)?;
         let (answer, answered) = oneshot::channel();
-        let request = self.request(&self.appends, answer, move |store| store.append(&capture)).await?;
-        self.requests.send(Request::Append(request)).map_err(|_| OutboxError::NotStored)?;
+        let append = Append { capture, answer, place };
+        self.requests.send(Request::Append(append)).map_err(|_| OutboxError::NotStored)?;
         Ok(Appending(answered))
     }
 
@@ -296,7 +265,23 @@ impl Outbox {
     /// # Errors
     /// [`OutboxError::NotStored`].
     pub async fn configure(&self, options: OutboxOptions) -> Result<(), OutboxError> {
-        self.call(move |store| store.configure(options)).await
+        self.call(move |store| store.configure(&options)).await
+    }
+
+    /// The clock is right since `now`, after it ran free: times of this run are set right.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn synchronised(&self, now: Stamp) -> Result<(), OutboxError> {
+        self.call(move |store| store.synchronised(now)).await
+    }
+
+    /// The last time that the clock was known to be right, in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn seen_s(&self) -> Result<Option<u64>, OutboxError> {
+        self.call(|store| store.seen_s()).await
     }
 
     /// What the outbox holds.
@@ -323,33 +308,38 @@ impl Outbox {
         self.call(move |store| store.set_number("heard_until_ms", epoch_millis)).await
     }
 
-    /// Runs `work` in the next group.
+    /// Runs `work` in the next group, and again in a later one for as long as the disk takes nothing.
     async fn call<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Store) -> rusqlite::Result<T> + Send + 'static,
+        work: impl Fn(&mut Store) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, OutboxError> {
+        let place = Arc::clone(&self.calls).acquire_owned().await.map_err(|_| OutboxError::NotStored)?;
         let (answer, answered) = oneshot::channel();
-        let request = self.request(&self.calls, answer, work).await?;
-        self.requests.send(Request::Call(request)).map_err(|_| OutboxError::NotStored)?;
+        let asked = Box::new(Asked { work, value: None, answer, place });
+        self.requests.send(Request::Call(asked)).map_err(|_| OutboxError::NotStored)?;
         answered.await.map_err(|_| OutboxError::NotStored)
     }
+}
 
-    /// Work with its answer and its place in the bound, which it holds until it is answered.
-    async fn request<T: Send + 'static>(
-        &self,
-        bound: &Arc<Semaphore>,
-        answer: oneshot::Sender<T>,
-        work: impl FnOnce(&mut Store) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<worker::Work, OutboxError> {
-        let permit = Arc::clone(bound).acquire_owned().await.map_err(|_| OutboxError::NotStored)?;
-        Ok(Box::new(move |store: &mut Store| {
-            let value = work(store)?;
-            let tell: Answer = Box::new(move || {
-                // Whoever asked may have gone; what it asked for is done all the same.
-                answer.send(value).ok();
-                drop(permit);
-            });
-            Ok(tell)
-        }))
+/// A call on its way, with its place among those that may wait, which it holds until it is answered.
+struct Asked<T, F> {
+    work: F,
+    value: Option<T>,
+    answer: oneshot::Sender<T>,
+    #[expect(dead_code, reason = "held until it is answered")]
+    place: OwnedSemaphorePermit,
+}
+
+impl<T: Send, F: Fn(&mut Store) -> rusqlite::Result<T> + Send> Call for Asked<T, F> {
+    fn run(&mut self, store: &mut Store) -> rusqlite::Result<()> {
+        self.value = Some((self.work)(store)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>) {
+        if let Some(value) = self.value {
+            // Whoever asked may have gone; what it asked for is done all the same.
+            self.answer.send(value).ok();
+        }
     }
 }

@@ -25,6 +25,7 @@ use crate::link::{ClientRoad, Ear};
 use crate::look::Look;
 use crate::metrics::MetricsServer;
 use crate::outbox::{Opened, Outbox};
+use crate::payload::ClockState;
 use crate::reach::{Counted, Reach};
 use crate::reload::{Following, ReloadError};
 use crate::uplink::Uplink;
@@ -35,8 +36,8 @@ const HEARD: usize = 64;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the farewell to the atServer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often the outbox is cleared of what is too old.
-const KEEP: Duration = Duration::from_secs(60);
+/// How often a clock that is not right is looked at.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
 /// What to run.
 pub struct Agent {
@@ -61,11 +62,15 @@ impl Agent {
     /// and waiting will not change that.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
-        let client = connect::client(&self.loaded.config.gateway, &self.state, |file| Arc::new(file))?;
+        let client =
+            connect::client(&self.loaded.config.gateway, &self.state, &clock, |file| Arc::new(file))?;
         let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
         let Opened { outbox, thread, salvaged } = opened;
         if let Some(saved) = salvaged {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
+        }
+        if let Some(seen) = outbox.seen_s().await.context("ask the outbox what time it was")? {
+            clock.not_before(seen);
         }
         info!(boot = %outbox.boot(), gateway = %self.loaded.config.gateway.atsign, "the outbox is open");
         let dialer = client.config().dialer.clone();
@@ -121,6 +126,7 @@ impl Agent {
             road: road.clone(),
             namespace: namespace.clone(),
             streams: streams_now,
+            drain: config.outbox.drain.rules(),
             seed,
             receipts: Arc::clone(&counted_receipts),
         };
@@ -145,7 +151,7 @@ impl Agent {
         };
         stages.spawn(async move { commands.run(requests).await.context("carry out commands") });
         let look = Look {
-            gateway: config.gateway.atsign,
+            gateway: config.gateway.atsign.clone(),
             clock: Arc::<SystemClock>::clone(&clock),
             outbox: outbox.clone(),
             tallies: following.field.tallies().clone(),
@@ -153,9 +159,15 @@ impl Agent {
             receipts: counted_receipts,
             handled,
         };
-        let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
-        stages
-            .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
+        let (kept, stop_keeper, kept_by) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
+        let every = config.clear_every();
+        stages.spawn(
+            async move { keep(&kept, &*kept_by, every, stop_keeper).await.context("clear the outbox") },
+        );
+        let (clocked, stop_clock, watched) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
+        stages.spawn(
+            async move { set_right(&clocked, &*watched, stop_clock).await.context("set times right") },
+        );
         let stop_first = adapters_stop.clone();
         stages.spawn(async move { first_connection(&client, &reach, &*clock, stop_first).await });
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
@@ -287,13 +299,14 @@ fn note(result: &mut anyhow::Result<()>, ended: anyhow::Result<()>) {
     }
 }
 
-/// Clears the outbox every minute, and the commands' records with it.
+/// Clears the outbox now and then, and the commands' records with it.
 async fn keep(
     outbox: &Outbox,
     clock: &impl Clock,
+    every: Duration,
     stop: CancellationToken,
 ) -> Result<(), crate::outbox::OutboxError> {
-    let mut ticks = interval(KEEP);
+    let mut ticks = interval(every);
     loop {
         tokio::select! {
             _ = ticks.tick() => {
@@ -302,11 +315,36 @@ async fn keep(
                 if expired.records > 0 {
                     warn!(records = expired.records, "records were not confirmed in time and are lost");
                 }
+                if expired.passed_over > 0 {
+                    warn!(records = expired.passed_over, "silent readers were passed over; `queue stat` says which");
+                }
                 outbox.forget_commands(now.wall_ms()).await?;
             }
             () = stop.cancelled() => return Ok(()),
         }
     }
+}
+
+/// Where the clock is not right at the start, waits until it is, and sets right what was taken meanwhile.
+async fn set_right(
+    outbox: &Outbox,
+    clock: &impl Clock,
+    stop: CancellationToken,
+) -> Result<(), crate::outbox::OutboxError> {
+    let mut now = clock.now();
+    if now.state == ClockState::Sync {
+        return Ok(());
+    }
+    warn!("the clock of this machine is not set; times are repaired when it is");
+    let mut ticks = interval(LOOK_AT_CLOCK);
+    while now.state == ClockState::Free {
+        tokio::select! {
+            _ = ticks.tick() => now = clock.now(),
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+    info!("the clock is set; times since the start are repaired");
+    outbox.synchronised(now).await
 }
 
 /// Signs in once at the start, to say early and clearly what no waiting will mend. What may mend itself,

@@ -60,6 +60,8 @@ pub struct Counts {
     pub repeated: u64,
     /// Could not be kept.
     pub refused: u64,
+    /// Were dropped, for the queue was full of what is more important.
+    pub dropped: u64,
 }
 
 /// How an adapter is.
@@ -116,6 +118,11 @@ impl Tally {
     /// A reading came again.
     pub fn repeated(&self) {
         lock(&self.0).counts.repeated += 1;
+    }
+
+    /// A reading was dropped.
+    pub fn dropped(&self) {
+        lock(&self.0).counts.dropped += 1;
     }
 
     /// Something could not be kept; `kind` is one word for it.

@@ -3,6 +3,7 @@
 //!
 //! The schedule decides, purely, and is proved on virtual time; [`Uplink::run`] does what it says.
 
+mod drain;
 mod flow;
 mod pace;
 mod schedule;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+pub use drain::DrainRules;
 pub use flow::{FlowRules, NoteStatus};
 pub use schedule::StreamRules;
 
@@ -83,6 +85,8 @@ pub struct Uplink<R> {
     pub namespace: String,
     /// How the streams are sent, and to whom; the outbox has followed what changes before it is said here.
     pub streams: watch::Receiver<StreamRules>,
+    /// How what has piled up is sent.
+    pub drain: DrainRules,
     /// Seed of the jitter.
     pub seed: u64,
     /// Counts the receipts.
@@ -98,8 +102,9 @@ enum Work {
 /// What came of it.
 enum Outcome {
     Confirmed,
-    Sent { key: FlowKey, from: u64, last: u64, more: bool, id: NoteId },
+    Sent { key: FlowKey, from: u64, last: u64, bytes: usize, more: bool, id: NoteId },
     Gone { key: FlowKey, from: u64, to: u64 },
+    Aside { key: FlowKey },
     Status { key: FlowKey, first: u64, status: NoteStatus },
     Failed { key: FlowKey, sent: Option<Pinned>, error: RoadError },
 }
@@ -119,7 +124,7 @@ impl<R: Road> Uplink<R> {
         let began = Instant::now();
         let mut streams = self.streams.clone();
         let rules = streams.borrow_and_update().clone();
-        let mut schedule = Schedule::new(rules, self.outbox.boot(), self.seed);
+        let mut schedule = Schedule::new(rules, self.drain, self.outbox.boot(), self.seed);
         for waiting in self.outbox.waiting().await? {
             schedule.add_waiting(waiting, Duration::ZERO);
         }
@@ -154,7 +159,7 @@ impl<R: Road> Uplink<R> {
                     }
                 }
                 Ok(()) = streams.changed() => {
-                    schedule.configure(streams.borrow_and_update().clone());
+                    schedule.configure(streams.borrow_and_update().clone(), began.elapsed());
                     for waiting in self.outbox.waiting().await? {
                         schedule.add_waiting(waiting, began.elapsed());
                     }
@@ -177,7 +182,7 @@ impl<R: Road> Uplink<R> {
             }),
             Work::Act(Action::Send { key, lane, from, to, limit, ttln, attempt }) => {
                 let taken = self.outbox.take(key.clone(), Arc::clone(&lane), from, to, limit).await?;
-                let Some(Parcel { first, last, json }) = taken else {
+                let Some(Parcel { first, last, records, json }) = taken else {
                     return Ok(Outcome::Gone { key, from, to });
                 };
                 let id = NoteId::new(lane.boot, first, attempt);
@@ -187,7 +192,9 @@ impl<R: Road> Uplink<R> {
                     .notify(Note { to: &key.reader, id: Some(&id), name: &name, plain: &json, ttln })
                     .await
                 {
-                    Ok(()) => Ok(Outcome::Sent { key, from, last, more: last < to, id }),
+                    Ok(()) => Ok(Outcome::Sent { key, from, last, bytes: json.len(), more: last < to, id }),
+                    // What only tells of gaps is refused for its name, and so would be all else.
+                    Err(RoadError::Refused(_)) if records == 0 => Ok(Outcome::Gone { key, from, to: last }),
                     Err(RoadError::Refused(reason)) => self.set_aside(key, &lane, from, last, reason).await,
                     Err(error) => {
                         Ok(Outcome::Failed { key, sent: Some(Pinned { from, to: last, attempt }), error })
@@ -197,7 +204,7 @@ impl<R: Road> Uplink<R> {
         }
     }
 
-    /// Puts by what will never be taken.
+    /// Puts by what will never be taken; its reader is told of a gap instead.
     async fn set_aside(
         &self,
         key: FlowKey,
@@ -208,7 +215,7 @@ impl<R: Road> Uplink<R> {
     ) -> Result<Outcome, OutboxError> {
         error!(reader = %key.reader, %lane, first = from, last, reason, "refused for good; set aside");
         self.outbox.set_aside(key.clone(), from, last, reason).await?;
-        Ok(Outcome::Gone { key, from, to: last })
+        Ok(Outcome::Aside { key })
     }
 }
 
@@ -217,14 +224,19 @@ fn answer(schedule: &mut Schedule, outcome: Outcome, now: Duration) -> Option<Wo
     let was_cut_off = schedule.is_cut_off();
     let (key, confirmed) = match outcome {
         Outcome::Confirmed => return None,
-        Outcome::Sent { key, from, last, more, id } => {
-            debug!(reader = %key.reader, lane = key.lane, from, last, %id, "sent");
+        Outcome::Sent { key, from, last, bytes, more, id } => {
+            debug!(reader = %key.reader, lane = key.lane, from, last, bytes, %id, "sent");
+            schedule.on_taken(&key, bytes, now);
             let confirmed = schedule.on_sent(&key, from, last, more, id, now);
             (key, confirmed)
         }
         Outcome::Gone { key, from, to } => {
             let confirmed = schedule.on_gone(&key, from, to, now);
             (key, confirmed)
+        }
+        Outcome::Aside { key } => {
+            schedule.on_aside(&key, now);
+            return None;
         }
         Outcome::Status { key, first, status } => {
             let confirmed = schedule.on_status(&key, first, status, now);

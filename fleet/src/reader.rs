@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use at_protocol::AtSign;
 use atedge_agent::payload::name::{parse_telemetry, receipt};
-use atedge_agent::payload::{Batch, Lane, Receipt, Record, Seen};
+use atedge_agent::payload::{Batch, Coverage, Lane, Record};
 
 /// Lanes that are remembered, each a (gateway, device, stream, boot); the oldest is forgotten beyond, so
 /// that a hostile gateway cannot fill memory.
@@ -17,7 +17,7 @@ type Source = (AtSign, Lane);
 /// what it is sent again as news.
 #[derive(Debug, Default)]
 pub struct Reader {
-    lanes: BTreeMap<Source, Seen>,
+    lanes: BTreeMap<Source, Coverage>,
     order: VecDeque<Source>,
     unconfirmed: BTreeSet<(Source, String)>,
 }
@@ -29,6 +29,8 @@ pub struct Opened {
     pub batch: Batch,
     /// For each record whether it had come before.
     pub duplicate: Vec<bool>,
+    /// For each of its gaps, how many records are lost that were not known to be.
+    pub lost: Vec<u64>,
 }
 
 /// A receipt that is due.
@@ -62,20 +64,21 @@ impl Reader {
                 self.lanes.remove(&oldest);
             }
         }
-        let seen = self.lanes.entry(source.clone()).or_default();
-        let duplicate = batch.records.iter().map(|Record { seq, .. }| !seen.insert(*seq)).collect();
+        let had = self.lanes.entry(source.clone()).or_default();
+        let lost = batch.gaps.iter().map(|gap| had.take_gap(*gap)).collect();
+        let duplicate = batch.records.iter().map(|Record { seq, .. }| !had.take_record(*seq)).collect();
         self.unconfirmed.insert((source, namespace.to_owned()));
-        Some(Opened { batch, duplicate })
+        Some(Opened { batch, duplicate, lost })
     }
 
     /// The receipts for all that was taken since the last call; a repeat is confirmed again.
     pub fn receipts(&mut self) -> Vec<Due> {
         let due =
             std::mem::take(&mut self.unconfirmed).into_iter().filter_map(|((gateway, lane), namespace)| {
-                let seen = self.lanes.get(&(gateway.clone(), lane.clone()))?;
+                let had = self.lanes.get(&(gateway.clone(), lane.clone()))?;
                 Some(Due {
                     name: receipt(&lane.device, &lane.stream, &namespace),
-                    json: Receipt::of(lane.boot, seen).to_json(),
+                    json: had.receipt(lane.boot).to_json(),
                     lane: format!("{}.{}.{}", lane.stream, lane.device, lane.boot),
                     to: gateway,
                 })
@@ -99,7 +102,14 @@ mod tests {
         };
         let point = Point { name: "temp".parse().unwrap(), value: Value::Float(21.5), unit: None };
         let record = |seq| Record { seq, time_us: 1_795_350_000_000_000, points: vec![point.clone()] };
-        Batch { lane, clock: ClockState::Sync, mono_us: 0, records: vec![record(1), record(2)] }.to_json()
+        Batch {
+            lane,
+            clock: ClockState::Sync,
+            mono_us: 0,
+            records: vec![record(1), record(2)],
+            gaps: Vec::new(),
+        }
+        .to_json()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use at_client::{Client, Incoming, MonitorConfig, MonitorState, NotifyRequest, Payload};
 use at_protocol::Timestamp;
 use atedge_adapters::{Point, Value};
-use atedge_agent::payload::{Batch, Record};
+use atedge_agent::payload::{Batch, ClockState, Gap, Record};
 use atedge_service::{Exit, stop_signal};
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -121,8 +121,36 @@ pub(crate) fn show_readings(incoming: &Incoming, opened: &Opened, output: Output
                     "boot": opened.batch.lane.boot.to_string(),
                     "seq": record.seq,
                     "time": time(record).to_string(),
+                    "unix": record.time_us as f64 / 1e6,
+                    "clock": opened.batch.clock,
+                    "mono": opened.batch.mono_of(record) as f64 / 1e6,
+                    "timefix": record.as_timefix().map(|began_us| began_us as f64 / 1e6),
                     "points": points(record),
                     "duplicate": duplicate,
+                    "id": incoming.id,
+                })
+            },
+        )?;
+    }
+    for (gap, lost) in opened.batch.gaps.iter().zip(&opened.lost).filter(|(_, lost)| **lost > 0) {
+        let (lane, cause) = (&opened.batch.lane, gap.cause.as_str());
+        output.say(
+            || {
+                let Gap { first, last, .. } = gap;
+                format!(
+                    "{} {}/{} #{first}-{last}  {lost} lost: {cause}",
+                    incoming.from, lane.device, lane.stream
+                )
+            },
+            || {
+                json!({
+                    "gateway": incoming.from,
+                    "device": lane.device.to_string(),
+                    "stream": lane.stream.to_string(),
+                    "boot": lane.boot.to_string(),
+                    "gap": [gap.first, gap.last],
+                    "cause": cause,
+                    "lost": lost,
                     "id": incoming.id,
                 })
             },
@@ -135,9 +163,10 @@ pub(crate) fn show_readings(incoming: &Incoming, opened: &Opened, output: Output
 fn line(gateway: &str, batch: &Batch, record: &Record, duplicate: bool) -> String {
     let points: Vec<String> = record.points.iter().map(shown).collect();
     let again = if duplicate { "  (again)" } else { "" };
+    let free = if batch.clock == ClockState::Free { "~" } else { "" };
     let lane = &batch.lane;
     format!(
-        "{} {gateway} {}/{} #{}  {}{again}",
+        "{free}{} {gateway} {}/{} #{}  {}{again}",
         time(record),
         lane.device,
         lane.stream,

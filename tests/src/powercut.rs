@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use atedge_adapters::{Point, Value};
@@ -107,7 +106,7 @@ pub fn exam(seed: u64, states: u64, durability: Durability, folder: &Path) -> Re
 
 fn options(folder: &Path, durability: Durability) -> Result<OutboxOptions> {
     let policy =
-        StreamPolicy { readers: [READER.parse()?].into(), receipts: true, ttl: Duration::from_secs(3600) };
+        StreamPolicy { readers: [READER.parse()?].into(), receipts: true, ..StreamPolicy::default() };
     let streams = BTreeMap::from([("process".parse()?, policy)]);
     Ok(OutboxOptions { durability, ..OutboxOptions::new(folder, streams) })
 }
@@ -148,7 +147,9 @@ async fn record(seed: u64, durability: Durability, folder: &Path) -> Result<Vec<
             for (device, value, appending) in group {
                 match appending.await? {
                     Appended::New { lane, seq } => disk.note(Told::Kept((lane.boot, device, seq), value)),
-                    Appended::Repeated => anyhow::bail!("nothing was repeated"),
+                    other @ (Appended::Repeated | Appended::Dropped) => {
+                        anyhow::bail!("{other:?}, of what was new and had room")
+                    }
                 }
             }
             if random.below(4) == 0 {

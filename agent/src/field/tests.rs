@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::clock::Stamp;
-use crate::outbox::{BatchLimit, Durability, Opened, OutboxOptions, StreamPolicy};
+use crate::outbox::{BatchLimit, Durability, Opened, OutboxOptions, Priority, StreamPolicy};
 use crate::payload::ClockState;
 use crate::tally::{Counts, State};
 use crate::uplink::FlowRules;
@@ -20,16 +20,14 @@ impl Clock for Noon {
 
 fn field(folder: &Path) -> Field<Noon> {
     let stream = || "process".parse().unwrap();
-    let policy = StreamPolicy {
-        readers: ["@ops".parse().unwrap()].into(),
-        ttl: Duration::from_secs(3600),
-        receipts: false,
-    };
+    let readers = ["@ops".parse().unwrap()].into();
+    let policy = StreamPolicy { readers, ..StreamPolicy::default() };
     let options = OutboxOptions::new(folder, BTreeMap::from([(stream(), policy)]));
     let options = OutboxOptions { durability: Durability::None, ..options };
     let Opened { outbox, .. } = Outbox::open(options, Noon.now()).unwrap();
     let limit = BatchLimit { records: 1, bytes: 1 };
-    let rules = FlowRules { limit, linger: Duration::ZERO, receipts: false, ttln: Duration::ZERO };
+    let (linger, ttln, priority) = (Duration::ZERO, Duration::ZERO, Priority::default());
+    let rules = FlowRules { limit, linger, receipts: false, ttln, priority };
     let (_, streams) = watch::channel(StreamRules::from([(stream(), (Vec::new(), rules))]));
     Field::new(outbox, Arc::new(Noon), streams, CancellationToken::new())
 }

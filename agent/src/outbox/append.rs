@@ -5,9 +5,9 @@ use std::sync::Arc;
 use atedge_adapters::{Delivery, DeviceName, Point, StreamName};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::store::Store;
+use super::store::{LaneId, Store};
 use crate::clock::Stamp;
-use crate::payload::{ClockState, Lane, Record, fragment};
+use crate::payload::{Cause, ClockState, Lane, Record, fragment};
 
 /// How many ids of devices' own are remembered, over all devices: more than MQTT brokers may keep
 /// unacknowledged for one session (65,535, MQTT 5 §3.1.2.11.3), so that no redelivery outlives its id.
@@ -44,10 +44,13 @@ pub enum Appended {
     },
     /// It is in the queue, or was: a repeat.
     Repeated,
+    /// The queue is full of what is more important: its number is a gap.
+    Dropped,
 }
 
 impl Store {
-    pub(super) fn append(&mut self, capture: &Capture) -> rusqlite::Result<Appended> {
+    /// Takes a capture in; what finds no room gets a number all the same, and is lost under it.
+    pub(super) fn append(&mut self, capture: &Capture, room: bool) -> rusqlite::Result<Appended> {
         if let Some(delivery) = &capture.delivery
             && self.is_repeat(delivery)?
         {
@@ -61,15 +64,37 @@ impl Store {
             return Ok(Appended::Repeated);
         }
         let (lane_id, lane, seq) = self.next_number(&capture.device, &capture.stream)?;
+        if !room {
+            self.drop_records(lane_id, seq, seq, Cause::Full)?;
+            self.count("dropped", 1)?;
+            return Ok(Appended::Dropped);
+        }
         let taken = capture.taken;
         let time_us = capture.own_time_us.unwrap_or(taken.wall_us);
         let record = Record { seq, time_us, points: capture.points.clone() };
+        let own_time = capture.own_time_us.is_some();
+        if taken.state == ClockState::Free && !own_time {
+            self.note_free(&capture.device, &capture.stream)?;
+        }
+        self.insert(lane_id, &lane, &record, taken, own_time)?;
+        Ok(Appended::New { lane, seq })
+    }
+
+    /// Seals a record, and puts it into its place.
+    pub(super) fn insert(
+        &mut self,
+        id: LaneId,
+        lane: &Lane,
+        record: &Record,
+        taken: Stamp,
+        own_time: bool,
+    ) -> rusqlite::Result<()> {
         let segment = self.segment()?;
-        let sealed = self.segments.seal(&format!("{lane}/{seq}"), fragment(&record).as_bytes());
-        let (free, own_time) = (taken.state == ClockState::Free, capture.own_time_us.is_some());
+        let sealed = self.segments.seal(&format!("{lane}/{}", record.seq), fragment(record).as_bytes());
+        let free = taken.state == ClockState::Free;
         self.db.prepare_cached("INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?.execute(params![
-            lane_id,
-            seq,
+            id,
+            record.seq,
             taken.wall_us,
             taken.mono_us,
             free,
@@ -77,7 +102,7 @@ impl Store {
             segment,
             sealed
         ])?;
-        Ok(Appended::New { lane, seq })
+        Ok(())
     }
 
     /// Whether the sender says that this is a repeat, and it is one of what we remember. If not, it is

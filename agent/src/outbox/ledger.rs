@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use at_protocol::AtSign;
 
-use super::store::Store;
+use super::store::{Store, text};
 use super::{Outbox, OutboxError};
 
 /// What tells two commands apart: who asks, and the key that the caller gave it.
@@ -153,7 +153,7 @@ impl Store {
             "UPDATE command SET outcome = ? WHERE outcome IS NULL AND epoch < ? RETURNING caller, key, request, device",
         )?;
         let rows = update.query_map(params![outcome, epoch], |row| {
-            let id = CommandId { caller: super::send::text(row, 0)?, key: row.get(1)? };
+            let id = CommandId { caller: text(row, 0)?, key: row.get(1)? };
             Ok(Unfinished { id, request: row.get(2)?, device: row.get(3)? })
         })?;
         rows.collect()

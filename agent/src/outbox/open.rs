@@ -92,7 +92,8 @@ pub(super) fn open_store(
     let salvaged = salvage::salvage(&mut db, &damaged, &segments).map_err(opened)?;
     // Without the old epoch, the seconds since 1970: no outbox was started that often.
     let at_least = if salvaged.epoch_known { 0 } else { u64::try_from(now.wall_us / 1_000_000).unwrap_or(0) };
-    let store = Store::begin(db, options, segments, at_least).map_err(opened)?;
+    let mut store = Store::begin(db, options, segments, at_least).map_err(opened)?;
+    store.group(Store::count_all_holes).map_err(opened)?;
     if marker.exists() {
         std::fs::remove_file(&marker).map_err(|cause| in_folder(&marker, cause))?;
     }

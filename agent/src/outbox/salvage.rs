@@ -43,11 +43,14 @@ pub(super) fn quarantine(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Each table with the number of columns in its primary key, which come first; `record` goes by itself.
-const TABLES: [(&str, usize); 9] = [
+const TABLES: [(&str, usize); 12] = [
     ("meta", 1),
     ("segment", 1),
     ("lane", 1),
     ("cursor", 2),
+    ("gap", 3),
+    ("lost", 3),
+    ("began", 1),
     ("aside", 5),
     ("delivery", 2),
     ("device_id", 1),
@@ -98,8 +101,10 @@ fn copy(old: &Connection, new: &Connection, table: &str, keys: usize, filter: &s
             return Ok(());
         };
         let columns = select.column_count();
-        let marks = vec!["?"; columns].join(", ");
-        let mut insert = new.prepare(&format!("INSERT OR IGNORE INTO {table} VALUES({marks})"))?;
+        // An older file has fewer of them.
+        let (names, marks) =
+            (select.column_names().collect::<Vec<_>>().join(", "), vec!["?"; columns].join(", "));
+        let mut insert = new.prepare(&format!("INSERT OR IGNORE INTO {table}({names}) VALUES({marks})"))?;
         let Ok(mut rows) = select.query([]) else { return Ok(()) };
         let whole = loop {
             match rows.next() {

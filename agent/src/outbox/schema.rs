@@ -4,7 +4,8 @@ use rusqlite::Connection;
 
 /// Each step brings a file from the version of its index to the next. Never change one that was released;
 /// add one.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     -- Numbers by name: the epoch, where the monitor stands, counters.
     CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
@@ -68,7 +69,31 @@ const STEPS: [&str; 1] = ["
 
     -- Per caller, the expiry at or before which every command is refused: ids of such were forgotten.
     CREATE TABLE command_floor(caller TEXT PRIMARY KEY, expires_ms INTEGER NOT NULL) WITHOUT ROWID;
-"];
+",
+    "
+    -- Numbers that a reader will not get, and why. Those of one reader in one lane do not overlap, and those
+    -- that touch have different causes.
+    CREATE TABLE gap(
+        lane INTEGER NOT NULL, reader TEXT NOT NULL, first INTEGER NOT NULL,
+        last INTEGER NOT NULL, cause TEXT NOT NULL,
+        PRIMARY KEY(lane, reader, first)) WITHOUT ROWID;
+
+    -- How many records each reader of each stream has lost so far, by cause.
+    CREATE TABLE lost(
+        stream TEXT NOT NULL, reader TEXT NOT NULL, cause TEXT NOT NULL, records INTEGER NOT NULL,
+        PRIMARY KEY(stream, reader, cause)) WITHOUT ROWID;
+
+    -- Records up to this number are thinned as far as they will be.
+    ALTER TABLE lane ADD COLUMN thinned INTEGER NOT NULL DEFAULT 0;
+
+    -- When the monotonic time of a boot began by the wall clock, in microseconds since 1970: known since its
+    -- clock was set right.
+    CREATE TABLE began(boot TEXT PRIMARY KEY, us INTEGER NOT NULL) WITHOUT ROWID;
+
+    -- Whether the lane has had records whose times are to be set right.
+    ALTER TABLE lane ADD COLUMN free INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// The version that this program writes.
 pub(super) const VERSION: i64 = STEPS.len() as i64;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use at_protocol::AtSign;
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::store::{LaneId, Store};
-use crate::payload::{ClockState, Lane, Receipt, envelope};
+use super::gap::MOST_GAPS;
+use super::seal::Segments;
+use super::store::{LaneId, Store, text};
+use crate::payload::{Cause, ClockState, Gap, Lane, Receipt, envelope, retimed};
 
 /// One reader in one lane: what is sent in order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +48,8 @@ pub struct Parcel {
     pub first: u64,
     /// The number of its last.
     pub last: u64,
+    /// How many records are in it; none if it only tells of gaps.
+    pub records: usize,
     /// The batch, JSON.
     pub json: String,
 }
@@ -67,18 +71,26 @@ pub struct Receipted {
 /// free, in microseconds: a larger step means that the clock was set in between.
 const DRIFT_US: u64 = 1000;
 
-struct Stored {
-    seq: u64,
-    time_us: i64,
+/// A record as it waits.
+pub(super) struct Stored {
+    pub(super) seq: u64,
+    pub(super) time_us: i64,
     mono_us: u64,
     free: bool,
     own_time: bool,
     segment: i64,
     sealed: Vec<u8>,
+    /// Its time is not the one that is sealed.
+    is_repaired: bool,
 }
 
 impl Stored {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    /// The records of a lane from a number to another.
+    pub(super) const SELECT: &str =
+        "SELECT seq, time_us, mono_us, free, own_time, segment, sealed FROM record
+        WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq";
+
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             seq: row.get(0)?,
             time_us: row.get(1)?,
@@ -87,7 +99,16 @@ impl Stored {
             own_time: row.get(4)?,
             segment: row.get(5)?,
             sealed: row.get(6)?,
+            is_repaired: false,
         })
+    }
+
+    /// Sets its time right, where it is ours and was wrong; the boot's monotonic time began at `began_us`.
+    fn repair(&mut self, began_us: i64) {
+        if self.free && !self.own_time {
+            self.time_us = began_us.saturating_add(i64::try_from(self.mono_us).unwrap_or(i64::MAX));
+            (self.free, self.is_repaired) = (false, true);
+        }
     }
 
     /// A time of the device's own is as right as it will ever be, whatever our clock says.
@@ -103,6 +124,33 @@ impl Stored {
         let steady = by_wall.abs_diff(by_mono) <= DRIFT_US;
         self.clock() == first.clock() && (steady || first.clock() == ClockState::Sync)
     }
+}
+
+/// Records that follow each other, opened.
+struct Run {
+    texts: Vec<String>,
+    first: Option<Stored>,
+    /// The number of the last.
+    last: Option<u64>,
+    /// All up to here is in it, or in a gap, or nowhere.
+    end: u64,
+    /// Numbers of records that do not open.
+    damaged: Vec<u64>,
+}
+
+fn open(
+    db: &Connection,
+    segments: &mut Segments,
+    lane: &Lane,
+    row: &Stored,
+) -> rusqlite::Result<Option<String>> {
+    let wrapped = || {
+        db.prepare_cached("SELECT wrapped FROM segment WHERE id = ?")?
+            .query_row([row.segment], |row| row.get(0))
+            .optional()
+    };
+    let opened = segments.open(row.segment, wrapped, &format!("{lane}/{}", row.seq), &row.sealed)?;
+    Ok(opened.and_then(|bytes| String::from_utf8(bytes).ok()))
 }
 
 impl Store {
@@ -123,8 +171,8 @@ impl Store {
         rows.collect()
     }
 
-    /// The records of `key` from number `from` up to `to` at most, as many as `limit` allows. From now on
-    /// they count as sent. `None` if none of them is left.
+    /// The records and gaps of `key` from number `from` up to `to` at most, as many as `limit` allows. From now
+    /// on they count as sent. `None` if none of them is left.
     pub(super) fn take(
         &mut self,
         key: &FlowKey,
@@ -133,82 +181,115 @@ impl Store {
         to: u64,
         limit: BatchLimit,
     ) -> rusqlite::Result<Option<Parcel>> {
-        let mut taken: Vec<(u64, String)> = Vec::new();
-        let mut first: Option<Stored> = None;
-        let mut bytes = 0;
-        let mut damaged = Vec::new();
-        let Self { db, segments, .. } = self;
-        let mut select = db.prepare_cached(
-            "SELECT seq, time_us, mono_us, free, own_time, segment, sealed FROM record
-             WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq",
-        )?;
-        let mut rows = select.query(params![key.lane, from, to])?;
-        while let Some(row) = rows.next()? {
-            let row = Stored::read(row)?;
-            if taken.len() >= limit.records || first.as_ref().is_some_and(|first| !row.fits(first)) {
-                break;
-            }
-            let wrapped = || {
-                db.prepare_cached("SELECT wrapped FROM segment WHERE id = ?")?
-                    .query_row([row.segment], |row| row.get(0))
-                    .optional()
-            };
-            let opened = segments.open(row.segment, wrapped, &format!("{lane}/{}", row.seq), &row.sealed)?;
-            let Some(text) = opened.and_then(|bytes| String::from_utf8(bytes).ok()) else {
-                damaged.push(row.seq);
-                continue;
-            };
-            bytes += text.len();
-            if !taken.is_empty() && bytes > limit.bytes {
-                break;
-            }
-            taken.push((row.seq, text));
-            first.get_or_insert(row);
+        let gaps = self.gaps(key.lane, key.reader.as_str(), from, to, MOST_GAPS)?;
+        // What lies beyond more gaps than fit waits for its turn.
+        let to = if gaps.len() == MOST_GAPS { gaps.last().map_or(to, |gap| gap.last.min(to)) } else { to };
+        let some = self.open_some(key.lane, lane, (from, to), limit, &gaps)?;
+        if !some.damaged.is_empty() {
+            self.give_up(key.lane, &some.damaged)?;
+            return self.take(key, lane, from, to, limit);
         }
-        drop(rows);
-        drop(select);
-        self.give_up(key.lane, &damaged)?;
-        let (Some((first_seq, _)), Some((last, _)), Some(first)) = (taken.first(), taken.last(), first)
+        let Run { texts, first, last, end, .. } = some;
+        let within = gaps.into_iter().filter(|gap| gap.first <= end);
+        let gaps: Vec<Gap> = within
+            .map(|gap| Gap { first: gap.first.max(from), last: gap.last.min(end), cause: gap.cause })
+            .collect();
+        let firsts = [first.as_ref().map(|row| row.seq), gaps.first().map(|gap| gap.first)];
+        let lasts = [last, gaps.last().map(|gap| gap.last)];
+        let (Some(first_seq), Some(last)) =
+            (firsts.into_iter().flatten().min(), lasts.into_iter().flatten().max())
         else {
             return Ok(None);
         };
-        let (first_seq, last) = (*first_seq, *last);
         self.db
             .prepare_cached("UPDATE cursor SET sent = ?3 WHERE lane = ?1 AND reader = ?2 AND sent < ?3")?
             .execute(params![key.lane, key.reader.as_str(), last])?;
-        let fragments: Vec<String> = taken.into_iter().map(|(_, text)| text).collect();
+        let (clock, mono_us) = first.map_or((ClockState::Sync, 0), |row| (row.clock(), row.mono_us));
         Ok(Some(Parcel {
             first: first_seq,
             last,
-            json: envelope(lane, first.clock(), first.mono_us, &fragments),
+            records: texts.len(),
+            json: envelope(lane, clock, mono_us, &texts, &gaps),
         }))
+    }
+
+    /// Opens the records of a lane in a range of numbers, but for those in `gaps`, as many as `limit` allows and
+    /// one envelope can hold.
+    fn open_some(
+        &mut self,
+        id: LaneId,
+        lane: &Lane,
+        (from, to): (u64, u64),
+        limit: BatchLimit,
+        gaps: &[Gap],
+    ) -> rusqlite::Result<Run> {
+        let mut run = Run { texts: Vec::new(), first: None, last: None, end: to, damaged: Vec::new() };
+        let mut bytes = 0;
+        let mut gaps = gaps.iter().peekable();
+        let began = self.began(lane.boot)?;
+        let Self { db, segments, .. } = self;
+        let mut select = db.prepare_cached(Stored::SELECT)?;
+        let mut rows = select.query(params![id, from, to])?;
+        while let Some(row) = rows.next()? {
+            let mut row = Stored::read(row)?;
+            began.into_iter().for_each(|began_us| row.repair(began_us));
+            while gaps.next_if(|gap| gap.last < row.seq).is_some() {}
+            if gaps.peek().is_some_and(|gap| gap.first <= row.seq) {
+                continue;
+            }
+            if run.texts.len() >= limit.records || run.first.as_ref().is_some_and(|first| !row.fits(first)) {
+                run.end = row.seq - 1;
+                break;
+            }
+            let Some(text) = open(db, segments, lane, &row)? else {
+                run.damaged.push(row.seq);
+                continue;
+            };
+            let text = if row.is_repaired { retimed(&text, row.time_us) } else { text };
+            bytes += text.len();
+            if !run.texts.is_empty() && bytes > limit.bytes {
+                run.end = row.seq - 1;
+                break;
+            }
+            run.texts.push(text);
+            run.last = Some(row.seq);
+            run.first.get_or_insert(row);
+        }
+        Ok(run)
+    }
+
+    /// What the record in `row` says, JSON without its brackets; `None` if it no longer opens.
+    pub(super) fn open_record(&mut self, lane: &Lane, row: &Stored) -> rusqlite::Result<Option<String>> {
+        open(&self.db, &mut self.segments, lane, row)
     }
 
     /// Records that no longer open are lost, and counted.
     fn give_up(&self, lane: LaneId, damaged: &[u64]) -> rusqlite::Result<()> {
         for seq in damaged {
-            self.db.execute("DELETE FROM record WHERE lane = ? AND seq = ?", params![lane, seq])?;
+            self.drop_records(lane, *seq, *seq, Cause::Damaged)?;
         }
-        if !damaged.is_empty() {
-            tracing::error!(lane, records = damaged.len(), "records in the outbox are damaged and lost");
-            self.count("damaged", damaged.len() as u64)?;
-        }
-        Ok(())
+        tracing::error!(lane, records = damaged.len(), "records in the outbox are damaged and lost");
+        self.count("damaged", damaged.len() as u64)
     }
 
     /// The reader of `key` has everything up to `upto`; what every reader has goes.
-    pub(super) fn confirm(&self, key: &FlowKey, upto: u64) -> rusqlite::Result<()> {
+    pub(super) fn confirm(&mut self, key: &FlowKey, upto: u64) -> rusqlite::Result<()> {
         let moved = self
             .db
             .prepare_cached("UPDATE cursor SET upto = ?3, sent = max(sent, ?3) WHERE lane = ?1 AND reader = ?2 AND upto < ?3")?
             .execute(params![key.lane, key.reader.as_str(), upto])?;
-        if moved > 0 { self.retire(key.lane) } else { Ok(()) }
+        if moved > 0 {
+            self.confirmed.insert(key.clone());
+            self.settle_gaps(key.lane, &key.reader, upto)?;
+            self.retire(key.lane)?;
+        }
+        Ok(())
     }
 
     /// Takes a receipt of `reader` for `device` and `stream`. `None` when it is about a boot that is not
     /// ours or gone, from somebody who is no reader of it, or about more than was sent.
     pub(super) fn receipt(
-        &self,
+        &mut self,
         reader: &AtSign,
         device: &str,
         stream: &str,
@@ -227,17 +308,9 @@ impl Store {
         let Some((lane, upto, sent)) = found.filter(|(_, _, sent)| receipt.upto() <= *sent) else {
             return Ok(None);
         };
-        let mut still_here = self
-            .db
-            .prepare_cached("SELECT min(seq), max(seq) FROM record WHERE lane = ? AND seq BETWEEN ? AND ?")?;
         let mut missing = Vec::new();
         for (first, last) in receipt.missing() {
-            let range = params![lane, (*first).max(upto + 1), last];
-            let here: (Option<u64>, Option<u64>) =
-                still_here.query_row(range, |row| Ok((row.get(0)?, row.get(1)?)))?;
-            if let (Some(first), Some(last)) = here {
-                missing.push((first, last));
-            }
+            missing.extend(self.still_owed(lane, reader, (*first).max(upto + 1), *last)?);
         }
         let confirmed =
             missing.first().map_or_else(|| receipt.upto(), |(first, _)| first - 1).max(upto).min(sent);
@@ -246,7 +319,26 @@ impl Store {
         Ok(Some(Receipted { key, confirmed, upto: receipt.upto(), missing }))
     }
 
-    /// Sets the records from `first` to `last` aside for this reader: its server refused them for good.
+    /// The first and the last number in a range that a reader can still be sent, as a record or as a gap.
+    fn still_owed(
+        &self,
+        lane: LaneId,
+        reader: &AtSign,
+        first: u64,
+        last: u64,
+    ) -> rusqlite::Result<Option<(u64, u64)>> {
+        let records: (Option<u64>, Option<u64>) = self
+            .db
+            .prepare_cached("SELECT min(seq), max(seq) FROM record WHERE lane = ? AND seq BETWEEN ? AND ?")?
+            .query_row(params![lane, first, last], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let gaps = self.gaps(lane, reader.as_str(), first, last, usize::MAX)?;
+        let firsts = [records.0, gaps.first().map(|gap| gap.first.max(first))];
+        let lasts = [records.1, gaps.last().map(|gap| gap.last.min(last))];
+        Ok(firsts.into_iter().flatten().min().zip(lasts.into_iter().flatten().max()))
+    }
+
+    /// Sets the records from `first` to `last` aside for this reader, whose server refused them for good: it is
+    /// owed a gap. Returns how many.
     pub(super) fn set_aside(
         &self,
         key: &FlowKey,
@@ -254,22 +346,17 @@ impl Store {
         last: u64,
         reason: &str,
     ) -> rusqlite::Result<usize> {
-        self.db
+        let reader = key.reader.as_str();
+        let aside = self
+            .db
             .prepare_cached(
                 "INSERT OR REPLACE INTO aside
                  SELECT device, stream, boot, seq, ?2, ?5, time_us, segment, sealed
                  FROM record JOIN lane ON lane.id = record.lane WHERE lane = ?1 AND seq BETWEEN ?3 AND ?4",
             )?
-            .execute(params![key.lane, key.reader.as_str(), first, last, reason])
+            .execute(params![key.lane, reader, first, last, reason])?;
+        self.lose(key.lane, reader, first, last, Cause::Refused)?;
+        self.retire(key.lane)?;
+        Ok(aside)
     }
-}
-
-/// A column as one of the types that check their text.
-pub(super) fn text<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    row.get_ref(column)?.as_str()?.parse().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
 }

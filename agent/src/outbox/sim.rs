@@ -8,7 +8,7 @@ use super::open::open_store;
 use super::store::Store;
 use super::tests::{capture, now, options};
 use super::{BatchLimit, FlowKey, Grown, Parcel, Receipted, Waiting};
-use crate::payload::{Boot, Lane, Receipt, Record};
+use crate::payload::{Boot, Cause, Lane, Receipt, Record};
 
 /// A real store in a folder of its own; every call is a group of its own.
 pub(crate) struct Queue {
@@ -38,7 +38,7 @@ impl Queue {
     }
 
     pub(crate) fn append(&mut self, device: &str, value: i64) {
-        self.store().group(|store| store.append(&capture(device, value))).unwrap();
+        self.store().group(|store| store.append(&capture(device, value), true)).unwrap();
     }
 
     pub(crate) fn grown(&mut self) -> Grown {
@@ -69,6 +69,23 @@ impl Queue {
         self.store()
             .group(|store| store.receipt(&reader, lane.device.as_str(), lane.stream.as_str(), receipt))
             .unwrap()
+    }
+
+    /// Drops as many of the oldest records of each lane, for want of room.
+    pub(crate) fn drop_oldest(&mut self, most: u64) {
+        let drop = |store: &mut Store| {
+            for Waiting { key, last, .. } in store.waiting()? {
+                let first = store.first_record(key.lane)?.unwrap_or(last + 1);
+                store.drop_records(key.lane, first, last.min(first + most - 1), Cause::Full)?;
+            }
+            Ok(())
+        };
+        self.store().group(drop).unwrap();
+    }
+
+    /// How many records readers lost.
+    pub(crate) fn lost(&mut self) -> u64 {
+        self.store().stat().unwrap().readers.iter().flat_map(|reader| reader.lost.values()).sum()
     }
 
     pub(crate) fn records(&mut self) -> u64 {

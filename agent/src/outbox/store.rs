@@ -1,14 +1,16 @@
 //! The open database: what one thread does to it, in groups that are committed as one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use at_protocol::AtSign;
 use atedge_adapters::{DeviceName, StreamName};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
 
+use super::room::Tried;
 use super::seal::Segments;
-use super::{Durability, OutboxOptions, schema};
+use super::{Durability, FlowKey, OutboxOptions, schema};
 use crate::payload::{Boot, Lane};
 
 /// The number of a lane in this outbox.
@@ -17,7 +19,7 @@ pub type LaneId = i64;
 /// Pages of the write-ahead log after which SQLite moves them into the database (4 MiB).
 const WAL_PAGES: u32 = 1000;
 /// What the log file is cut back to after that, in bytes.
-const WAL_KEPT: u32 = 4 << 20;
+pub(super) const WAL_KEPT: u32 = 4 << 20;
 
 /// The database, what is cached of it, and what the current group has touched.
 pub(super) struct Store {
@@ -29,12 +31,22 @@ pub(super) struct Store {
     open_lanes: HashMap<(DeviceName, StreamName), OpenLane>,
     /// Lanes that got records in this group, with their last number.
     grown: Grown,
+    /// Who has confirmed something since the outbox was last cleared.
+    pub(super) confirmed: HashSet<FlowKey>,
+    /// When each reader of a stream was last known to have confirmed something, in microseconds since the
+    /// start. It counts anew with every start: that gives a silent reader longer, never less.
+    pub(super) heard: HashMap<(StreamName, AtSign), u64>,
+    /// When the monotonic time of the boot that was last asked for began, if that is known.
+    pub(super) began: Option<(Boot, Option<i64>)>,
+    /// What was last tried to make room.
+    pub(super) tried: Tried,
 }
 
 struct OpenLane {
     id: LaneId,
     lane: Arc<Lane>,
     next: u64,
+    free: bool,
 }
 
 /// Lanes that have new records: the last number of each.
@@ -81,7 +93,18 @@ impl Store {
         let mut random = [0; 8];
         getrandom::fill(&mut random).expect("the kernel gives random bytes");
         let boot = Boot::new(0, u64::from_ne_bytes(random));
-        let mut store = Self { db, options, segments, boot, open_lanes: HashMap::new(), grown: Grown::new() };
+        let mut store = Self {
+            db,
+            options,
+            segments,
+            boot,
+            open_lanes: HashMap::new(),
+            grown: Grown::new(),
+            confirmed: HashSet::new(),
+            heard: HashMap::new(),
+            began: None,
+            tried: Tried::default(),
+        };
         store.group(|store| {
             let epoch = store.number("epoch")?.unwrap_or(0).max(at_least) + 1;
             store.set_number("epoch", epoch)?;
@@ -93,9 +116,9 @@ impl Store {
     }
 
     /// What is configured from now on; the place on disk and how it is written stay as they were opened.
-    pub(super) fn configure(&mut self, options: OutboxOptions) -> rusqlite::Result<()> {
+    pub(super) fn configure(&mut self, options: &OutboxOptions) -> rusqlite::Result<()> {
         let OutboxOptions { folder, durability, vfs, .. } = self.options.clone();
-        self.options = OutboxOptions { folder, durability, vfs, ..options };
+        self.options = OutboxOptions { folder, durability, vfs, ..options.clone() };
         self.follow_readers()
     }
 
@@ -117,6 +140,7 @@ impl Store {
             }
             self.open_lanes.clear();
             self.grown.clear();
+            self.began = None;
             self.segments.forget();
         }
         result
@@ -136,11 +160,6 @@ impl Store {
         drop(closed);
         self.db = connect(path, &self.options)?;
         self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-    }
-
-    /// Whether a new record may still be taken.
-    pub(super) fn has_room(&self) -> rusqlite::Result<bool> {
-        Ok(used_bytes(&self.db)? < self.options.max_bytes)
     }
 
     /// The next number of a lane of this boot, with the lane; the lane is made when it is new.
@@ -167,18 +186,28 @@ impl Store {
         let names = params![device.as_str(), stream.as_str(), boot];
         let found = self
             .db
-            .prepare_cached("SELECT id, next FROM lane WHERE device = ? AND stream = ? AND boot = ?")?
-            .query_row(names, |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached("SELECT id, next, free FROM lane WHERE device = ? AND stream = ? AND boot = ?")?
+            .query_row(names, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        if let Some((id, next)) = found {
-            return Ok(OpenLane { id, lane, next });
+        if let Some((id, next, free)) = found {
+            return Ok(OpenLane { id, lane, next, free });
         }
         self.db
             .prepare_cached("INSERT INTO lane(device, stream, boot, next) VALUES(?, ?, ?, 1)")?
             .execute(names)?;
         let id = self.db.last_insert_rowid();
         self.add_cursors(id, stream)?;
-        Ok(OpenLane { id, lane, next: 1 })
+        Ok(OpenLane { id, lane, next: 1, free: false })
+    }
+
+    /// Notes that a lane, which is open, has a record whose time is to be set right.
+    pub(super) fn note_free(&mut self, device: &DeviceName, stream: &StreamName) -> rusqlite::Result<()> {
+        let key = (device.clone(), stream.clone());
+        if let Some(open) = self.open_lanes.get_mut(&key).filter(|open| !open.free) {
+            self.db.prepare_cached("UPDATE lane SET free = 1 WHERE id = ?")?.execute([open.id])?;
+            open.free = true;
+        }
+        Ok(())
     }
 
     /// Gives lane `id` a cursor for each reader of `stream` that has none.
@@ -219,6 +248,7 @@ impl Store {
             gone.retain(|reader| !policy.readers.iter().any(|kept| kept.as_str() == reader));
             for reader in gone {
                 self.db.execute("DELETE FROM cursor WHERE lane = ? AND reader = ?", params![id, reader])?;
+                self.db.execute("DELETE FROM gap WHERE lane = ? AND reader = ?", params![id, reader])?;
             }
             let stream = stream.clone();
             self.add_cursors(id, &stream)?;
@@ -277,8 +307,18 @@ pub(super) fn number(db: &Connection, name: &str) -> rusqlite::Result<Option<u64
 
 /// Bytes of the database that hold something; pages that were freed are used again.
 pub(super) fn used_bytes(db: &Connection) -> rusqlite::Result<u64> {
-    let pragma = |name: &str| db.prepare_cached(name)?.query_row([], |row| row.get::<_, u64>(0));
-    Ok((pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?) * pragma("PRAGMA page_size")?)
+    let pages = db.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get::<_, u64>(0))?;
+    Ok(pages * page_size(db)? - free_bytes(db)?)
+}
+
+/// Bytes of the database that hold nothing: the next records go there.
+pub(super) fn free_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    let pages = db.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get::<_, u64>(0))?;
+    Ok(pages * page_size(db)?)
+}
+
+fn page_size(db: &Connection) -> rusqlite::Result<u64> {
+    db.prepare_cached("PRAGMA page_size")?.query_row([], |row| row.get(0))
 }
 
 /// Whether the file itself is damaged, as opposed to what happens around it.
@@ -292,7 +332,33 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
         )
 }
 
+/// Whether it may go well another time: the disk is full, failed, or cannot be written to for now.
+pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::OutOfMemory
+        )
+    )
+}
+
 /// Whether the disk failed, so that what was written may not be there.
 pub(super) fn is_disk_failure(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure))
+}
+
+/// A column as one of the types that check their text.
+pub(super) fn text<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    row.get_ref(column)?.as_str()?.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
 }

@@ -1,14 +1,16 @@
 //! The outbox as its users see it, on a real file in a temporary folder.
 
 mod damage;
+mod full;
 mod model;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use atedge_adapters::{Delivery, Point, Value};
 
 use super::*;
-use crate::payload::{Batch, ClockState, Seen};
+use crate::payload::{Batch, Cause, ClockState, Gap, Seen};
 
 pub(super) const HOUR_US: i64 = 3_600_000_000;
 /// Some time after the release, in microseconds since 1970.
@@ -29,8 +31,8 @@ pub(super) fn reader(name: &str) -> AtSign {
 pub(super) fn options(folder: &Path, readers: &[&str]) -> OutboxOptions {
     let policy = StreamPolicy {
         readers: readers.iter().map(|name| reader(name)).collect(),
-        ttl: DEFAULT_TTL,
         receipts: true,
+        ..StreamPolicy::default()
     };
     let streams = BTreeMap::from([("process".parse().unwrap(), policy)]);
     OutboxOptions { durability: Durability::None, ..OutboxOptions::new(folder, streams) }
@@ -54,9 +56,9 @@ pub(super) fn store(options: OutboxOptions) -> Store {
 
 /// Appends and gives the number; `None` for a repeat.
 pub(super) fn append(store: &mut Store, capture: &Capture) -> Option<u64> {
-    match store.group(|store| store.append(capture)).unwrap() {
+    match store.group(|store| store.append(capture, true)).unwrap() {
         Appended::New { seq, .. } => Some(seq),
-        Appended::Repeated => None,
+        Appended::Repeated | Appended::Dropped => None,
     }
 }
 
@@ -97,8 +99,8 @@ fn a_group_that_fails_leaves_no_hole_in_the_numbers() {
     let mut store = store(options(folder.path(), &["@ops"]));
     assert_eq!(append(&mut store, &capture("a", 1)), Some(1));
     let failed = store.group(|store| {
-        store.append(&capture("a", 2))?;
-        store.append(&capture("b", 3))?;
+        store.append(&capture("a", 2), true)?;
+        store.append(&capture("b", 3), true)?;
         Err::<(), _>(rusqlite::Error::InvalidQuery)
     });
     assert!(failed.is_err());
@@ -186,23 +188,24 @@ fn a_receipt_moves_the_cursor_to_the_first_thing_that_is_missing_and_still_here(
     let waiting = store.waiting().unwrap().remove(0);
     let receipt = |pairs: Vec<(u64, u64)>| Receipt::of(waiting.lane.boot, &Seen::from(pairs));
     let ops = reader("@ops");
-    let of =
-        |store: &Store, who: &AtSign, receipt: &Receipt| store.receipt(who, "a", "process", receipt).unwrap();
+    let of = |store: &mut Store, who: &AtSign, receipt: &Receipt| {
+        store.receipt(who, "a", "process", receipt).unwrap()
+    };
 
-    assert_eq!(of(&store, &ops, &receipt(vec![(1, 4)])), None, "nothing was sent yet");
+    assert_eq!(of(&mut store, &ops, &receipt(vec![(1, 4)])), None, "nothing was sent yet");
     take(&mut store, &waiting, 1);
-    assert_eq!(of(&store, &reader("@eve"), &receipt(vec![(1, 4)])), None, "no reader of this stream");
-    assert_eq!(of(&store, &ops, &receipt(vec![(1, 11)])), None, "more than was sent");
+    assert_eq!(of(&mut store, &reader("@eve"), &receipt(vec![(1, 4)])), None, "no reader of this stream");
+    assert_eq!(of(&mut store, &ops, &receipt(vec![(1, 11)])), None, "more than was sent");
     let other = Receipt::of(Boot::new(1, 1), &Seen::from(vec![(1, 4)]));
-    assert_eq!(of(&store, &ops, &other), None, "no boot of ours");
+    assert_eq!(of(&mut store, &ops, &other), None, "no boot of ours");
 
-    let got = of(&store, &ops, &receipt(vec![(1, 4), (7, 9)])).unwrap();
+    let got = of(&mut store, &ops, &receipt(vec![(1, 4), (7, 9)])).unwrap();
     assert_eq!((got.confirmed, got.upto, got.missing), (4, 9, vec![(5, 6)]));
     assert_eq!(store.stat().unwrap().records, 6);
     store.db.execute("DELETE FROM record WHERE seq IN (5, 6)", []).unwrap();
-    let got = of(&store, &ops, &receipt(vec![(1, 4), (7, 9)])).unwrap();
+    let got = of(&mut store, &ops, &receipt(vec![(1, 4), (7, 9)])).unwrap();
     assert_eq!((got.confirmed, got.missing), (9, vec![]), "nobody has them: passed over");
-    let got = of(&store, &ops, &receipt(vec![(1, 2)])).unwrap();
+    let got = of(&mut store, &ops, &receipt(vec![(1, 2)])).unwrap();
     assert_eq!((got.confirmed, got.missing), (9, vec![]), "an old receipt changes nothing");
 }
 
@@ -238,6 +241,40 @@ fn a_batch_ends_where_it_is_full_or_the_clock_was_set() {
 }
 
 #[test]
+fn times_are_set_right_once_the_clock_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = store(options(folder.path(), &["@ops"]));
+    let free = |mono_us| Capture {
+        taken: Stamp { mono_us, ..at(NOON_US - HOUR_US, ClockState::Free) },
+        ..capture("a", 1)
+    };
+    append(&mut store, &free(1_000_000));
+    append(&mut store, &free(2_000_000));
+    append(&mut store, &Capture { own_time_us: Some(5), ..free(3_000_000) });
+    append(&mut store, &Capture { device: "b".parse().unwrap(), ..free(4_000_000) });
+    let waiting = store.waiting().unwrap();
+    let batch = |store: &mut Store, at: usize, from, to| {
+        let Waiting { key, lane, .. } = &waiting[at];
+        let parcel = store.group(|store| store.take(key, lane, from, to, ALL)).unwrap().unwrap();
+        Batch::from_json(parcel.json.as_bytes()).unwrap()
+    };
+    let sent = batch(&mut store, 0, 1, 1);
+    assert_eq!((sent.clock, sent.mono_us), (ClockState::Free, 1_000_000));
+
+    let now = Stamp { mono_us: 10_000_000, ..at(NOON_US, ClockState::Sync) };
+    store.group(|store| store.synchronised(now)).unwrap();
+    let rest = batch(&mut store, 0, 2, 4);
+    assert_eq!(rest.clock, ClockState::Sync);
+    let times: Vec<i64> = rest.records.iter().map(|record| record.time_us).collect();
+    assert_eq!(times, [NOON_US - 8_000_000, 5, NOON_US], "what had waited, the device's own, and the fix");
+    let began = rest.records[2].as_timefix().unwrap();
+    assert_eq!(began + sent.mono_of(&sent.records[0]), NOON_US - 9_000_000);
+    let other = batch(&mut store, 1, 1, 9);
+    assert_eq!(other.records.len(), 1, "nothing of it had gone: no fix is owed");
+    assert_eq!(other.records[0].time_us, NOON_US - 6_000_000);
+}
+
+#[test]
 fn only_times_that_can_be_believed_expire() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = store(options(folder.path(), &["@ops"]));
@@ -245,12 +282,19 @@ fn only_times_that_can_be_believed_expire() {
     append(&mut store, &Capture { taken: at(NOON_US - 8 * day, ClockState::Sync), ..capture("old", 1) });
     append(&mut store, &Capture { taken: at(NOON_US - 8 * day, ClockState::Free), ..capture("free", 1) });
     append(&mut store, &Capture { own_time_us: Some(0), ..capture("new", 1) });
+    // In the run that captured them the clock may jump as it likes: the time since its start tells.
+    assert_eq!(store.group(|s| s.expire(at(NOON_US + 9 * day, ClockState::Sync))).unwrap().records, 0);
+    drop(store);
+    let mut store = super::tests::store(options(folder.path(), &["@ops"]));
     assert_eq!(store.group(|s| s.expire(at(NOON_US, ClockState::Free))).unwrap().records, 0);
     assert_eq!(store.group(|s| s.expire(now())).unwrap().records, 1);
     let stat = store.stat().unwrap();
     assert_eq!((stat.records, stat.expired), (2, 1));
     let waiting = store.waiting().unwrap().remove(0);
     assert_eq!(take(&mut store, &waiting, 1), [], "the sender learns that it is gone");
+    append(&mut store, &capture("late", 1));
+    let later = Stamp { mono_us: 8 * day as u64, ..at(NOON_US, ClockState::Free) };
+    assert_eq!(store.group(|s| s.expire(later)).unwrap().records, 1);
 }
 
 #[test]
@@ -349,7 +393,7 @@ async fn groups_are_told_to_the_sender_and_everything_is_written_at_the_end() {
     for append in on_the_way {
         match append.await.unwrap() {
             Appended::New { seq, .. } => numbers.push(seq),
-            Appended::Repeated => panic!("nothing was repeated"),
+            other @ (Appended::Repeated | Appended::Dropped) => panic!("{other:?}"),
         }
     }
     assert_eq!(numbers, (1..=100).collect::<Vec<_>>(), "in the order of submission");
@@ -359,7 +403,13 @@ async fn groups_are_told_to_the_sender_and_everything_is_written_at_the_end() {
     let stat = stat_from_outside(folder.path()).unwrap();
     assert_eq!(stat.records, 100, "beside the running agent");
     let (stream, reader) = ("process".into(), "@ops".into());
-    let backlog = Backlog { stream, reader, unconfirmed: 100, confirmed_by: ConfirmedBy::Receipt };
+    let backlog = Backlog {
+        stream,
+        reader,
+        unconfirmed: 100,
+        confirmed_by: ConfirmedBy::Receipt,
+        lost: BTreeMap::new(),
+    };
     assert_eq!(stat.readers, [backlog]);
     let in_use = Outbox::open(options(folder.path(), &["@ops"]), now()).err();
     assert!(matches!(in_use, Some(OutboxError::InUse(_))));

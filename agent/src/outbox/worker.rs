@@ -1,34 +1,60 @@
 //! The thread that owns the database.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use atedge_adapters::StreamName;
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info};
 
-use super::store::{Grown, Store, is_damage, is_disk_failure};
+use super::room::Room;
+use super::store::{Grown, Store, is_damage, is_disk_failure, is_passing};
+use super::{Appended, Capture};
 
 /// Most requests that share one COMMIT.
 const GROUP: usize = 512;
 
+/// After so many records of a stream it is asked again whether there is room: a few over it do no harm.
+const ASK: u32 = 64;
 /// How long the sabotaged build waits between its answer and the COMMIT.
-const SABOTAGE: std::time::Duration = std::time::Duration::from_millis(50);
+const SABOTAGE: Duration = Duration::from_millis(50);
 
-/// Tells the caller. Only ever run after the COMMIT.
-pub(super) type Answer = Box<dyn FnOnce() + Send>;
-/// What is to be done to the database; dropped undone, its caller learns that it was not stored.
-pub(super) type Work = Box<dyn FnOnce(&mut Store) -> rusqlite::Result<Answer> + Send>;
+/// Pause before what the disk would not take is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is said again that the disk takes nothing.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Something to be done to the database in the next group. Dropped unanswered, its caller learns that it was not
+/// stored.
+pub(super) trait Call: Send {
+    /// Does it. May be done again, when the group was not committed.
+    fn run(&mut self, store: &mut Store) -> rusqlite::Result<()>;
+    /// Tells the caller. Only ever called after the COMMIT.
+    fn answer(self: Box<Self>);
+}
+
+/// A record that wants in.
+pub(super) struct Append {
+    /// What is to be kept.
+    pub(super) capture: Arc<Capture>,
+    /// Who waits.
+    pub(super) answer: oneshot::Sender<Appended>,
+    /// Its place among those that may wait.
+    #[expect(dead_code, reason = "held until it is answered")]
+    pub(super) place: OwnedSemaphorePermit,
+}
 
 /// What callers send.
 pub(super) enum Request {
-    /// Takes room, so it waits while there is none.
-    Append(Work),
+    /// Takes room, so it may have to wait.
+    Append(Append),
     /// Anything else.
-    Call(Work),
+    Call(Box<dyn Call>),
 }
 
 /// The lanes that grew, for the one who sends them on.
@@ -79,7 +105,16 @@ pub(super) fn start(
     lock: std::fs::File,
 ) -> std::io::Result<Thread> {
     let path = store.options.folder.join(super::FILE);
-    let worker = Worker { store, path, requests, fresh, blocked: VecDeque::new() };
+    let worker = Worker {
+        store,
+        path,
+        requests,
+        fresh,
+        appends: VecDeque::new(),
+        calls: Vec::new(),
+        said: None,
+        lost_its_file: false,
+    };
     let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || {
         worker.run(&failed);
         drop(lock);
@@ -92,80 +127,151 @@ struct Worker {
     path: PathBuf,
     requests: Receiver<Request>,
     fresh: Arc<Fresh>,
-    /// Appends that wait for room; at most as many as callers may have on their way.
-    blocked: VecDeque<Work>,
+    /// Records that wait for room, or for the disk; at most as many as callers may have on their way.
+    appends: VecDeque<Append>,
+    /// Calls that wait for the disk, likewise.
+    calls: Vec<Box<dyn Call>>,
+    /// When it was last said that the disk takes nothing.
+    said: Option<Instant>,
+    /// The disk failed: what SQLite believes to be on it must be read anew.
+    lost_its_file: bool,
 }
 
 impl Worker {
     fn run(mut self, failed: &CancellationToken) {
-        while let Ok(first) = self.requests.recv() {
-            let mut calls = Vec::new();
-            let mut next = Some(first);
-            let mut taken = 0;
-            while let Some(request) = next {
-                match request {
-                    Request::Append(work) => self.blocked.push_back(work),
-                    Request::Call(work) => calls.push(work),
+        while let Some(open) = self.gather() {
+            if let Err(cause) = self.commit() {
+                if !self.mend(&cause) {
+                    failed.cancel();
+                    return;
                 }
-                taken += 1;
-                next = if taken < GROUP { self.requests.try_recv().ok() } else { None };
-            }
-            if let Err(cause) = self.commit(calls)
-                && self.is_beyond_repair(&cause)
-            {
-                failed.cancel();
-                return;
+                if !open {
+                    return;
+                }
+                std::thread::sleep(RETRY);
             }
         }
     }
 
-    /// One group: calls first, they may make room; then as many appends as fit.
-    fn commit(&mut self, calls: Vec<Work>) -> rusqlite::Result<()> {
-        let blocked = &mut self.blocked;
-        let answers = self.store.group(|store| {
-            let mut answers = Vec::with_capacity(calls.len() + blocked.len());
-            for work in calls {
-                answers.push(work(store)?);
+    /// Waits for requests, and takes what there is. `None` at the end, `Some(false)` if nothing more will come.
+    fn gather(&mut self) -> Option<bool> {
+        let waiting = !self.appends.is_empty() || !self.calls.is_empty();
+        let first = match waiting {
+            // Room may come from outside: others may free the disk, or records may grow too old.
+            true => self.requests.recv_timeout(RETRY),
+            false => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let mut next = match first {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return (!self.calls.is_empty()).then_some(false),
+        };
+        let end = Instant::now() + self.store.options.linger;
+        let mut taken = 0;
+        while let Some(request) = next {
+            match request {
+                Request::Append(append) => self.appends.push_back(append),
+                Request::Call(call) => self.calls.push(call),
             }
-            let mut room = 0;
-            while !blocked.is_empty() {
-                // The size is asked for now and then: a few records over it do no harm.
-                if room == 0 && !store.has_room()? {
-                    break;
-                }
-                room = (room + 1) % 64;
-                if let Some(work) = blocked.pop_front() {
-                    answers.push(work(store)?);
-                }
-            }
+            taken += 1;
+            next = match taken < GROUP {
+                true => self.requests.recv_timeout(end.saturating_duration_since(Instant::now())).ok(),
+                false => None,
+            };
+        }
+        Some(true)
+    }
+
+    /// One group: calls first, they may make room; then the appends that there is room for.
+    fn commit(&mut self) -> rusqlite::Result<()> {
+        if self.lost_its_file {
+            self.store.reopen(&self.path)?;
+            self.lost_its_file = false;
+        }
+        let Self { store, calls, appends, .. } = self;
+        let appended = store.group(|store| {
+            calls.iter_mut().try_for_each(|call| call.run(store))?;
+            let mut appended = append_some(store, appends)?;
             if cfg!(feature = "sabotage") {
                 // The sabotaged build answers before the COMMIT, and gives a crash time to fall in between.
-                answers.drain(..).for_each(|answer| answer());
+                tell(calls, appends, std::mem::take(&mut appended));
                 std::thread::sleep(SABOTAGE);
             }
-            Ok(answers)
+            Ok(appended)
         })?;
-        for answer in answers {
-            answer();
+        tell(calls, appends, appended);
+        if self.said.take().is_some() {
+            info!("the outbox stores again");
         }
         self.fresh.put(self.store.take_grown());
         Ok(())
     }
 
-    /// After an error: `true` if the thread must end.
-    fn is_beyond_repair(&mut self, cause: &rusqlite::Error) -> bool {
+    /// After an error: `false` if the thread must end.
+    fn mend(&mut self, cause: &rusqlite::Error) -> bool {
         if is_damage(cause) {
             error!(%cause, "the outbox is damaged; the next start moves it away and saves what still reads");
             super::open::mark_damaged(&self.path);
+            return false;
+        }
+        if !is_passing(cause) {
+            error!(%cause, "the outbox could not do what was asked; whoever asked is told");
+            self.calls.clear();
+            self.appends.clear();
             return true;
         }
-        warn!(%cause, "the outbox could not store what was asked; it will be asked again");
-        if is_disk_failure(cause)
-            && let Err(cause) = self.store.reopen(&self.path)
-        {
-            error!(%cause, "the outbox cannot be opened again after the disk failed");
-            return true;
+        self.lost_its_file |= is_disk_failure(cause);
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            let waiting = self.appends.len();
+            error!(%cause, waiting, "the disk takes nothing; free it or mend it. Nothing is acknowledged meanwhile");
+            self.said = Some(Instant::now());
         }
-        false
+        true
+    }
+}
+
+/// Takes in those that there is room for, in order; what waits, and all of its stream behind it, gets `None`.
+fn append_some(
+    store: &mut Store,
+    appends: &VecDeque<Append>,
+) -> rusqlite::Result<VecDeque<Option<Appended>>> {
+    let mut rooms: HashMap<&StreamName, (Room, u32)> = HashMap::new();
+    let mut appended = VecDeque::with_capacity(appends.len());
+    for Append { capture, .. } in appends {
+        let room = match rooms.get_mut(&capture.stream) {
+            Some((Room::Blocked, _)) => Room::Blocked,
+            Some((room, asked)) if *asked < ASK => {
+                *asked += 1;
+                *room
+            }
+            _ => {
+                let room = store.room_for(&capture.stream, capture.taken)?;
+                rooms.insert(&capture.stream, (room, 0));
+                room
+            }
+        };
+        appended.push_back(match room {
+            Room::Blocked => None,
+            Room::Free | Room::None => Some(store.append(capture, room == Room::Free)?),
+        });
+    }
+    Ok(appended)
+}
+
+/// Answers the calls, and those appends that something became of.
+fn tell(
+    calls: &mut Vec<Box<dyn Call>>,
+    appends: &mut VecDeque<Append>,
+    mut appended: VecDeque<Option<Appended>>,
+) {
+    for call in calls.drain(..) {
+        call.answer();
+    }
+    for append in std::mem::take(appends) {
+        match appended.pop_front().flatten() {
+            // Whoever asked may have gone; what it asked for is done all the same.
+            Some(appended) => drop(append.answer.send(appended)),
+            None => appends.push_back(append),
+        }
     }
 }

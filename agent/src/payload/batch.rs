@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use super::{Boot, Lane, VERSION};
+use super::{Boot, Gap, Lane, VERSION};
 
 /// Whether the gateway's clock was set right when a record was captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct Batch {
     pub mono_us: u64,
     /// The records, ascending by number.
     pub records: Vec<Record>,
+    /// What the reader will not get, ascending by number and apart, from each other and from the records.
+    pub gaps: Vec<Gap>,
 }
 
 /// Why bytes are no [`Batch`].
@@ -56,6 +58,9 @@ pub enum InvalidBatch {
     /// A record without number or time, or numbers that do not ascend.
     #[error("a batch whose record {0} has no time or comes out of order")]
     Order(usize),
+    /// A gap that makes no sense: backwards, out of order, or over a record that came with it.
+    #[error("a batch whose gap {0} makes no sense")]
+    Gap(usize),
     /// A point whose name, value or base64 is none.
     #[error("a batch whose point {0:?} cannot be read")]
     Point(String),
@@ -81,6 +86,8 @@ struct Wire {
     clk: ClockState,
     mono: f64,
     senml: Vec<Entry>,
+    #[serde(default)]
+    gaps: Vec<Gap>,
 }
 
 /// One SenML record: a point, and with the first point of a reading its time.
@@ -107,11 +114,41 @@ struct Entry {
     seq: u64,
 }
 
+/// The point of a record that sets the times of its lane right: the wall-clock time at which the gateway's
+/// monotonic time was 0, in seconds since 1970. It holds for records that came with a free clock.
+pub const TIMEFIX: &str = "timefix";
+
+impl Record {
+    /// The record that says when the monotonic time of its boot began, in microseconds since 1970.
+    pub fn timefix(seq: u64, time_us: i64, began_us: i64) -> Self {
+        let name = TIMEFIX.parse().expect("a name of a few letters");
+        let point = Point { name, value: Value::Float(seconds(began_us)), unit: Some("s".into()) };
+        Self { seq, time_us, points: vec![point] }
+    }
+
+    /// What [`Record::timefix`] was made with, if it is one.
+    pub fn as_timefix(&self) -> Option<i64> {
+        match self.points.as_slice() {
+            [Point { name, value: Value::Float(began), .. }] if name.as_str() == TIMEFIX => {
+                Some(micros(*began))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Batch {
+    /// The gateway's monotonic time at `record`, one of its own, in microseconds: to be added to what a
+    /// [`Record::as_timefix`] says, where the clock was free.
+    pub fn mono_of(&self, record: &Record) -> i64 {
+        let first = self.records.first().map_or(record.time_us, |first| first.time_us);
+        i64::try_from(self.mono_us).unwrap_or(i64::MAX).saturating_add(record.time_us - first)
+    }
+
     /// Its JSON.
     pub fn to_json(&self) -> String {
         let fragments: Vec<String> = self.records.iter().map(fragment).collect();
-        envelope(&self.lane, self.clock, self.mono_us, &fragments)
+        envelope(&self.lane, self.clock, self.mono_us, &fragments, &self.gaps)
     }
 
     /// Reads what [`Batch::to_json`] wrote; members it does not know are left alone.
@@ -123,28 +160,58 @@ impl Batch {
         if wire.atedge != VERSION {
             return Err(InvalidBatch::Version(wire.atedge));
         }
-        let mut records: Vec<Record> = Vec::new();
-        for (index, entry) in wire.senml.into_iter().enumerate() {
-            match records.last_mut() {
-                Some(record) if record.seq == entry.seq => record.points.push(entry.point()?),
-                last => {
-                    let ascends = last.is_none_or(|record| record.seq < entry.seq);
-                    let time = entry.bt.filter(|_| ascends).ok_or(InvalidBatch::Order(index))?;
-                    records.push(Record {
-                        seq: entry.seq,
-                        time_us: micros(time),
-                        points: vec![entry.point()?],
-                    });
-                }
-            }
+        let records = records_of(wire.senml)?;
+        if let Some(index) = first_senseless(&wire.gaps, &records) {
+            return Err(InvalidBatch::Gap(index));
         }
         Ok(Self {
             lane: Lane { device: wire.device, stream: wire.stream, boot: wire.boot },
             clock: wire.clk,
             mono_us: u64::try_from(micros(wire.mono)).unwrap_or(0),
             records,
+            gaps: wire.gaps,
         })
     }
+}
+
+/// The records that SenML records make: those that follow each other with one number are points of one.
+fn records_of(entries: Vec<Entry>) -> Result<Vec<Record>, InvalidBatch> {
+    let mut records: Vec<Record> = Vec::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        match records.last_mut() {
+            Some(record) if record.seq == entry.seq => record.points.push(entry.point()?),
+            last => {
+                let ascends = last.is_none_or(|record| record.seq < entry.seq);
+                let time = entry.bt.filter(|_| ascends).ok_or(InvalidBatch::Order(index))?;
+                records.push(Record { seq: entry.seq, time_us: micros(time), points: vec![entry.point()?] });
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// The record that [`fragment`] was made of.
+///
+/// # Errors
+/// When the text is something else.
+pub fn parse_fragment(text: &str) -> Result<Record, InvalidBatch> {
+    let records = records_of(serde_json::from_str(&format!("[{text}]"))?)?;
+    match <[Record; 1]>::try_from(records) {
+        Ok([record]) => Ok(record),
+        Err(others) => Err(InvalidBatch::Order(others.len())),
+    }
+}
+
+/// The index of the first gap that is backwards, not after the one before, or over a record.
+fn first_senseless(gaps: &[Gap], records: &[Record]) -> Option<usize> {
+    let mut after = 0;
+    gaps.iter().position(|gap| {
+        let at = records.partition_point(|record| record.seq < gap.first);
+        let over_a_record = records.get(at).is_some_and(|record| record.seq <= gap.last);
+        let senseless = gap.first <= after || gap.last < gap.first || over_a_record;
+        after = gap.last;
+        senseless
+    })
 }
 
 /// The SenML records of one reading, without the brackets around them: how a record waits in the outbox,
@@ -170,8 +237,17 @@ pub fn fragment(record: &Record) -> String {
     out
 }
 
-/// The batch made of the [`fragment`]s of its records, in order.
-pub fn envelope(lane: &Lane, clock: ClockState, mono_us: u64, fragments: &[String]) -> String {
+/// The same fragment with another time.
+pub fn retimed(fragment: &str, time_us: i64) -> String {
+    let rest = fragment.strip_prefix(r#"{"bt":"#).and_then(|rest| rest.split_once(','));
+    match rest {
+        Some((_, rest)) => format!(r#"{{"bt":{},{rest}"#, json(&seconds(time_us))),
+        None => fragment.to_owned(),
+    }
+}
+
+/// The batch made of the [`fragment`]s of its records, in order, and its gaps.
+pub fn envelope(lane: &Lane, clock: ClockState, mono_us: u64, fragments: &[String], gaps: &[Gap]) -> String {
     let mono = mono_us as f64 / 1e6;
     let Lane { device, stream, boot } = lane;
     let head = json(&Head { atedge: VERSION, device, stream, boot: *boot, clk: clock, mono });
@@ -190,7 +266,12 @@ pub fn envelope(lane: &Lane, clock: ClockState, mono_us: u64, fragments: &[Strin
             }
         }
     }
-    out.push_str("]}");
+    out.push(']');
+    if !gaps.is_empty() {
+        out.push_str(r#","gaps":"#);
+        out.push_str(&json(&gaps));
+    }
+    out.push('}');
     out
 }
 
@@ -243,6 +324,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::payload::Cause;
 
     fn lane() -> Lane {
         Lane {
@@ -280,15 +362,38 @@ mod tests {
                 points: vec![point("on", Value::Bool(true), None)],
             },
         ];
-        let batch = Batch { lane: lane(), clock: ClockState::Sync, mono_us: 83_211_500_000, records };
+        let batch = Batch {
+            lane: lane(),
+            clock: ClockState::Sync,
+            mono_us: 83_211_500_000,
+            records,
+            gaps: vec![Gap { first: 84_200, last: 84_212, cause: Cause::Full }],
+        };
         let expected = concat!(
             r#"{"atedge":1,"device":"boiler","stream":"process","boot":"41-0000000000009f0c","clk":"sync","mono":83211.5,"senml":["#,
             r#"{"bn":"boiler/","bt":1795350000.25,"n":"supply_temp","u":"Cel","v":62.1,"seq":84213},"#,
             r#"{"n":"frame","vd":"__4","ct":"application/cbor","seq":84213},"#,
-            r#"{"bt":1795350001.0,"n":"on","vb":true,"seq":84215}]}"#,
+            r#"{"bt":1795350001.0,"n":"on","vb":true,"seq":84215}],"gaps":[[84200,84212,"full"]]}"#,
         );
         assert_eq!(batch.to_json(), expected);
         assert_eq!(Batch::from_json(expected.as_bytes()).unwrap(), batch);
+    }
+
+    #[test]
+    fn a_time_is_set_right_at_its_source_and_at_its_reader() {
+        let (early, began) = (1_795_305_600_000_000, 1_800_000_000_250_000);
+        let points = vec![point("t", Value::Integer(1), None), point("bt", Value::Integer(2), None)];
+        let record = |seq, time_us| Record { seq, time_us, points: points.clone() };
+        assert_eq!(retimed(&fragment(&record(7, early)), began), fragment(&record(7, began)));
+
+        let records = vec![record(1, early), record(2, early + 5_000_000)];
+        let batch =
+            Batch { lane: lane(), clock: ClockState::Free, mono_us: 60_000_000, records, gaps: vec![] };
+        let fix = Record::timefix(3, began + 90_000_000, began);
+        let began = parse_fragment(&fragment(&fix)).unwrap().as_timefix().unwrap();
+        let right: Vec<i64> = batch.records.iter().map(|record| began + batch.mono_of(record)).collect();
+        assert_eq!(right, [1_800_000_060_250_000, 1_800_000_065_250_000]);
+        assert_eq!(batch.records[0].as_timefix(), None);
     }
 
     #[test]
@@ -312,6 +417,26 @@ mod tests {
             assert!(matches!(with(bad), Err(InvalidBatch::Point(_))), "{bad}");
         }
         assert!(matches!(Batch::from_json(b"[]"), Err(InvalidBatch::Json(_))));
+    }
+
+    #[test]
+    fn refuses_gaps_that_make_no_sense() {
+        let with = |gaps: &str| {
+            let json = format!(
+                r#"{{"atedge":1,"device":"d","stream":"s","boot":"1-0000000000000001","clk":"free","mono":0,"senml":[{{"bt":1,"n":"a","v":1,"seq":5}}],"gaps":{gaps}}}"#
+            );
+            Batch::from_json(json.as_bytes())
+        };
+        assert_eq!(with(r#"[[1,4,"full"],[6,6,"thinned"]]"#).unwrap().gaps.len(), 2);
+        for (bad, index) in [
+            (r#"[[0,1,"full"]]"#, 0),
+            (r#"[[4,3,"full"]]"#, 0),
+            (r#"[[4,5,"full"]]"#, 0),
+            (r#"[[1,9,"full"]]"#, 0),
+            (r#"[[1,2,"full"],[2,3,"full"]]"#, 1),
+        ] {
+            assert!(matches!(with(bad), Err(InvalidBatch::Gap(at)) if at == index), "{bad}");
+        }
     }
 
     fn value() -> impl Strategy<Value = Value> {
@@ -345,7 +470,8 @@ mod tests {
                 seq += step;
                 Record { seq, time_us, points }
             }).collect();
-            let batch = Batch { lane: lane(), clock, mono_us, records };
+            let gaps = if seq > 0 { vec![Gap { first: seq + 1, last: seq + 9, cause: Cause::Expired }] } else { Vec::new() };
+            let batch = Batch { lane: lane(), clock, mono_us, records, gaps };
             prop_assert_eq!(Batch::from_json(batch.to_json().as_bytes()).unwrap(), batch);
         }
 

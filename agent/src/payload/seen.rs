@@ -30,6 +30,12 @@ impl Seen {
         true
     }
 
+    /// Adds all from `first` to `last`; nothing if that is before it.
+    pub fn insert_range(&mut self, first: u64, last: u64) {
+        let all = self.ranges().chain([(first, last)]).collect::<Vec<_>>();
+        *self = Self::from(all);
+    }
+
     /// Whether `seq` is in the set.
     pub fn contains(&self, seq: u64) -> bool {
         self.ranges.range(..=seq).next_back().is_some_and(|(_, last)| *last >= seq)

@@ -52,13 +52,18 @@ pub(super) fn print_stat(stat: &Stat) {
     say(format_args!("set aside        {}", stat.aside));
     say(format_args!("repeats dropped  {}", stat.repeats));
     say(format_args!("expired          {}", stat.expired));
+    say(format_args!("dropped          {}", stat.dropped));
+    say(format_args!("thinned          {}", stat.thinned));
     say(format_args!("damaged          {}", stat.damaged));
     for reader in &stat.readers {
-        let Backlog { stream, reader, unconfirmed, confirmed_by } = reader;
+        let Backlog { stream, reader, unconfirmed, confirmed_by, lost } = reader;
         let by = match confirmed_by {
             ConfirmedBy::Receipt => "receipt",
             ConfirmedBy::Delivery => "delivery",
         };
         say(format_args!("{stream} → {reader}  {unconfirmed} not confirmed by {by}"));
+        for (cause, records) in lost {
+            say(format_args!("{stream} → {reader}  {records} lost: {cause}"));
+        }
     }
 }

@@ -119,5 +119,5 @@ fn batch(capture: &Capture) -> Batch {
     let lane = Lane { device: capture.device.clone(), stream: capture.stream.clone(), boot: Boot::new(0, 0) };
     let time_us = capture.own_time_us.unwrap_or(capture.taken.wall_us);
     let records = vec![Record { seq: 1, time_us, points: capture.points.clone() }];
-    Batch { lane, clock: capture.taken.state, mono_us: capture.taken.mono_us, records }
+    Batch { lane, clock: capture.taken.state, mono_us: capture.taken.mono_us, records, gaps: Vec::new() }
 }

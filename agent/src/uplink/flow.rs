@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pace::{Backoff, Dice};
-use crate::outbox::{BatchLimit, Receipted};
+use crate::outbox::{BatchLimit, Priority, Receipted};
 use crate::payload::{Lane, NoteId};
 
 /// Time since the uplink began.
@@ -26,6 +26,9 @@ const CROSSING: Duration = Duration::from_secs(5);
 /// First and longest pause after this reader could not be sent to.
 const RETRY: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
 
+/// What is still unsent so long after it might have gone has piled up.
+const BEHIND: Duration = Duration::from_secs(10);
+
 /// How a stream is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowRules {
@@ -37,6 +40,8 @@ pub struct FlowRules {
     pub receipts: bool,
     /// How long a server may keep a notification for a reader that is away.
     pub ttln: Duration,
+    /// Who goes first of those that are due.
+    pub priority: Priority,
 }
 
 /// What the flow wants done.
@@ -134,6 +139,13 @@ impl Flow {
     /// It is sent by these rules from now on.
     pub(super) const fn follow(&mut self, rules: FlowRules) {
         self.rules = rules;
+    }
+
+    /// Whether something has piled up: more than one batch of it, or it waits for long.
+    pub(super) fn is_behind(&self, now: Time) -> bool {
+        let unsent = usize::try_from((self.last + 1).saturating_sub(self.next)).unwrap_or(usize::MAX);
+        let since = now.saturating_sub(self.unsent_since);
+        unsent > self.rules.limit.records || (unsent > 0 && since > self.rules.linger + BEHIND)
     }
 
     /// Whether its reader has everything.
@@ -254,6 +266,11 @@ impl Flow {
             again: false,
         };
         self.place(gone, now);
+    }
+
+    /// What was to be sent was set aside: what is there in its place is to be sent.
+    pub(super) fn on_aside(&mut self, now: Time) {
+        self.calm(now);
     }
 
     /// What became of `Step::Ask`.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use at_protocol::AtSign;
 use atedge_adapters::{DeviceName, StreamName};
 
+use super::drain::{Drain, DrainRules};
 use super::flow::{Flow, FlowRules, NoteStatus, Pinned, Step, Time};
 use super::pace::{Backoff, Dice};
-use crate::outbox::{BatchLimit, FlowKey, LaneId, Receipted, Waiting};
+use crate::outbox::{BatchLimit, FlowKey, LaneId, Priority, Receipted, Waiting};
 use crate::payload::{Boot, Lane, NoteId};
 
 /// Steps under way at once, over all flows.
@@ -54,14 +55,24 @@ pub enum Action {
 /// The flows of one device's stream to one reader: one of each boot that is not drained.
 type Series = (AtSign, StreamName, DeviceName);
 
+/// What goes first of all that is due: what is new before what has piled up, and the important before the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Class {
+    is_behind: bool,
+    priority: Priority,
+}
+
 /// All flows, and when each wants something.
 pub struct Schedule {
     streams: StreamRules,
-    flows: BTreeMap<FlowKey, Flow>,
+    flows: BTreeMap<FlowKey, (Class, Flow)>,
     /// The flows of boots before this one: what is older goes first.
     earlier: BTreeMap<Series, BTreeSet<(Boot, FlowKey)>>,
-    due: BTreeSet<(Time, FlowKey)>,
+    due: BTreeMap<Class, BTreeSet<(Time, FlowKey)>>,
     under_way: usize,
+    drain: Drain,
+    /// The flows whose step under way is the drain's.
+    draining: BTreeSet<FlowKey>,
     boot: Boot,
     sends: u32,
     /// Failures in a row to reach our own server, and until when nothing is tried because of them.
@@ -72,44 +83,47 @@ pub struct Schedule {
 
 impl Schedule {
     /// A schedule without flows, for the agent's run `boot`.
-    pub fn new(streams: StreamRules, boot: Boot, seed: u64) -> Self {
+    pub fn new(streams: StreamRules, drain: DrainRules, boot: Boot, seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
         Self {
             streams,
             flows: BTreeMap::new(),
             earlier: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: BTreeMap::new(),
             under_way: 0,
+            drain: Drain::new(drain, AT_ONCE, &mut dice),
+            draining: BTreeSet::new(),
             boot,
             sends: 0,
             unreached: 0,
             paused_until: Time::ZERO,
-            dice: Dice::new(seed),
+            dice,
         }
     }
 
     /// The streams and their readers are these from now on. Flows to readers that are none any more are
     /// forgotten, whatever is under way for them; new readers' flows are added by [`Schedule::add_waiting`].
-    pub fn configure(&mut self, streams: StreamRules) {
+    pub fn configure(&mut self, streams: StreamRules, now: Time) {
         self.streams = streams;
         let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
         for key in keys {
-            let stream = self.flows.get(&key).and_then(|flow| self.streams.get(&flow.lane.stream));
+            let stream = self.flows.get(&key).and_then(|(_, flow)| self.streams.get(&flow.lane.stream));
             let rules = stream.filter(|(readers, _)| readers.contains(&key.reader)).map(|(_, rules)| *rules);
             match rules {
-                Some(rules) => self.change(key, |flow| flow.iter_mut().for_each(|flow| flow.follow(rules))),
-                None => self.forget(&key),
+                Some(rules) => {
+                    self.change(key, now, |flow| flow.iter_mut().for_each(|flow| flow.follow(rules)));
+                }
+                None => self.forget(key, now),
             }
         }
     }
 
-    fn forget(&mut self, key: &FlowKey) {
-        let Some(flow) = self.flows.remove(key) else { return };
-        if let Some(due) = flow.due() {
-            self.due.remove(&(due, key.clone()));
-        }
-        let series_of = series(key, &flow);
+    fn forget(&mut self, key: FlowKey, now: Time) {
+        let Some((_, flow)) = self.flows.get(&key) else { return };
+        let (series_of, place) = (series(&key, flow), (flow.lane.boot, key.clone()));
+        self.change(key, now, |flow| *flow = None);
         if let Some(flows) = self.earlier.get_mut(&series_of) {
-            flows.remove(&(flow.lane.boot, key.clone()));
+            flows.remove(&place);
             if flows.is_empty() {
                 self.earlier.remove(&series_of);
             }
@@ -121,7 +135,7 @@ impl Schedule {
         let Waiting { key, lane, upto, last } = waiting;
         let Some((_, rules)) = self.streams.get(&lane.stream) else { return };
         let rules = *rules;
-        self.change(key, |flow| {
+        self.change(key, now, |flow| {
             flow.get_or_insert_with(|| Flow::new(lane, rules, upto)).grow(last, now, true);
         });
     }
@@ -131,7 +145,7 @@ impl Schedule {
         let Some((readers, rules)) = self.streams.get(&lane.stream) else { return };
         let (readers, rules) = (readers.clone(), *rules);
         for reader in readers {
-            self.change(FlowKey { lane: id, reader }, |flow| {
+            self.change(FlowKey { lane: id, reader }, now, |flow| {
                 flow.get_or_insert_with(|| Flow::new(Arc::clone(lane), rules, 0)).grow(last, now, false);
             });
         }
@@ -141,22 +155,30 @@ impl Schedule {
     /// `on_status`, `on_failed`, `on_unreachable`.
     pub fn next(&mut self, now: Time) -> Option<Action> {
         while self.under_way < AT_ONCE && self.paused_until <= now {
-            let place = self.ready().next().filter(|(due, _)| *due <= now).cloned()?;
-            self.due.remove(&place);
-            let (_, key) = place;
+            let (_, key) = self.ready().find(|(due, _)| *due <= now)?;
+            let key = key.clone();
             let (epoch, sends) = (self.boot.epoch(), &mut self.sends);
             let attempt = || {
                 *sends += 1;
                 NoteId::attempt(epoch, *sends)
             };
-            let flow = self.flows.get_mut(&key)?;
+            let (class, flow) = self.flows.get_mut(&key)?;
+            let class = *class;
+            let places = self.due.entry(class).or_default();
+            if let Some(due) = flow.due() {
+                places.remove(&(due, key.clone()));
+            }
             let step = flow.step(now, attempt);
             if let Some(due) = flow.due() {
-                self.due.insert((due, key.clone()));
+                places.insert((due, key.clone()));
             }
             let (lane, rules) = (Arc::clone(&flow.lane), flow.rules());
             let Some(step) = step else { continue };
             self.under_way += 1;
+            if class.is_behind {
+                self.drain.begin();
+                self.draining.insert(key.clone());
+            }
             return Some(match step {
                 Step::Send { from, to, attempt } => {
                     Action::Send { key, lane, from, to, limit: rules.limit, ttln: rules.ttln, attempt }
@@ -169,20 +191,35 @@ impl Schedule {
 
     /// When [`Schedule::next`] may have something; `None` if only an answer or growth can change that.
     pub fn deadline(&self) -> Option<Time> {
-        let (due, _) = self.ready().next().filter(|_| self.under_way < AT_ONCE)?;
-        Some((*due).max(self.paused_until))
+        let due = self.ready().map(|(due, _)| due).min().filter(|_| self.under_way < AT_ONCE)?;
+        Some(due.max(self.paused_until))
     }
 
-    /// What is due, in order, but for flows that wait for an earlier boot's: its records are older.
-    fn ready(&self) -> impl Iterator<Item = &(Time, FlowKey)> {
-        self.due.iter().filter(|(_, key)| {
-            // Soon after a start nothing is left of earlier boots, and no flow waits.
-            let Some(flow) = self.flows.get(key).filter(|_| !self.earlier.is_empty()) else { return true };
-            let mut older = self.earlier.get(&series(key, flow)).into_iter().flatten();
-            !older.any(|(boot, key)| {
-                *boot < flow.lane.boot && self.flows.get(key).is_some_and(Flow::has_unsent_or_under_way)
-            })
+    /// Of each class, in their order, the first flow that may go, and when.
+    fn ready(&self) -> impl Iterator<Item = (Time, &FlowKey)> {
+        self.due.iter().filter_map(|(class, due)| {
+            let not_before = if class.is_behind { self.drain.next()? } else { Time::ZERO };
+            let (due, key) = due.iter().find(|(_, key)| !self.waits_for_an_earlier_boot(key))?;
+            Some(((*due).max(not_before), key))
         })
+    }
+
+    /// Whether records of an earlier boot are yet to go: they are older.
+    fn waits_for_an_earlier_boot(&self, key: &FlowKey) -> bool {
+        // Soon after a start nothing is left of earlier boots, and no flow waits.
+        let Some((_, flow)) = self.flows.get(key).filter(|_| !self.earlier.is_empty()) else { return false };
+        let mut older = self.earlier.get(&series(key, flow)).into_iter().flatten();
+        older.any(|(boot, key)| {
+            *boot < flow.lane.boot
+                && self.flows.get(key).is_some_and(|(_, flow)| flow.has_unsent_or_under_way())
+        })
+    }
+
+    /// What is being sent for `key` has so many `bytes`: told before it is said what became of it.
+    pub fn on_taken(&mut self, key: &FlowKey, bytes: usize, now: Time) {
+        if self.draining.contains(key) {
+            self.drain.spend(bytes, now);
+        }
     }
 
     /// Records `from` to `last` were stored under `id`; `more` as in [`Flow::on_sent`]. Returns up to where
@@ -196,24 +233,29 @@ impl Schedule {
         id: NoteId,
         now: Time,
     ) -> Option<u64> {
-        self.reached();
-        self.answer(key, |flow, _| flow.on_sent(from, last, more, id, now))
+        self.reached(now);
+        self.answer(key, now, |flow, _| flow.on_sent(from, last, more, id, now))
     }
 
     /// Records `from` to `to` are not to be sent (any more).
     pub fn on_gone(&mut self, key: &FlowKey, from: u64, to: u64, now: Time) -> Option<u64> {
-        self.answer(key, |flow, _| flow.on_gone(from, to, now))
+        self.answer(key, now, |flow, _| flow.on_gone(from, to, now))
+    }
+
+    /// What was to be sent is refused for good and was set aside: a gap stands in its place.
+    pub fn on_aside(&mut self, key: &FlowKey, now: Time) {
+        self.answer(key, now, |flow, _| flow.on_aside(now));
     }
 
     /// What became of the notification that carries the batch from `first` on.
     pub fn on_status(&mut self, key: &FlowKey, first: u64, status: NoteStatus, now: Time) -> Option<u64> {
-        self.reached();
-        self.answer(key, |flow, _| flow.on_status(first, status, now))
+        self.reached(now);
+        self.answer(key, now, |flow, _| flow.on_status(first, status, now))
     }
 
     /// It failed for this reader, for now; the server may have what was `sent`.
     pub fn on_failed(&mut self, key: &FlowKey, sent: Option<Pinned>, now: Time) {
-        self.answer(key, |flow, dice| flow.on_failed(sent, now, dice));
+        self.answer(key, now, |flow, dice| flow.on_failed(sent, now, dice));
     }
 
     /// Our own server was not reached, or did not answer; it may have what was `sent`. All flows wait.
@@ -224,14 +266,14 @@ impl Schedule {
             self.unreached += 1;
             self.paused_until = now + UNREACHABLE.pause(self.unreached, &mut self.dice);
         }
-        self.answer(key, |flow, _| flow.on_unreachable(sent));
+        self.answer(key, now, |flow, _| flow.on_unreachable(sent));
         self.unreached == 1
     }
 
     /// A receipt came, and the outbox has taken it.
     pub fn on_receipt(&mut self, receipt: &Receipted, now: Time) -> Option<u64> {
         let mut confirmed = None;
-        self.change(receipt.key.clone(), |flow| {
+        self.change(receipt.key.clone(), now, |flow| {
             if let Some(flow) = flow {
                 flow.on_receipt(receipt, now);
                 confirmed = Some(flow.confirmed()).filter(|after| *after > receipt.confirmed);
@@ -244,13 +286,13 @@ impl Schedule {
     pub fn hurry(&mut self, now: Time) {
         let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
         for key in keys {
-            self.change(key, |flow| flow.iter_mut().for_each(|flow| flow.hurry(now)));
+            self.change(key, now, |flow| flow.iter_mut().for_each(|flow| flow.hurry(now)));
         }
     }
 
     /// Whether everything was sent that may be.
     pub fn is_sent(&self) -> bool {
-        self.flows.values().all(Flow::is_sent)
+        self.flows.values().all(|(_, flow)| flow.is_sent())
     }
 
     /// Whether our own server was not reached when last tried.
@@ -258,17 +300,23 @@ impl Schedule {
         self.unreached > 0
     }
 
-    fn reached(&mut self) {
+    fn reached(&mut self, now: Time) {
+        if self.unreached > 0 {
+            self.drain.reconnect(now, &mut self.dice);
+        }
         self.unreached = 0;
         self.paused_until = Time::ZERO;
     }
 
     /// The end of something under way.
-    fn answer(&mut self, key: &FlowKey, change: impl FnOnce(&mut Flow, &mut Dice)) -> Option<u64> {
+    fn answer(&mut self, key: &FlowKey, now: Time, change: impl FnOnce(&mut Flow, &mut Dice)) -> Option<u64> {
         self.under_way -= 1;
+        if self.draining.remove(key) {
+            self.drain.end();
+        }
         let mut dice = self.dice.clone();
         let mut confirmed = None;
-        self.change(key.clone(), |flow| {
+        self.change(key.clone(), now, |flow| {
             if let Some(flow) = flow {
                 let before = flow.confirmed();
                 change(flow, &mut dice);
@@ -281,10 +329,10 @@ impl Schedule {
 
     /// Changes the flow of `key`, which may be none yet, and keeps its place in `due` right. A flow of an
     /// earlier boot is forgotten when its reader has everything, since it will not grow again.
-    fn change(&mut self, key: FlowKey, change: impl FnOnce(&mut Option<Flow>)) {
-        let mut flow = self.flows.remove(&key);
-        if let Some(due) = flow.as_ref().and_then(Flow::due) {
-            self.due.remove(&(due, key.clone()));
+    fn change(&mut self, key: FlowKey, now: Time, change: impl FnOnce(&mut Option<Flow>)) {
+        let (class, mut flow) = self.flows.remove(&key).unzip();
+        if let (Some(class), Some(due)) = (class, flow.as_ref().and_then(Flow::due)) {
+            self.due.entry(class).or_default().remove(&(due, key.clone()));
         }
         change(&mut flow);
         let Some(flow) = flow else { return };
@@ -302,10 +350,11 @@ impl Schedule {
             }
             flows.insert(place);
         }
+        let class = Class { is_behind: flow.is_behind(now), priority: flow.rules().priority };
         if let Some(due) = flow.due() {
-            self.due.insert((due, key.clone()));
+            self.due.entry(class).or_default().insert((due, key.clone()));
         }
-        self.flows.insert(key, flow);
+        self.flows.insert(key, (class, flow));
     }
 }
 
@@ -336,9 +385,15 @@ mod tests {
         let (old, new) = (Boot::new(1, 7), Boot::new(2, 9));
         let reader: AtSign = "@ops".parse().unwrap();
         let limit = BatchLimit { records: 10, bytes: 1 << 20 };
-        let rules = FlowRules { limit, linger: LINGER, receipts: true, ttln: Duration::from_secs(60) };
+        let rules = FlowRules {
+            limit,
+            linger: LINGER,
+            receipts: true,
+            ttln: Duration::from_secs(60),
+            priority: Priority::default(),
+        };
         let streams = StreamRules::from([("process".parse().unwrap(), (vec![reader.clone()], rules))]);
-        let mut schedule = Schedule::new(streams, new, 1);
+        let mut schedule = Schedule::new(streams, DrainRules::default(), new, 1);
         let left = FlowKey { lane: 1, reader };
         let now = LINGER * 2;
         schedule.on_grown(2, &lane(new), 10, now);
@@ -360,12 +415,18 @@ mod tests {
         let boot = Boot::new(1, 7);
         let [stays, goes, comes] = ["@stays", "@goes", "@comes"].map(|name| name.parse::<AtSign>().unwrap());
         let limit = BatchLimit { records: 10, bytes: 1 << 20 };
-        let rules = FlowRules { limit, linger: LINGER, receipts: true, ttln: Duration::from_secs(60) };
+        let rules = FlowRules {
+            limit,
+            linger: LINGER,
+            receipts: true,
+            ttln: Duration::from_secs(60),
+            priority: Priority::default(),
+        };
         let streams = |readers: [&AtSign; 2], rules| {
             let readers = readers.into_iter().cloned().collect();
             StreamRules::from([("process".parse().unwrap(), (readers, rules))])
         };
-        let mut schedule = Schedule::new(streams([&stays, &goes], rules), boot, 1);
+        let mut schedule = Schedule::new(streams([&stays, &goes], rules), DrainRules::default(), boot, 1);
         let key = |reader: &AtSign| FlowKey { lane: 1, reader: reader.clone() };
         let waiting = |reader: &AtSign| Waiting { key: key(reader), lane: lane(boot), upto: 0, last: 3 };
         let now = LINGER;
@@ -377,7 +438,7 @@ mod tests {
         assert_eq!(to(schedule.next(now)), Some((goes.clone(), 10)));
 
         let limit = BatchLimit { records: 2, ..limit };
-        schedule.configure(streams([&stays, &comes], FlowRules { limit, ..rules }));
+        schedule.configure(streams([&stays, &comes], FlowRules { limit, ..rules }), now);
         schedule.add_waiting(waiting(&stays), now);
         schedule.add_waiting(waiting(&comes), now);
         assert_eq!(to(schedule.next(now)), Some((comes.clone(), 2)));
@@ -391,5 +452,47 @@ mod tests {
         assert_eq!(to(schedule.next(now + LINGER)).map(|(reader, _)| reader), Some(comes));
         assert_eq!(to(schedule.next(now + LINGER)).map(|(reader, _)| reader), Some(stays));
         assert_eq!(schedule.next(now + LINGER), None);
+    }
+
+    /// What has piled up keeps to its rate and its places; what is new goes past it, the important first.
+    #[test]
+    fn what_is_new_goes_past_what_has_piled_up() {
+        let boot = Boot::new(1, 7);
+        let limit = BatchLimit { records: 10, bytes: 1 << 20 };
+        let rules = |priority: u8| FlowRules {
+            limit,
+            linger: Duration::ZERO,
+            receipts: true,
+            ttln: Duration::from_secs(60),
+            priority: priority.try_into().unwrap(),
+        };
+        let reader: AtSign = "@ops".parse().unwrap();
+        let stream = |name: &str, priority| (name.parse().unwrap(), (vec![reader.clone()], rules(priority)));
+        let streams = StreamRules::from([stream("history", 9), stream("process", 5), stream("alarm", 0)]);
+        let drain = DrainRules { rate: Some(100), ..DrainRules::default() };
+        let mut schedule = Schedule::new(streams, drain, boot, 1);
+        let lane = |stream: &str| {
+            Arc::new(Lane { device: "oven".parse().unwrap(), stream: stream.parse().unwrap(), boot })
+        };
+        let now = Duration::from_secs(100);
+        schedule.on_grown(1, &lane("history"), 1000, now);
+        schedule.on_grown(2, &lane("process"), 1, now);
+        schedule.on_grown(3, &lane("alarm"), 1, now);
+        let key = |lane| FlowKey { lane, reader: reader.clone() };
+        let next = |schedule: &mut Schedule, now| match schedule.next(now) {
+            Some(Action::Send { key, to, .. }) => Some((key.lane, to)),
+            _ => None,
+        };
+        assert_eq!(next(&mut schedule, now), Some((3, 1)));
+        assert_eq!(next(&mut schedule, now), Some((2, 1)));
+        assert_eq!(next(&mut schedule, now), Some((1, 1000)));
+        schedule.on_taken(&key(1), 500, now);
+        schedule.on_sent(&key(1), 1, 10, true, NoteId::new(boot, 1, 1), now);
+        schedule.on_sent(&key(3), 1, 1, false, NoteId::new(boot, 1, 2), now);
+        assert_eq!(next(&mut schedule, now), None, "500 bytes are to be paid for");
+        schedule.on_grown(3, &lane("alarm"), 2, now);
+        assert_eq!(next(&mut schedule, now), Some((3, 2)), "an alarm does not wait for that");
+        assert_eq!(schedule.deadline(), Some(now + Duration::from_secs(5)));
+        assert_eq!(next(&mut schedule, now + Duration::from_secs(5)), Some((1, 1000)));
     }
 }

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::drain::DrainRules;
 use super::flow::{FlowRules, NoteStatus, Pinned, Time};
 use super::pace::Dice;
 use super::schedule::{Action, Schedule, StreamRules};
 use crate::outbox::sim::Queue;
-use crate::outbox::{BatchLimit, FlowKey};
-use crate::payload::{Batch, Lane, NoteId, Receipt, Seen};
+use crate::outbox::{BatchLimit, FlowKey, Priority};
+use crate::payload::{Batch, Coverage, Lane, NoteId, Receipt};
 
 /// What may go wrong, in percent of the times it can.
 #[derive(Clone, Copy)]
@@ -26,16 +27,21 @@ struct Faults {
     receipt_lost: u64,
     /// The agent is killed within a second.
     killed: u64,
+    /// The queue is full, and its oldest records are dropped within a second.
+    full: u64,
 }
 
-const NONE: Faults = Faults { lost: 0, unanswered: 0, vanished: 0, doubled: 0, receipt_lost: 0, killed: 0 };
+const NONE: Faults =
+    Faults { lost: 0, unanswered: 0, vanished: 0, doubled: 0, receipt_lost: 0, killed: 0, full: 0 };
+/// What has piled up is slower than the devices talk, for a while.
+const DRAIN: DrainRules = DrainRules { rate: Some(4000), live: 0.5, jitter: Duration::from_secs(3) };
 const ROUGH: Faults =
-    Faults { lost: 10, unanswered: 10, vanished: 5, doubled: 10, receipt_lost: 20, killed: 2 };
+    Faults { lost: 10, unanswered: 10, vanished: 5, doubled: 10, receipt_lost: 20, killed: 2, full: 0 };
 
 /// A reader of ours: it dedups by number and sends receipts.
 #[derive(Default)]
 struct Reader {
-    seen: BTreeMap<Lane, Seen>,
+    had: BTreeMap<Lane, Coverage>,
     /// Values in the order in which they were new.
     values: BTreeMap<Lane, Vec<(u64, i64)>>,
     to_receipt: BTreeSet<Lane>,
@@ -45,8 +51,12 @@ struct Reader {
 impl Reader {
     fn take(&mut self, json: &str) {
         let batch = Batch::from_json(json.as_bytes()).unwrap();
+        let had = self.had.entry(batch.lane.clone()).or_default();
+        for gap in batch.gaps {
+            had.take_gap(gap);
+        }
         for record in batch.records {
-            if self.seen.entry(batch.lane.clone()).or_default().insert(record.seq) {
+            if had.take_record(record.seq) {
                 let value = crate::outbox::sim::value(&record);
                 self.values.entry(batch.lane.clone()).or_default().push((record.seq, value));
             } else {
@@ -82,10 +92,11 @@ impl World {
             linger: Duration::from_secs(2),
             receipts,
             ttln: Duration::from_secs(3600),
+            priority: Priority::default(),
         };
         let rules = StreamRules::from([("process".parse().unwrap(), (vec!["@ops".parse().unwrap()], rules))]);
         let queue = Queue::new();
-        let schedule = Schedule::new(rules.clone(), queue.boot(), seed);
+        let schedule = Schedule::new(rules.clone(), DRAIN, queue.boot(), seed);
         Self {
             dice: Dice::new(seed),
             faults,
@@ -133,6 +144,9 @@ impl World {
             self.deliver();
         }
         self.receipts();
+        if self.chance(self.faults.full) {
+            self.queue.drop_oldest(1 + self.dice.next() % 9);
+        }
         if killed {
             self.kill();
         }
@@ -171,6 +185,7 @@ impl World {
                     self.schedule.on_unreachable(&key, sent, self.now);
                     return;
                 }
+                self.schedule.on_taken(&key, parcel.json.len(), self.now);
                 let upto = self.schedule.on_sent(&key, from, parcel.last, parcel.last < to, id, self.now);
                 upto.map(|upto| (key, upto))
             }
@@ -205,7 +220,7 @@ impl World {
             if self.chance(self.faults.receipt_lost) {
                 continue;
             }
-            let receipt = Receipt::of(lane.boot, &self.reader.seen[&lane]);
+            let receipt = self.reader.had[&lane].receipt(lane.boot);
             let receipt = Receipt::from_json(receipt.to_json().as_bytes()).unwrap();
             if let Some(taken) = self.queue.receipt("@ops", &lane, &receipt) {
                 let upto = self.schedule.on_receipt(&taken, self.now);
@@ -216,7 +231,7 @@ impl World {
 
     fn kill(&mut self) {
         self.queue.crash();
-        self.schedule = Schedule::new(self.rules.clone(), self.queue.boot(), self.dice.next());
+        self.schedule = Schedule::new(self.rules.clone(), DRAIN, self.queue.boot(), self.dice.next());
         for waiting in self.queue.waiting() {
             self.schedule.add_waiting(waiting, self.now);
         }
@@ -230,11 +245,12 @@ impl World {
         self.faults = NONE;
         self.away = false;
         let mut quiet = 0;
-        while self.queue.records() > 0 {
+        while !self.queue.waiting().is_empty() {
             self.second(false);
             quiet += 1;
             assert!(quiet < 8 * 3600, "{} records are stuck", self.queue.records());
         }
+        assert_eq!(self.queue.records(), 0);
     }
 
     /// All that was said was read, once, under the number it was said with.
@@ -248,6 +264,26 @@ impl World {
             read.entry(lane.device.to_string()).or_default().extend(values.iter().map(|(_, value)| value));
         }
         assert_eq!(read, self.said);
+    }
+
+    /// All that was said was read once, or its reader knows that it is lost, and the queue says so too.
+    fn check_losses(&mut self) {
+        let mut lost: u64 = 0;
+        let mut read = BTreeSet::new();
+        for (lane, had) in &self.reader.had {
+            assert_eq!(had.receipt(lane.boot).missing(), [], "{lane}");
+            lost += had.lost();
+            for (_, value) in self.reader.values.get(lane).into_iter().flatten() {
+                assert!(read.insert(*value), "{value} was read twice");
+            }
+        }
+        let said = self.said.values().flatten().count() as u64;
+        assert_eq!(read.len() as u64 + lost, said);
+        let counted = self.queue.lost();
+        assert!(
+            lost > 0 && lost <= counted,
+            "{lost} lost, {counted} counted; some were on their way already"
+        );
     }
 
     fn inversions(&self) -> usize {
@@ -270,6 +306,17 @@ fn everything_arrives_once_over_a_rough_link_and_through_kills() {
         raw_repeats += world.reader.raw_repeats;
     }
     assert!(raw_repeats > 0, "the faults were felt");
+}
+
+#[test]
+fn what_a_full_queue_drops_is_known_to_its_reader() {
+    for (seed, receipts) in (200..208).zip([true, false].into_iter().cycle()) {
+        println!("seed {seed}");
+        let vanished = if receipts { ROUGH.vanished } else { 0 };
+        let mut world = World::new(seed, Faults { full: 15, vanished, ..ROUGH }, receipts);
+        world.run(300);
+        world.check_losses();
+    }
 }
 
 #[test]

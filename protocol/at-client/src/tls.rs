@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::directory::Address;
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::lenient::{Lenient, TrustedTime};
 
 /// Which authorities may vouch for a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,6 +174,23 @@ impl ClientTls {
     /// # Errors
     /// A file cannot be read, or nobody is trusted.
     pub fn new(trust: &Trust, identity: Option<Arc<dyn ResolvesClientCert>>) -> Result<Self, TlsError> {
+        Self::build(trust, identity, None)
+    }
+
+    /// The same on a machine whose clock may not be right: a certificate's time is checked as well as what is
+    /// known of the time allows.
+    ///
+    /// # Errors
+    /// As [`ClientTls::new`].
+    pub fn with_time(trust: &Trust, time: Arc<dyn TrustedTime>) -> Result<Self, TlsError> {
+        Self::build(trust, None, Some(time))
+    }
+
+    fn build(
+        trust: &Trust,
+        identity: Option<Arc<dyn ResolvesClientCert>>,
+        time: Option<Arc<dyn TrustedTime>>,
+    ) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         let file = match trust {
             Trust::Only(file) => Some(file),
@@ -190,10 +209,18 @@ impl ClientTls {
             return Err(TlsError::NobodyTrusted);
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .expect("aws-lc has the suites of both versions")
-            .with_root_certificates(roots);
+            .expect("aws-lc has the suites of both versions");
+        let builder = match time {
+            None => builder.with_root_certificates(roots),
+            Some(time) => {
+                let within = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .expect("there are roots, and no revocation lists");
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Lenient { within, time }))
+            }
+        };
         let config = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => builder.with_client_cert_resolver(identity),
@@ -355,6 +382,45 @@ mod tests {
         })
         .await;
         assert!(matches!(outcome, Err(DialError::NotYetValid { .. })));
+    }
+
+    /// A clock that stands where it was last seen.
+    #[derive(Debug)]
+    struct Seen(Option<u64>);
+
+    impl TrustedTime for Seen {
+        fn least(&self) -> Option<Duration> {
+            self.0.map(Duration::from_secs)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_not_right_minds_what_has_ended_and_not_what_has_yet_to_begin() {
+        let authority = Authority::new();
+        let at = |seen: Option<u64>| {
+            let root = authority.ca();
+            ClientTls::with_time(&Trust::Only(root), Arc::new(Seen(seen))).unwrap()
+        };
+        let in_2026 = Some(1_795_305_600);
+        let dial = async |name: &str, years: (i32, i32), tls: &ClientTls| {
+            let server = authority.server_tls(name, |params| {
+                params.not_before = date_time_ymd(years.0, 1, 1);
+                params.not_after = date_time_ymd(years.1, 1, 1);
+            });
+            let (address, _tasks) = listen(server, async |_| ()).await;
+            dial(&address, tls, PATIENCE).await.map(|_| ())
+        };
+        assert!(dial("localhost", (3000, 3001), &at(in_2026)).await.is_ok());
+        let right = dial("localhost", (3000, 3001), &at(None)).await;
+        assert!(matches!(right, Err(DialError::NotYetValid { .. })), "{right:?}");
+        let ended = dial("localhost", (2000, 2001), &at(in_2026)).await;
+        assert!(matches!(ended, Err(DialError::Expired { .. })), "{ended:?}");
+        let name = dial("other.example", (3000, 3001), &at(in_2026)).await;
+        assert!(matches!(name, Err(DialError::WrongName { .. })), "{name:?}");
+        let strangers = Authority::new();
+        let tls = ClientTls::with_time(&Trust::Only(strangers.ca()), Arc::new(Seen(in_2026))).unwrap();
+        let issuer = dial("localhost", (3000, 3001), &tls).await;
+        assert!(matches!(issuer, Err(DialError::UnknownIssuer { .. })), "{issuer:?}");
     }
 
     #[tokio::test]

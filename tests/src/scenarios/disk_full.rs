@@ -1,10 +1,7 @@
 //! A disk that fills up and has room again: what is acknowledged is kept, what cannot be kept is answered
 //! with an error, reading goes on, and writing too within seconds of there being room.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -14,6 +11,7 @@ use crate::accounts::{Account, Effect, Talk};
 use crate::process;
 use crate::replay::Owner;
 use crate::scenario::Run;
+use crate::small_disk;
 use crate::town::Town;
 use crate::wire::Wire;
 
@@ -26,18 +24,6 @@ const MANY: usize = 2_000;
 const SOME_ROOM: u64 = 512 * 1024;
 /// How soon it has to write again.
 const HEALED: Duration = Duration::from_secs(5);
-/// Runs a server on a small disk of its own, which nobody else sees and which goes with it.
-const SMALL_DISK: &str = "#!/bin/sh
-exec unshare --mount sh -c '
-    set -e
-    mkdir -p \"$0.disk\"
-    mount -t tmpfs -o size=SIZE tmpfs \"$0.disk\"
-    cp -a \"$0\"/. \"$0.disk\"
-    mount --bind \"$0.disk\" \"$0\"
-    exec \"$@\"
-' 'STATE' 'PROGRAM' \"$@\"
-";
-
 /// Fills the disk under a server, some times.
 ///
 /// # Errors
@@ -48,17 +34,16 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     owner.activate(TENANT, &mut town.dial(TENANT)?)?;
     town.nodes[0].stop()?;
     let state = town.nodes[0].state();
-    town.nodes[0].run_instead(small_disk(&run.folder, &state)?);
+    town.nodes[0].run_instead(small_disk::script(&run.folder, "atedge-server", &state, DISK)?);
     town.nodes[0].start().context("no small disk; this needs root")?;
     // The server's own view of its disk.
-    let inside = format!("/proc/{}/root{}", town.nodes[0].process()?.id(), state.display());
-    let filler = PathBuf::from(inside).join("filler");
+    let filler = small_disk::seen_by(town.nodes[0].process()?.id(), &state).join("filler");
     let mut account = Account::open(TENANT, &mut enter(&town, &owner)?)?;
     let mut random = run.random();
     let (mut refused, mut kept, mut slowest) = (0, 0, Duration::ZERO);
     for round in 0..if run.long { 50 } else { 5 } {
         let mut talk = Talk::default();
-        fill(&filler, random.below(SOME_ROOM))?;
+        small_disk::fill(&filler, random.below(SOME_ROOM))?;
         let mut reader = enter(&town, &owner)?;
         let before = refused;
         for number in 0..MANY {
@@ -113,25 +98,4 @@ fn enter(town: &Town, owner: &Owner) -> Result<Wire> {
     let mut wire = town.dial(TENANT)?;
     owner.sign_in(TENANT, &mut wire)?;
     Ok(wire)
-}
-
-/// Writes until there is no room but so many bytes, so that the end comes in the middle of something.
-fn fill(path: &Path, room: u64) -> Result<()> {
-    let mut file = File::create(path)?;
-    while file.write_all(&[0x5a; 4096]).is_ok() {}
-    let size = file.metadata()?.len();
-    Ok(file.set_len(size.saturating_sub(room))?)
-}
-
-/// A script that runs the server so.
-fn small_disk(folder: &Path, state: &Path) -> Result<String> {
-    let path = folder.join("on-a-small-disk");
-    let server = process::program("atedge-server")?;
-    let text = SMALL_DISK
-        .replace("SIZE", DISK)
-        .replace("STATE", &state.display().to_string())
-        .replace("PROGRAM", &server.display().to_string());
-    fs::write(&path, text)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    Ok(path.to_str().context("a path in UTF-8")?.to_owned())
 }

@@ -7,6 +7,7 @@ mod atsdk;
 mod black_hole;
 mod certificates;
 mod classic_peers;
+mod clock;
 mod crash;
 mod demo;
 mod descriptors;
@@ -14,6 +15,7 @@ mod directory_down;
 mod disk_damage;
 mod disk_full;
 mod flaps;
+mod full_queue;
 mod handshake_flood;
 mod hostile;
 mod link;
@@ -37,6 +39,7 @@ mod roads;
 mod satellite;
 mod scanner;
 mod server_crash;
+mod several_readers;
 mod silent_peers;
 mod slow_senders;
 mod transcripts;
@@ -66,6 +69,9 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "crash-sabotaged", run: crash::run_sabotaged },
     Scenario { group: ROAD, name: "all-killed", run: all_killed::run },
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
+    Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
+    Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
+    Scenario { group: GATEWAY, name: "clock", run: clock::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },

@@ -12,6 +12,7 @@ use atedge_service::OneLine;
 use tokio::time::timeout;
 
 use super::Finding;
+use crate::clock::SystemClock;
 use crate::config::GatewayConfig;
 use crate::connect;
 
@@ -31,13 +32,14 @@ impl RecordKeeper for Forgetful {
 
 /// All steps, up to the first that fails.
 pub(super) async fn road(gateway: &GatewayConfig, state: &Path) -> Vec<Finding> {
-    let client = match connect::client(gateway, state, |_| Arc::new(Forgetful)) {
-        Ok(client) => client,
-        Err(error) => {
-            let why = OneLine(error.as_ref()).to_string();
-            return vec![Finding::skipped("atServer", format_args!("nobody can be asked: {why}"))];
-        }
-    };
+    let client =
+        match connect::client(gateway, state, &Arc::new(SystemClock::start()), |_| Arc::new(Forgetful)) {
+            Ok(client) => client,
+            Err(error) => {
+                let why = OneLine(error.as_ref()).to_string();
+                return vec![Finding::skipped("atServer", format_args!("nobody can be asked: {why}"))];
+            }
+        };
     let mut findings = Vec::new();
     let found = timeout(PATIENCE, client.config().directory.find(&gateway.atsign)).await;
     let address = match found {

@@ -1,0 +1,223 @@
+//! Many records become one: for a full queue, a coarse past is better than none.
+
+use atedge_adapters::{Point, PointName, StreamName, Value};
+use rusqlite::params;
+
+use super::keep::{Aging, micros};
+use super::send::Stored;
+use super::store::{LaneId, Store};
+use super::{Priority, Summary, Thin, WhenFull};
+use crate::clock::Stamp;
+use crate::payload::{Cause, Lane, Record, fragment, parse_fragment};
+
+/// Records that are looked at in one go.
+const LOOK: usize = 1024;
+
+impl Store {
+    /// Thins streams that allow it, the least important first and none that is more important than `priority`,
+    /// until no more than `enough` bytes are in use. Returns whether there was anything to thin.
+    pub(super) fn thin(&mut self, priority: Priority, enough: u64, now: Stamp) -> rusqlite::Result<bool> {
+        let mut streams: Vec<(Priority, StreamName, Thin)> = Vec::new();
+        for (stream, policy) in &self.options.streams {
+            if policy.priority >= priority && policy.allows(WhenFull::Thin) {
+                streams.push((policy.priority, stream.clone(), policy.thin.clone()));
+            }
+        }
+        streams.sort_by_key(|(priority, ..)| std::cmp::Reverse(*priority));
+        let mut thinned = 0;
+        for (_, stream, rules) in streams {
+            for (id, boot) in self.lanes_of(std::slice::from_ref(&stream))? {
+                let lane = Aging { id, stream: stream.clone(), boot };
+                while !self.has_room(enough)? {
+                    let Some(gone) = self.thin_lane(&lane, &rules, now)? else { break };
+                    thinned += gone;
+                }
+            }
+        }
+        if thinned > 0 {
+            self.count("thinned", thinned)?;
+        }
+        Ok(thinned > 0)
+    }
+
+    /// Thins the next records of one lane; returns how many went, `None` if no more are old enough.
+    fn thin_lane(&mut self, lane: &Aging, rules: &Thin, now: Stamp) -> rusqlite::Result<Option<u64>> {
+        let Some(old) = self.last_older(lane, rules.after, now)? else { return Ok(None) };
+        let (name, after) = self.unthinned(lane)?;
+        let rows = self.some_records(lane.id, after + 1, old)?;
+        let to = micros(rules.to).max(1);
+        let all = rows.len();
+        let mut windows: Vec<Vec<Stored>> = Vec::new();
+        for row in rows {
+            match windows.last_mut() {
+                Some(window) if window[0].time_us.div_euclid(to) == row.time_us.div_euclid(to) => {
+                    window.push(row)
+                }
+                _ => windows.push(vec![row]),
+            }
+        }
+        // More of the last window may be yet to come, or to be old enough.
+        if windows.len() > 1 || all < LOOK {
+            windows.pop();
+        }
+        let Some(last) = windows.last().and_then(|window| window.last()).map(|row| row.seq) else {
+            return Ok(None);
+        };
+        let mut gone = 0;
+        for window in windows.into_iter().filter(|window| window.len() > 1) {
+            gone += self.thin_window(lane.id, &name, window, &rules.with)?;
+        }
+        self.db
+            .prepare_cached("UPDATE lane SET thinned = ? WHERE id = ?")?
+            .execute(params![last, lane.id])?;
+        Ok(Some(gone))
+    }
+
+    /// The last of a window stands for all.
+    fn thin_window(
+        &mut self,
+        lane: LaneId,
+        name: &Lane,
+        window: Vec<Stored>,
+        with: &[Summary],
+    ) -> rusqlite::Result<u64> {
+        let mut records = Vec::with_capacity(window.len());
+        for row in &window {
+            let record = self.open_record(name, row)?.and_then(|text| parse_fragment(&text).ok());
+            let Some(record) = record else { return Ok(0) };
+            records.push(record);
+        }
+        let (Some(first), Some(last)) = (window.first(), window.last()) else { return Ok(0) };
+        let Some(summary) = summarise(&records, with) else { return Ok(0) };
+        let segment = self.segment()?;
+        let sealed = self.segments.seal(&format!("{name}/{}", last.seq), fragment(&summary).as_bytes());
+        self.db
+            .prepare_cached("UPDATE record SET segment = ?, sealed = ? WHERE lane = ? AND seq = ?")?
+            .execute(params![segment, sealed, lane, last.seq])?;
+        self.drop_records(lane, first.seq, last.seq - 1, Cause::Thinned)
+    }
+
+    /// The lane, and the last number in it that was thinned or sent.
+    fn unthinned(&self, lane: &Aging) -> rusqlite::Result<(Lane, u64)> {
+        self.db
+            .prepare_cached(
+                "SELECT device, max(thinned, ifnull((SELECT max(sent) FROM cursor WHERE lane = lane.id), 0))
+                 FROM lane WHERE id = ?",
+            )?
+            .query_row([lane.id], |row| {
+                let device = super::store::text(row, 0)?;
+                Ok((Lane { device, stream: lane.stream.clone(), boot: lane.boot }, row.get(1)?))
+            })
+    }
+
+    fn some_records(&self, lane: LaneId, first: u64, last: u64) -> rusqlite::Result<Vec<Stored>> {
+        self.db
+            .prepare_cached(Stored::SELECT)?
+            .query_map(params![lane, first, last], Stored::read)?
+            .take(LOOK)
+            .collect()
+    }
+}
+
+/// One record with the number and the time of the last: of numbers what `with` says, of everything else the last.
+fn summarise(records: &[Record], with: &[Summary]) -> Option<Record> {
+    let last = records.last()?;
+    let mut names: Vec<&Point> = Vec::new();
+    for point in records.iter().rev().flat_map(|record| &record.points) {
+        if !names.iter().any(|known| known.name == point.name) {
+            names.push(point);
+        }
+    }
+    let mut points = Vec::new();
+    for newest in names {
+        let all = records.iter().flat_map(|record| &record.points).filter(|point| point.name == newest.name);
+        let numbers: Option<Vec<f64>> = all.map(|point| number(&point.value)).collect();
+        let named = with.iter().map(|summary| Some((*summary, name_of(&newest.name, *summary)?)));
+        match (numbers, named.collect::<Option<Vec<_>>>()) {
+            (Some(numbers), Some(named)) => points.extend(named.into_iter().map(|(summary, name)| {
+                let value = Value::Float(of(summary, &numbers));
+                Point { name, value, unit: newest.unit.clone() }
+            })),
+            _ => points.push(newest.clone()),
+        }
+    }
+    Some(Record { points, ..last.clone() })
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Float(number) => Some(*number),
+        Value::Integer(number) => Some(*number as f64),
+        Value::Bool(_) | Value::Text(_) | Value::Data { .. } => None,
+    }
+}
+
+/// `temperature_mean`; `None` when that is too long for a name.
+fn name_of(name: &PointName, summary: Summary) -> Option<PointName> {
+    let word = match summary {
+        Summary::Mean => "mean",
+        Summary::Min => "min",
+        Summary::Max => "max",
+        Summary::Last => "last",
+    };
+    format!("{name}_{word}").parse().ok()
+}
+
+fn of(summary: Summary, numbers: &[f64]) -> f64 {
+    match summary {
+        Summary::Mean => numbers.iter().map(|number| number / numbers.len() as f64).sum(),
+        Summary::Min => numbers.iter().copied().fold(f64::INFINITY, f64::min),
+        Summary::Max => numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        Summary::Last => numbers.last().copied().unwrap_or(f64::NAN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(seq: u64, points: &[(&str, Value)]) -> Record {
+        let point = |(name, value): &(&str, Value)| Point {
+            name: name.parse().unwrap(),
+            value: value.clone(),
+            unit: Some("Cel".into()),
+        };
+        Record {
+            seq,
+            time_us: 1_800_000_000_000_000 + seq as i64,
+            points: points.iter().map(point).collect(),
+        }
+    }
+
+    #[test]
+    fn numbers_are_summed_up_and_of_words_the_last_stays() {
+        let records = [
+            record(1, &[("t", Value::Float(20.0)), ("on", Value::Bool(true))]),
+            record(2, &[("t", Value::Integer(26))]),
+            record(3, &[("t", Value::Float(23.0)), ("on", Value::Bool(false))]),
+        ];
+        let all = [Summary::Mean, Summary::Min, Summary::Max, Summary::Last];
+        let one = summarise(&records, &all).unwrap();
+        assert_eq!((one.seq, one.time_us), (3, records[2].time_us));
+        let got: Vec<(&str, &Value)> =
+            one.points.iter().map(|point| (point.name.as_str(), &point.value)).collect();
+        assert_eq!(
+            got,
+            [
+                ("t_mean", &Value::Float(23.0)),
+                ("t_min", &Value::Float(20.0)),
+                ("t_max", &Value::Float(26.0)),
+                ("t_last", &Value::Float(23.0)),
+                ("on", &Value::Bool(false)),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_name_without_room_for_a_suffix_keeps_its_last_value() {
+        let long = "t".repeat(46);
+        let records = [record(1, &[(&long, Value::Float(1.0))]), record(2, &[(&long, Value::Float(2.0))])];
+        let one = summarise(&records, &[Summary::Mean]).unwrap();
+        assert_eq!(one.points, records[1].points);
+    }
+}
