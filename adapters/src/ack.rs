@@ -35,6 +35,11 @@ impl Ack {
         self.tell(Verdict::Accepted);
     }
 
+    /// Whether somebody waits for the verdict.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.0.is_some()
+    }
+
     fn tell(&mut self, verdict: Verdict) {
         if let Some(tell) = self.0.take() {
             tell(verdict);

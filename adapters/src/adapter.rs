@@ -7,6 +7,7 @@ use std::pin::Pin;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::mqtt::TlsError;
 use crate::{Command, Intake, SecretError};
 
 /// An adapter at work, until it is stopped or fails.
@@ -37,6 +38,14 @@ pub enum AdapterError {
         address: SocketAddr,
         /// The operating system's words.
         cause: io::Error,
+    },
+    /// The certificates cannot be read or used.
+    #[error("adapter {adapter}: {cause}")]
+    Tls {
+        /// The adapter's name.
+        adapter: String,
+        /// What is wrong with them.
+        cause: TlsError,
     },
     /// The password cannot be read.
     #[error("adapter {adapter}: {cause}")]

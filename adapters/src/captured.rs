@@ -41,6 +41,12 @@ pub enum Captured {
         /// Why.
         why: String,
     },
+    /// A reading was not reported, as the rules want it ([`report`](crate::report)). It was acknowledged: count
+    /// it.
+    Suppressed {
+        /// Who said it.
+        device: DeviceName,
+    },
     /// Something was said that cannot become a reading. It was acknowledged, so that it is not
     /// repeated for ever, and it is gone: count it.
     Refused {
@@ -59,16 +65,24 @@ impl Captured {
         waiting.push_back(self);
     }
 
-    /// What a device has said that waits for no acknowledgement and repeats nothing.
-    pub(crate) fn said(device: &DeviceName, stream: &StreamName, decoded: Result<Decoded, Refusal>) -> Self {
-        let device = device.clone();
+    /// What a device has said that waits for no acknowledgement and repeats nothing. `device` is whose it is
+    /// unless it says so itself.
+    pub(crate) fn said(
+        device: Option<&DeviceName>,
+        stream: &StreamName,
+        decoded: Result<Decoded, Refusal>,
+    ) -> Self {
+        let device = device.cloned();
         match decoded {
-            Ok(Decoded { points, time, device_id }) => {
+            Ok(Decoded { points, time, device_id, device: said }) => {
                 let stream = stream.clone();
+                let Some(device) = said.or(device) else {
+                    return Self::Refused { device: None, why: Refusal::Nobody };
+                };
                 let reading = Reading { device, stream, points, time, device_id, delivery: None };
                 Self::Reading { reading, ack: Ack::nobody_waits() }
             }
-            Err(why) => Self::Refused { device: Some(device), why },
+            Err(why) => Self::Refused { device, why },
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::modbus::{ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId};
 use crate::mqtt::MqttConfig;
 use crate::process::ProcessConfig;
+use crate::report::{Defaults, OwnDeadbands, ReportConfig, ReportOn, reported};
 use crate::serial::SerialConfig;
 use crate::{Adapter, DeviceName, PointName};
 
@@ -51,6 +52,7 @@ impl AdapterConfig {
     /// # Errors
     /// Names the first setting that makes no sense.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_report()?;
         match self {
             Self::Mqtt(config) => config.check(),
             Self::Serial(config) => config.check(),
@@ -58,6 +60,54 @@ impl AdapterConfig {
             Self::ModbusRtu(config) => config.check(),
             Self::ModbusTcp(config) => config.check(),
         }
+    }
+
+    /// Takes over from `defaults` what is left out.
+    pub fn fill(&mut self, defaults: &Defaults) {
+        let (report, units) = match self {
+            Self::Mqtt(config) => (&mut config.report, None),
+            Self::Serial(config) => (&mut config.report, None),
+            Self::Process(config) => (&mut config.report, None),
+            Self::ModbusRtu(config) => (&mut config.report, Some(&mut config.unit)),
+            Self::ModbusTcp(config) => (&mut config.report, Some(&mut config.unit)),
+        };
+        report.fill(&defaults.report);
+        for unit in units.into_iter().flat_map(|units| units.values_mut()) {
+            unit.interval = unit.interval.or(defaults.interval);
+        }
+    }
+
+    /// What it reports.
+    pub fn report(&self) -> &ReportConfig {
+        match self {
+            Self::Mqtt(config) => &config.report,
+            Self::Serial(config) => &config.report,
+            Self::Process(config) => &config.report,
+            Self::ModbusRtu(config) => &config.report,
+            Self::ModbusTcp(config) => &config.report,
+        }
+    }
+
+    fn check_report(&self) -> Result<(), ConfigError> {
+        let report = self.report();
+        report.check()?;
+        let of_changes = matches!(report.on, Some(ReportOn::Change | ReportOn::Both));
+        let mut points = self.units().flat_map(|(_, unit)| &unit.points);
+        if !of_changes && let Some(point) = points.find(|point| point.deadband.is_some()) {
+            let what = format!("{} has a deadband, which needs `on = \"change\"` or `\"both\"`", point.name);
+            return Err(ConfigError::at("report.on", what));
+        }
+        Ok(())
+    }
+
+    /// The deadbands that points have of their own.
+    fn deadbands(&self) -> OwnDeadbands {
+        let of_unit = |(_, unit): (UnitId, &UnitConfig)| {
+            let own =
+                |point: &PointConfig| Some(((unit.device.clone(), point.name.clone()), point.deadband?));
+            unit.points.iter().filter_map(own).collect::<Vec<_>>()
+        };
+        self.units().flat_map(of_unit).collect()
     }
 
     /// Whether this adapter has the point and commands may write it.
@@ -100,13 +150,16 @@ impl AdapterConfig {
     /// # Errors
     /// As [`check`](Self::check).
     pub fn build(self, name: impl Into<String>) -> Result<Box<dyn Adapter>, ConfigError> {
-        match self {
+        self.check_report()?;
+        let (rules, deadbands) = (self.report().clone(), self.deadbands());
+        let adapter = match self {
             Self::Mqtt(config) => config.build(name.into()),
             Self::Serial(config) => config.build(name.into()),
             Self::Process(config) => config.build(name.into()),
             Self::ModbusRtu(config) => config.build(name.into()),
             Self::ModbusTcp(config) => config.build(name.into()),
-        }
+        }?;
+        Ok(reported(adapter, rules, deadbands))
     }
 }
 
@@ -122,5 +175,35 @@ mod tests {
         let error = toml::from_str::<AdapterConfig>(&format!("{serial}\nurl = \"mqtt://h\"")).unwrap_err();
         assert!(error.to_string().contains("url"), "{error}");
         assert!(toml::from_str::<AdapterConfig>("type = \"telepathy\"").is_err());
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_the_defaults_have_it() {
+        let modbus = |report: &str, interval: &str, deadband: &str| {
+            let table = format!(
+                "type = \"modbus-tcp\"\nurl = \"tcp://h\"\n{report}\n[unit.1]\ndevice = \"d\"\nstream = \"s\"\n{interval}\n\
+                 points = [{{ name = \"t\", table = \"input\", address = 0, type = \"i16\"{deadband} }}]"
+            );
+            toml::from_str::<AdapterConfig>(&table).unwrap()
+        };
+        let defaults = |text: &str| toml::from_str::<Defaults>(text).unwrap();
+        let interval = |own: &str, text: &str| {
+            let mut config = modbus("", own, "");
+            config.fill(&defaults(text));
+            let (_, unit) = config.units().next().unwrap();
+            unit.interval.map(|interval| interval.to_string())
+        };
+        assert_eq!(interval("", "interval = \"3s\"").as_deref(), Some("3s"));
+        assert_eq!(interval("interval = \"2s\"", "interval = \"3s\"").as_deref(), Some("2s"));
+        assert_eq!(interval("", ""), None);
+
+        // A deadband makes sense where changes are reported, whoever says that they are.
+        let mut banded = modbus("", "", ", deadband = 0.5");
+        assert_eq!(banded.check().unwrap_err().setting, "report.on");
+        banded.fill(&defaults("report = { on = \"both\" }"));
+        banded.check().unwrap();
+        assert_eq!(banded.deadbands().into_values().collect::<Vec<_>>(), [0.5]);
+        let wrong = modbus("report = { on = \"change\" }", "", ", deadband = -1.0");
+        assert_eq!(wrong.check().unwrap_err().setting, "unit.1.points[0].deadband");
     }
 }

@@ -9,6 +9,8 @@
 //! [`serial`], [`modbus`], and [`process`] for programs that speak for devices. What a device says over all but
 //! Modbus becomes points by the rules in [`decode`].
 //!
+//! What of all that is reported is decided by the rules in [`report`].
+//!
 //! This crate knows no atSign, no queue and no encryption.
 
 mod ack;
@@ -26,6 +28,7 @@ mod name;
 pub mod process;
 mod reading;
 mod refusal;
+pub mod report;
 mod scale;
 mod secret;
 pub mod serial;
@@ -43,4 +46,5 @@ pub use delivery::Delivery;
 pub use name::{DeviceName, InvalidName, PointName, StreamName};
 pub use reading::{Point, Reading, Value};
 pub use refusal::Refusal;
+pub use report::Defaults;
 pub use secret::{SecretError, SecretSource};

@@ -1,5 +1,6 @@
 //! Why something that a device said did not become a reading.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::InvalidName;
@@ -16,6 +17,9 @@ pub enum Refusal {
         /// The topic, cut to 128 characters.
         topic: String,
     },
+    /// Nothing says whose it is.
+    #[error("it does not say which device it is of")]
+    Nobody,
     /// The topic or the payload offers a name that cannot be one.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -26,6 +30,24 @@ pub enum Refusal {
         bytes: usize,
         /// The adapter's limit.
         max: usize,
+    },
+    /// A device publishes to more topics than it may.
+    #[error("more than the {max} topics that a device may have; {topic:?} is one too many")]
+    TooManyTopics {
+        /// The topic, cut to 128 characters.
+        topic: String,
+        /// The listener's limit.
+        max: usize,
+    },
+    /// A listener has as many connections as it may have.
+    #[error("{address} was turned away: {max} connections are allowed{}", if *from_there { " from one address" } else { "" })]
+    TooManyConnections {
+        /// Who wanted to connect.
+        address: IpAddr,
+        /// The limit.
+        max: usize,
+        /// Whether it is the limit of one address, or that of the listener.
+        from_there: bool,
     },
     /// What came over a serial line is no frame.
     #[error(transparent)]
@@ -47,12 +69,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// One word for counters: `route`, `name`, `size`, `check`, `frame`, `silent`, `decode`, or as [`Fault::kind`] says.
+    /// One word for counters: `route`, `name`, `size`, `topics`,
+    /// `connections`, `check`, `frame`, `silent`, `decode`, or as [`Fault::kind`] says.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoRoute { .. } => "route",
-            Self::Name(_) | Self::Undecodable(DecodeError::Name(_)) => "name",
+            Self::Nobody => "name",
+            Self::Name(_) | Self::Undecodable(DecodeError::Name(_) | DecodeError::DeviceName(_)) => "name",
             Self::TooLarge { .. } | Self::Frame(FrameError::TooLong { .. }) => "size",
+            Self::TooManyTopics { .. } => "topics",
+            Self::TooManyConnections { .. } => "connections",
             Self::Frame(FrameError::Check { .. }) => "check",
             Self::Frame(_) => "frame",
             Self::Unanswered { .. } => "silent",

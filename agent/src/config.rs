@@ -12,7 +12,7 @@ use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{Address, Registrar, Registrars};
 use atedge_adapters::modbus::{ModbusRtuConfig, ModbusTcpConfig};
 use atedge_adapters::units::{Bytes, Duration};
-use atedge_adapters::{AdapterConfig, SecretSource, StreamName};
+use atedge_adapters::{AdapterConfig, Defaults, SecretSource, StreamName};
 use atedge_service::config::{ConfigError, Sources};
 use serde::Deserialize;
 use serde_json::Value;
@@ -44,6 +44,9 @@ pub struct AgentConfig {
     pub schema: u32,
     /// Who this gateway is, and where its servers are.
     pub gateway: GatewayConfig,
+    /// What adapters leave out.
+    #[serde(default)]
+    pub defaults: Defaults,
     /// What reads devices: `[adapter.NAME]`.
     #[serde(default)]
     pub adapter: BTreeMap<String, AdapterConfig>,
@@ -204,7 +207,7 @@ pub struct Loaded {
 /// With everything that is wrong, each with its place.
 pub fn load(files: &[PathBuf]) -> Result<Loaded, ConfigError> {
     let sources = Sources::read(files, ENVIRONMENT)?;
-    let config: AgentConfig = sources.parse()?;
+    let config = AgentConfig::parse(&sources)?;
     let mut errors = config.check(&sources);
     let (rules, more) = config.rules(&sources);
     errors.extend(more);
@@ -227,12 +230,21 @@ pub fn load_adapters(files: &[PathBuf]) -> Result<BTreeMap<String, AdapterConfig
 /// With everything that is wrong, each with its place.
 pub fn load_offline(files: &[PathBuf]) -> Result<AgentConfig, ConfigError> {
     let sources = Sources::read(files, ENVIRONMENT)?;
-    let config: AgentConfig = sources.parse()?;
+    let config = AgentConfig::parse(&sources)?;
     ConfigError::all(config.check_adapters(&sources))?;
     Ok(config)
 }
 
 impl AgentConfig {
+    /// The settings, with the adapters' defaults filled in.
+    fn parse(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut config: Self = sources.parse()?;
+        for adapter in config.adapter.values_mut() {
+            adapter.fill(&config.defaults);
+        }
+        Ok(config)
+    }
+
     /// What the form of the settings does not show.
     fn check(&self, sources: &Sources) -> Vec<ConfigError> {
         let mut errors = Vec::new();
@@ -267,6 +279,10 @@ impl AgentConfig {
 
     fn check_adapters(&self, sources: &Sources) -> Vec<ConfigError> {
         let mut errors = Vec::new();
+        if let Err(error) = self.defaults.report.check() {
+            let path: Vec<&str> = ["defaults"].into_iter().chain(error.setting.split('.')).collect();
+            errors.push(sources.complaint(&path, &error.what, ""));
+        }
         for (name, adapter) in &self.adapter {
             let mut complain = |path: &[&str], title: &str, expected: &str| {
                 let path: Vec<&str> = ["adapter", name].iter().chain(path).copied().collect();

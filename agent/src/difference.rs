@@ -60,7 +60,7 @@ pub struct Fixed {
 }
 
 /// The tables that can be followed.
-const FOLLOWED: [&str; 4] = ["adapter", "stream", "command", "outbox"];
+const FOLLOWED: [&str; 5] = ["adapter", "defaults", "stream", "command", "outbox"];
 
 impl Difference {
     /// What to change, from the tables of the configuration `before` to those of the one `after`.
@@ -75,8 +75,14 @@ impl Difference {
             return Err(Fixed { path });
         }
         let changes = |table| Changes::between(before.get(table), after.get(table));
+        let mut adapters = changes("adapter");
+        if before.get("defaults") != after.get("defaults") {
+            // Whatever they say reaches all adapters.
+            let names = after["adapter"].as_object().into_iter().flat_map(Map::keys);
+            adapters.changed = names.filter(|name| !adapters.added.contains(name)).cloned().collect();
+        }
         Ok(Self {
-            adapters: changes("adapter"),
+            adapters,
             streams: changes("stream"),
             commands: changes("command"),
             outbox: before.get("outbox") != after.get("outbox"),
@@ -179,6 +185,16 @@ mod tests {
             "adapter meter added; adapter shop changed; adapter scale removed; stream process changed; \
              commands boiler.set, boiler.stop added; [outbox] changed"
         );
+    }
+
+    #[test]
+    fn other_defaults_change_all_adapters() {
+        let difference = after(|tables| {
+            tables["defaults"] = json!({ "interval": "9s" });
+            tables["adapter"]["meter"] = json!({ "type": "modbus-tcp" });
+        })
+        .unwrap();
+        assert_eq!(difference.to_string(), "adapter meter added; adapters shop, scale changed");
     }
 
     #[test]

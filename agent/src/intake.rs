@@ -94,6 +94,10 @@ impl<C: Clock> Intake<C> {
             }
             Captured::Reached => self.tally.reached(),
             Captured::Unreached { why } => self.tally.unreached(self.clock.now().wall_ms(), why),
+            Captured::Suppressed { device } => {
+                debug!(%device, "nothing new");
+                self.tally.suppressed();
+            }
             Captured::Refused { device, why } => {
                 let name = device.as_ref().map_or("", |device| device.as_str());
                 warn!(device = name, kind = why.kind(), %why, "refused a reading");

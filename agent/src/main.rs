@@ -50,6 +50,7 @@ enum What {
     Peek(tool::Peek),
     #[command(subcommand)]
     Queue(tool::Queue),
+    Sim(tool::Sim),
 }
 
 #[derive(Args)]
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         What::Status(status) => status.run(),
         What::Tap(tap) => tap.run(),
         What::Try(attempt) => attempt.run(),
+        What::Sim(sim) => sim.run(),
     };
     exit.into()
 }

@@ -103,9 +103,12 @@ fn adapters(page: &mut Page, status: &Status) {
     page.metric("atedge_readings_total", "counter", "Readings, by what became of them.");
     for (name, adapter) in &status.adapters {
         let counts = adapter.counts;
-        for (result, count) in
-            [("kept", counts.kept), ("repeated", counts.repeated), ("dropped", counts.dropped)]
-        {
+        for (result, count) in [
+            ("kept", counts.kept),
+            ("repeated", counts.repeated),
+            ("dropped", counts.dropped),
+            ("suppressed", counts.suppressed),
+        ] {
             page.sample("atedge_readings_total", &[("adapter", name), ("result", result)], count);
         }
     }

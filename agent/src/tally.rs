@@ -62,6 +62,8 @@ pub struct Counts {
     pub refused: u64,
     /// Were dropped, for the queue was full of what is more important.
     pub dropped: u64,
+    /// Were not to be reported.
+    pub suppressed: u64,
 }
 
 /// How an adapter is.
@@ -118,6 +120,11 @@ impl Tally {
     /// A reading came again.
     pub fn repeated(&self) {
         lock(&self.0).counts.repeated += 1;
+    }
+
+    /// A reading was not to be reported.
+    pub fn suppressed(&self) {
+        lock(&self.0).counts.suppressed += 1;
     }
 
     /// A reading was dropped.

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod commander;
 pub mod crowd;
 pub mod federation;
+pub mod field;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;

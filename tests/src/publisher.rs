@@ -71,13 +71,13 @@ impl Publisher {
     }
 }
 
-fn text(body: &mut Vec<u8>, text: &str) {
+pub(crate) fn text(body: &mut Vec<u8>, text: &str) {
     // Names and topics of scenarios are short.
     body.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
     body.extend(text.as_bytes());
 }
 
-fn packet(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut packet = vec![kind];
     let mut length = body.len();
     loop {

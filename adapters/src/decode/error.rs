@@ -66,6 +66,15 @@ pub enum DecodeError {
     /// There is more than one record.
     #[error("the payload has more than one record")]
     NotOneRecord,
+    /// It does not say whose it is.
+    #[error("{pointer} leads to no text, where the device's name should stand")]
+    NoDevice {
+        /// The pointer.
+        pointer: String,
+    },
+    /// What it says whose it is cannot be a device's name.
+    #[error(transparent)]
+    DeviceName(InvalidName),
     /// The device's own time is not written as configured, or not a time that can be.
     #[error("the time is not {expected}")]
     Time {

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use serde_json::error::Category;
 
 use super::{DecodeError, Decoded, IdFrom, MAX_ID, TimeFrom, point};
-use crate::{Point, PointName, Value};
+use crate::{DeviceName, Point, PointName, Value};
 
 /// A JSON Pointer (RFC 6901): empty for the whole document, else `/`, a member's name or an array's
 /// index, and so on.
@@ -53,19 +53,27 @@ impl<'de> Deserialize<'de> for Pointer {
     }
 }
 
+/// Where in a document stands what is no point.
+#[derive(Default)]
+pub(super) struct Places<'d> {
+    pub(super) time: Option<&'d TimeFrom>,
+    pub(super) id: Option<&'d IdFrom>,
+    pub(super) device: Option<&'d Pointer>,
+}
+
 pub(super) fn decode(
     payload: &[u8],
     pick: &BTreeMap<PointName, Pointer>,
-    time: Option<&TimeFrom>,
-    id: Option<&IdFrom>,
+    Places { time, id, device }: Places<'_>,
 ) -> Result<Decoded, DecodeError> {
     let document: Json = serde_json::from_slice(payload).map_err(|error| not_json(&error))?;
     let points = if pick.is_empty() {
-        let not_points = [time.map(|time| &time.from), id.map(|id| &id.from)];
+        let not_points = [time.map(|time| &time.from), id.map(|id| &id.from), device];
         top_level(&document, not_points)?
     } else {
         picked(&document, pick)?
     };
+    let device = device.map(|from| device_name(from, &document)).transpose()?;
     let time = match time {
         Some(TimeFrom { from, notation }) => {
             from.find(&document).map(|value| notation.read(value)).transpose()?
@@ -76,7 +84,7 @@ pub(super) fn decode(
         Some(IdFrom { from }) => from.find(&document).map(|value| device_id(from, value)).transpose()?,
         None => None,
     };
-    Ok(Decoded { points, time, device_id })
+    Ok(Decoded { points, time, device_id, device })
 }
 
 fn not_json(error: &serde_json::Error) -> DecodeError {
@@ -89,8 +97,8 @@ fn not_json(error: &serde_json::Error) -> DecodeError {
     DecodeError::NotJson { category, line: error.line(), column: error.column() }
 }
 
-/// Every scalar member is a point, but for those that are the time and the id.
-fn top_level(document: &Json, not_points: [Option<&Pointer>; 2]) -> Result<Vec<Point>, DecodeError> {
+/// Every scalar member is a point, but for those that are the time, the id and the device.
+fn top_level(document: &Json, not_points: [Option<&Pointer>; 3]) -> Result<Vec<Point>, DecodeError> {
     let members = document.as_object().ok_or(DecodeError::NotObject)?;
     let not_points = not_points.map(|pointer| pointer.and_then(Pointer::top_level));
     members
@@ -124,6 +132,12 @@ fn scalar(value: &Json) -> Option<Value> {
     }
 }
 
+fn device_name(from: &Pointer, document: &Json) -> Result<DeviceName, DecodeError> {
+    let name = from.find(document).and_then(Json::as_str);
+    let name = name.ok_or_else(|| DecodeError::NoDevice { pointer: from.to_string() })?;
+    name.parse().map_err(DecodeError::DeviceName)
+}
+
 fn device_id(from: &Pointer, value: &Json) -> Result<String, DecodeError> {
     let id = match value {
         Json::String(text) => text.clone(),
@@ -142,6 +156,31 @@ fn device_id(from: &Pointer, value: &Json) -> Result<String, DecodeError> {
 mod tests {
     use super::*;
     use crate::decode::{MAX_POINTS, TimeNotation};
+
+    fn decode(
+        payload: &[u8],
+        pick: &BTreeMap<PointName, Pointer>,
+        time: Option<&TimeFrom>,
+        id: Option<&IdFrom>,
+    ) -> Result<Decoded, DecodeError> {
+        super::decode(payload, pick, Places { time, id, device: None })
+    }
+
+    #[test]
+    fn the_device_is_a_name_and_no_point() {
+        let from = "/dev".parse().unwrap();
+        let of = |payload: &str| {
+            let places = Places { device: Some(&from), ..Places::default() };
+            super::decode(payload.as_bytes(), &BTreeMap::new(), places)
+        };
+        let decoded = of(r#"{"dev":"pump-1","n":1}"#).unwrap();
+        assert_eq!(decoded.device.as_ref().map(DeviceName::as_str), Some("pump-1"));
+        assert_eq!(values(&decoded), [("n", &Value::Integer(1))]);
+        for payload in [r#"{"n":1}"#, r#"{"dev":7,"n":1}"#, r#"{"dev":null,"n":1}"#] {
+            assert_eq!(of(payload), Err(DecodeError::NoDevice { pointer: "/dev".into() }), "{payload}");
+        }
+        assert!(matches!(of(r#"{"dev":"Pump 1","n":1}"#), Err(DecodeError::DeviceName(_))));
+    }
 
     fn picks(pairs: &[(&str, &str)]) -> BTreeMap<PointName, Pointer> {
         pairs.iter().map(|(name, at)| (name.parse().unwrap(), at.parse().unwrap())).collect()

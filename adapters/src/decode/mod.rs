@@ -20,7 +20,7 @@ pub use self::json::Pointer;
 pub use self::regex::Pattern;
 pub use self::scalar::ScalarType;
 pub use self::time::{TimeFrom, TimeNotation};
-use crate::{Point, PointName, Value};
+use crate::{DeviceName, Point, PointName, Value};
 
 /// More points than this in one reading are refused: it is then hardly what was meant.
 pub const MAX_POINTS: usize = 256;
@@ -100,6 +100,8 @@ pub struct Decoder {
     pub time: Option<TimeFrom>,
     /// Where the device's own id stands in a JSON document.
     pub id: Option<IdFrom>,
+    /// Where the name of the device stands in a JSON document, where it says it.
+    pub device: Option<Pointer>,
     /// The points' units.
     pub units: BTreeMap<PointName, String>,
 }
@@ -113,12 +115,14 @@ pub struct Decoded {
     pub time: Option<SystemTime>,
     /// The device's own id of this reading.
     pub device_id: Option<String>,
+    /// Whose it is, where the payload says so.
+    pub device: Option<DeviceName>,
 }
 
 impl Decoder {
     /// A decoder without picks, times and ids.
     pub fn plain(decode: Decode, units: BTreeMap<PointName, String>) -> Self {
-        Self { decode, pick: BTreeMap::new(), time: None, id: None, units }
+        Self { decode, pick: BTreeMap::new(), time: None, id: None, device: None, units }
     }
 
     /// Decodes one payload. The caller has limited its size.
@@ -127,7 +131,11 @@ impl Decoder {
     /// [`DecodeError`] names what is wrong with the payload; nothing of it is kept then.
     pub fn decode(&self, payload: &[u8]) -> Result<Decoded, DecodeError> {
         let mut decoded = match &self.decode {
-            Decode::Json {} => json::decode(payload, &self.pick, self.time.as_ref(), self.id.as_ref())?,
+            Decode::Json {} => {
+                let Self { time, id, device, .. } = self;
+                let places = json::Places { time: time.as_ref(), id: id.as_ref(), device: device.as_ref() };
+                json::decode(payload, &self.pick, places)?
+            }
             Decode::Regex { pattern, types } => only(pattern.points(text(payload)?, types)?),
             Decode::Binary { fields } => only(fields.points(payload)?),
             Decode::Csv { columns, separator } => only(columns.points(text(payload)?, *separator)?),
@@ -153,7 +161,7 @@ impl Decoder {
 }
 
 fn only(points: Vec<Point>) -> Decoded {
-    Decoded { points, time: None, device_id: None }
+    Decoded { points, time: None, device_id: None, device: None }
 }
 
 /// What a list of points may be made of, said before any payload comes.

@@ -270,15 +270,9 @@ impl Bus {
 
     fn find(&self, device: &DeviceName, point: &PointName) -> Result<(usize, &Spot), CommandError> {
         let of_device = self.units.iter().enumerate().filter(|(_, unit)| unit.device == *device);
-        let spot = |(at, unit): (usize, &'_ Unit)| {
-            let at_spot = unit.spots.iter().position(|spot| spot.name == *point)?;
-            Some((at, at_spot))
-        };
-        let (at, at_spot) = of_device
-            .into_iter()
-            .find_map(spot)
-            .ok_or_else(|| CommandError::NoPoint { device: device.clone(), point: point.clone() })?;
-        Ok((at, &self.units[at].spots[at_spot]))
+        let mut spots = of_device.flat_map(|(at, unit)| unit.spots.iter().map(move |spot| (at, spot)));
+        let found = spots.find(|(_, spot)| spot.name == *point);
+        found.ok_or_else(|| CommandError::NoPoint { device: device.clone(), point: point.clone() })
     }
 }
 

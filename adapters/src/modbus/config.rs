@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::addressing::Addressing;
 use super::pdu::Table;
 use super::plan::{Limits, Spot};
 use super::value::{ByteOrder, Conversion, Kind};
 use crate::decode::MAX_POINTS;
+use crate::report::ReportConfig;
 use crate::serial::{Parity, StopBits};
 use crate::units::Duration;
 use crate::{ConfigError, DeviceName, PointName, StreamName};
@@ -47,6 +49,9 @@ pub struct ModbusRtuConfig {
     pub degrade: Degrade,
     /// The units, by their number: 1 to 247.
     pub unit: BTreeMap<UnitId, UnitConfig>,
+    /// What is reported of all this, instead of `[defaults] report`.
+    #[serde(default)]
+    pub report: ReportConfig,
 }
 
 /// An adapter for units that are reached over TCP, alone or behind a gateway: a table `[adapter.NAME]`
@@ -64,6 +69,9 @@ pub struct ModbusTcpConfig {
     pub degrade: Degrade,
     /// The units, by their number: 0 to 255. A device that is no gateway usually takes 255, or any.
     pub unit: BTreeMap<UnitId, UnitConfig>,
+    /// What is reported of all this, instead of `[defaults] report`.
+    #[serde(default)]
+    pub report: ReportConfig,
 }
 
 fn default_baud() -> u32 {
@@ -122,9 +130,8 @@ pub struct UnitConfig {
     pub device: DeviceName,
     /// The stream its readings belong to.
     pub stream: StreamName,
-    /// How often it is asked, from `"10ms"`.
-    #[serde(default = "default_interval")]
-    pub interval: Duration,
+    /// How often it is asked, from `"10ms"`; where it is left out, as `[defaults] interval` has it, or every 5 s.
+    pub interval: Option<Duration>,
     /// How its manual numbers addresses.
     #[serde(default)]
     pub addressing: Addressing,
@@ -144,26 +151,11 @@ pub struct UnitConfig {
     pub points: Vec<PointConfig>,
 }
 
-fn default_interval() -> Duration {
-    Duration::from_secs(5)
-}
+/// How often a unit is asked of which nobody says how often.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 fn default_gap() -> u16 {
     8
-}
-
-/// How addresses are numbered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Addressing {
-    /// From 0, as on the wire.
-    #[default]
-    Zero,
-    /// From 1, as the specification's data model does (§4.4).
-    One,
-    /// From 1, with the table in front: coils 1, discrete inputs 10001, input registers 30001, holding
-    /// registers 40001; or with six digits 100001, 300001, 400001.
-    Plc,
 }
 
 /// A point of a unit.
@@ -184,6 +176,8 @@ pub struct PointConfig {
     pub scale: Option<f64>,
     /// The unit, as SenML writes it (RFC 8428 §12.1).
     pub unit: Option<String>,
+    /// By how much it has to differ to have changed, where changes are reported (`report`).
+    pub deadband: Option<f64>,
     /// That commands may write it: `{ min = …, max = … }` of the scaled value, `{}` for a coil.
     pub write: Option<WriteConfig>,
 }
@@ -302,9 +296,14 @@ impl Degrade {
 }
 
 impl UnitConfig {
+    /// How often it is asked.
+    pub(super) fn every(&self) -> Duration {
+        self.interval.unwrap_or(INTERVAL)
+    }
+
     /// The points as they are on the wire; `setting` is the unit's table.
     pub(super) fn spots(&self, setting: &str) -> Result<Vec<Spot>, ConfigError> {
-        if self.interval < Duration::from_millis(10) {
+        if self.every() < Duration::from_millis(10) {
             return Err(ConfigError::at(format!("{setting}.interval"), "expected at least \"10ms\""));
         }
         if let Some(degrade) = &self.degrade {
@@ -358,6 +357,9 @@ impl PointConfig {
                 return wrong("scale", "expected a number other than 0".to_owned());
             }
         }
+        if self.deadband.is_some_and(|deadband| !deadband.is_finite() || deadband < 0.0) {
+            return wrong("deadband", "expected a number from 0".to_owned());
+        }
         let address = match addressing.on_the_wire(table, self.address) {
             Ok(address) => address,
             Err(what) => return wrong("address", what),
@@ -384,40 +386,6 @@ impl PointConfig {
             return wrong("address", format!("it ends behind the last {table}"));
         }
         Ok(spot)
-    }
-}
-
-impl Addressing {
-    /// The address on the wire.
-    ///
-    /// # Errors
-    /// Says what is wrong with `address`.
-    pub fn on_the_wire(self, table: Table, address: u32) -> Result<u16, String> {
-        let (first, last) = match (self, table) {
-            (Self::Zero, _) => (0, 65_535),
-            (Self::One, _) | (Self::Plc, Table::Coil) => (1, 65_536),
-            (Self::Plc, _) => {
-                let digit = match table {
-                    Table::Coil | Table::Discrete => 1,
-                    Table::Input => 3,
-                    Table::Holding => 4,
-                };
-                if address < 100_000 {
-                    (digit * 10_000 + 1, digit * 10_000 + 9_999)
-                } else {
-                    (digit * 100_000 + 1, digit * 100_000 + 65_536)
-                }
-            }
-        };
-        if !(first..=last).contains(&address) {
-            let name = match self {
-                Self::Zero => "zero",
-                Self::One => "one",
-                Self::Plc => "plc",
-            };
-            return Err(format!("with `addressing = \"{name}\"` a {table} is {first} to {last}"));
-        }
-        u16::try_from(address - first).map_err(|error| error.to_string())
     }
 }
 

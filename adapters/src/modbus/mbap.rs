@@ -40,13 +40,17 @@ pub enum BrokenStream {
 
 /// The frame that asks `unit`.
 pub fn frame(transaction: u16, unit: u8, request: &Request) -> Vec<u8> {
-    let pdu = request.encode();
+    answer(&Frame { transaction, unit, pdu: Vec::new() }, &request.encode())
+}
+
+/// The frame that answers `question` with `pdu`.
+pub fn answer(question: &Frame, pdu: &[u8]) -> Vec<u8> {
     let length = u16::try_from(1 + pdu.len()).unwrap_or(u16::MAX);
     let mut frame = Vec::with_capacity(HEADER + pdu.len());
-    frame.extend(transaction.to_be_bytes());
+    frame.extend(question.transaction.to_be_bytes());
     frame.extend([0, 0]);
     frame.extend(length.to_be_bytes());
-    frame.push(unit);
+    frame.push(question.unit);
     frame.extend(pdu);
     frame
 }

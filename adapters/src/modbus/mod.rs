@@ -2,8 +2,9 @@
 //!
 //! [`pdu`] is what is asked and answered, [`rtu`] and [`mbap`] are the frames around it, [`value`] turns
 //! registers into numbers and back; `plan` joins points into few requests, and `schedule` says whose turn
-//! it is. All of that is pure. `link` carries one question and its answer, and `bus` is the adapter at
-//! work, one question at a time.
+//! it is. All of that is pure. `way` leads to the units, `link` carries one question and its answer, and `bus` is
+//! the adapter at work, one question at a time; `verify` looks again at what it wrote. [`Probe`] is for who looks
+//! at units by hand.
 //!
 //! This is a core of our own: tokio-modbus leaves it to its caller to get an RTU line in step again after
 //! noise and late answers, and here that is half the work.
@@ -14,6 +15,7 @@
 //! answer to that: `timeout` has to be long enough for what the units can do. The echo of a
 //! write looks like its confirmation: that a converter echoes has to be said (`echo`).
 
+mod addressing;
 mod bus;
 mod config;
 mod fault;
@@ -34,10 +36,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use self::addressing::Addressing;
 use self::bus::{Bus, Unit};
 use self::config::Place;
 pub use self::config::{
-    Addressing, Degrade, ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId, WriteConfig,
+    Degrade, ModbusRtuConfig, ModbusTcpConfig, PointConfig, UnitConfig, UnitId, WriteConfig,
 };
 pub use self::fault::Fault;
 use self::plan::plan;
@@ -95,7 +98,7 @@ fn units(
         Ok(Unit {
             id,
             rhythm: Rhythm {
-                every: config.interval.get(),
+                every: config.every().get(),
                 after: degrade.after,
                 retry_every: degrade.retry_every.get(),
                 rest,

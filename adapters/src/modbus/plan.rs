@@ -115,7 +115,8 @@ impl Block {
 }
 
 impl Spot {
-    /// The request that writes `text`, or what the point has to be instead; with `multiple`, by functions 15 and 16 also where 5 and 6 would do.
+    /// The request that writes `text`, or what the point has to be instead; with `multiple`, by functions 15 and
+    /// 16 also where 5 and 6 would do.
     pub(super) fn write(&self, text: &str, multiple: bool) -> Result<Request, String> {
         let address = self.address;
         let (least, most) = match self.write {

@@ -36,14 +36,20 @@ pub enum ProbeError {
         holder: Option<Holder>,
     },
     /// The way cannot be opened.
-    #[error("cannot open {peer}: {cause}")]
+    #[error("cannot open {peer}: {cause}{hint}")]
     Open {
         /// The port, or host and port.
         peer: String,
+        /// What may be the reason.
+        hint: &'static str,
         /// The operating system's words.
         cause: io::Error,
     },
 }
+
+/// What is often the reason where a device does not take a connection.
+const ONE_AT_A_TIME: &str = "; many devices take one connection at a time, which a running agent has \
+                             (systemctl stop atedge-agent)";
 
 fn holder_or_nobody(holder: &Option<Holder>) -> String {
     holder.as_ref().map_or_else(|| "another process".to_owned(), Holder::to_string)
@@ -119,6 +125,7 @@ impl Probe {
         };
         let way: Way = way.map_err(|wrong| ProbeError::Open {
             peer: "the adapter's way".to_owned(),
+            hint: "",
             cause: io::Error::new(io::ErrorKind::InvalidInput, wrong),
         })?;
         match way.open().await {
@@ -127,8 +134,9 @@ impl Probe {
                 Way::Serial { port, .. } if is_in_use(port, &cause) => {
                     ProbeError::InUse { port: port.clone(), holder: Holder::of(port) }
                 }
-                Way::Serial { .. } | Way::RtuOverTcp { .. } | Way::Tcp { .. } => {
-                    ProbeError::Open { peer: way.peer(), cause }
+                Way::Serial { .. } => ProbeError::Open { peer: way.peer(), hint: "", cause },
+                Way::RtuOverTcp { .. } | Way::Tcp { .. } => {
+                    ProbeError::Open { peer: way.peer(), hint: ONE_AT_A_TIME, cause }
                 }
             }),
         }

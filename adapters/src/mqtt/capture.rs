@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::in_order::{InOrder, Place};
 use super::route::Routes;
-use crate::{Ack, Captured, Delivery, Intake, Verdict};
+use crate::{Ack, Captured, Delivery, DeviceName, Intake, Reading, Refusal, Verdict};
 
 /// How long what was read may take to reach the intake when the connection is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -68,9 +68,23 @@ impl Capture {
 
     /// Takes a publication. What is refused is acknowledged in its turn as well.
     pub(super) fn published(&mut self, publication: &Publication<'_>) {
+        let read = self.routes.read(publication.topic, publication.payload);
+        self.arrived(publication, read);
+    }
+
+    /// Refuses a publication, whatever it says.
+    pub(super) fn refused(&mut self, publication: &Publication<'_>, why: Refusal) {
+        self.arrived(publication, Err((None, why)));
+    }
+
+    fn arrived(
+        &mut self,
+        publication: &Publication<'_>,
+        read: Result<Reading, (Option<DeviceName>, Refusal)>,
+    ) {
         let Publication { topic, payload, repeatable } = *publication;
         let place = repeatable.map(|(packet, _)| self.order.arrived(packet));
-        let captured = match self.routes.read(topic, payload) {
+        let captured = match read {
             Ok(mut reading) => {
                 reading.delivery = repeatable.map(|(packet, dup)| Delivery {
                     session: self.session.clone(),
@@ -149,6 +163,7 @@ impl Capture {
             | Captured::SessionLost { .. }
             | Captured::Reached
             | Captured::Unreached { .. }
+            | Captured::Suppressed { .. }
             | Captured::Refused { .. } => true,
         });
         left

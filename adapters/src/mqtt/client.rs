@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::Retained;
 use super::capture::{Capture, CaptureEnd, Publication};
 use super::link::{self, Incomer, Link, LinkError, LinkEvent, LinkOptions, Requests};
 use super::route::Routes;
@@ -56,13 +57,22 @@ impl Client {
     ) -> Result<(), AdapterError> {
         let mut lasting = Lasting::default();
         loop {
-            let (link, requests) = link::open(&self.options);
-            let mut connection = Connection::new(&self, requests, intake.clone(), &mut lasting);
-            let failure = match connection.run(link, &mut commands, &stop).await {
-                Ok(()) | Err(Failure::Capture(CaptureEnd::IntakeClosed)) => return Ok(()),
-                Err(failure) => failure,
+            let opened = select! {
+                opened = link::open(&self.options) => opened,
+                () = stop.cancelled() => return Ok(()),
             };
-            connection.interrupted();
+            let failure = match opened {
+                Ok((link, requests)) => {
+                    let mut connection = Connection::new(&self, requests, intake.clone(), &mut lasting);
+                    let failure = match connection.run(link, &mut commands, &stop).await {
+                        Ok(()) | Err(Failure::Capture(CaptureEnd::IntakeClosed)) => return Ok(()),
+                        Err(failure) => failure,
+                    };
+                    connection.interrupted();
+                    failure
+                }
+                Err(error) => error.into(),
+            };
             let (broker, pause) = (&self.broker, lasting.backoff.next());
             warn!(adapter = self.name, broker, cause = %failure, ?pause, "no connection to the broker");
             Captured::Unreached { why: format!("{broker}: {failure}") }.tell(&mut lasting.left);
@@ -235,7 +245,7 @@ impl<'c> Connection<'c> {
                     self.capture.session_lost();
                 }
                 if !session_present || !self.lasting.subscribed {
-                    self.requests.subscribe(self.client.routes.filters());
+                    self.requests.subscribe(self.client.routes.filters(), &self.client.options);
                 }
             }
             LinkEvent::Subscribed { refused: 0 } => self.lasting.subscribed = true,
@@ -268,7 +278,7 @@ impl<'c> Connection<'c> {
         }
         // rumqttc leaves MQTT 5 topics unchecked; MQTT wants UTF-8, so anything else has no route.
         let topic = String::from_utf8_lossy(&message.topic);
-        if message.retained {
+        if message.retained && self.client.options.retained == Retained::Skip {
             debug!(adapter = self.client.name, "a stored copy is no reading");
             if let Some((packet, _)) = message.repeatable {
                 self.capture.skipped(packet);

@@ -4,12 +4,15 @@
 //! and can mix up their packet identifiers. We keep readings and commands ourselves, so each
 //! connection gets an event loop of its own and nothing of the last one lives on.
 
+use std::io;
 use std::time::Duration;
 
-use super::Version;
+use super::tls::{TlsConfig, Tunnel};
+use super::{Retained, Version};
 use rumqttc::v5::mqttbytes::v5 as v5_packet;
 use rumqttc::{
-    AsyncClient, Event as V3Event, EventLoop, Incoming, MqttOptions, NetworkOptions, Outgoing, QoS, v5,
+    AsyncClient, Event as V3Event, EventLoop, Incoming, MqttOptions, NetworkOptions, Outgoing, QoS,
+    Transport, v5,
 };
 
 /// How many requests wait for the event loop; ours wait in our own queues.
@@ -28,6 +31,11 @@ pub(super) struct LinkOptions {
     pub(super) port: u16,
     pub(super) client_id: String,
     pub(super) login: Option<(String, String)>,
+    /// With a broker that speaks TLS.
+    pub(super) tls: Option<TlsConfig>,
+    /// The group with which subscriptions are shared.
+    pub(super) share: Option<String>,
+    pub(super) retained: Retained,
     /// Whole seconds, at least 5.
     pub(super) keep_alive: Duration,
     /// How many unacknowledged messages the broker may send (MQTT 5).
@@ -78,13 +86,21 @@ pub(super) struct Incomer {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error("{0}")]
+    Tls(io::Error),
+    #[error("{0}")]
     V3(Box<rumqttc::ConnectionError>),
     #[error("{0}")]
     V5(Box<v5::ConnectionError>),
 }
 
 /// The receiving side. [`next`](Self::next) is not cancel-safe: finish the future it returned.
-pub(super) enum Link {
+pub(super) struct Link {
+    events: Events,
+    /// What carries it, with TLS.
+    _tunnel: Option<Tunnel>,
+}
+
+enum Events {
     V3(Box<EventLoop>),
     V5(Box<v5::EventLoop>),
 }
@@ -95,12 +111,27 @@ pub(super) enum Requests {
     V5(v5::AsyncClient),
 }
 
-/// Prepares a connection; it is made by the first [`Link::next`].
-pub(super) fn open(options: &LinkOptions) -> (Link, Requests) {
-    let LinkOptions { version, host, port, client_id, login, keep_alive, .. } = options;
+/// Prepares a connection; without TLS it is made by the first [`Link::next`].
+pub(super) async fn open(options: &LinkOptions) -> Result<(Link, Requests), LinkError> {
+    let LinkOptions { host, port, .. } = options;
+    let tunnel = match &options.tls {
+        Some(tls) => Some(Tunnel::connect(tls, host, *port).await.map_err(LinkError::Tls)?),
+        None => None,
+    };
+    let (host, transport) = match &tunnel {
+        Some(tunnel) => (tunnel.socket(), Transport::Unix),
+        None => (host.clone(), Transport::Tcp),
+    };
+    let (events, requests) = begin(options, &host, transport);
+    Ok((Link { events, _tunnel: tunnel }, requests))
+}
+
+fn begin(options: &LinkOptions, host: &str, transport: Transport) -> (Events, Requests) {
+    let LinkOptions { version, port, client_id, login, keep_alive, .. } = options;
     match version {
         Version::V3_1_1 => {
             let mut v3 = MqttOptions::new(client_id, host, *port);
+            v3.set_transport(transport);
             v3.set_keep_alive(*keep_alive)
                 .set_clean_session(false)
                 .set_manual_acks(true)
@@ -111,10 +142,11 @@ pub(super) fn open(options: &LinkOptions) -> (Link, Requests) {
             }
             let (requests, mut link) = AsyncClient::new(v3, REQUESTS);
             link.set_network_options(at_once());
-            (Link::V3(Box::new(link)), Requests::V3(requests))
+            (Events::V3(Box::new(link)), Requests::V3(requests))
         }
         Version::V5 => {
             let mut v5 = v5::MqttOptions::new(client_id, host, *port);
+            v5.set_transport(transport);
             v5.set_keep_alive(*keep_alive)
                 .set_clean_start(false)
                 .set_session_expiry_interval(Some(options.session_expiry_s))
@@ -127,7 +159,7 @@ pub(super) fn open(options: &LinkOptions) -> (Link, Requests) {
                 v5.set_credentials(user, password);
             }
             let (requests, link) = v5::AsyncClient::new(v5, REQUESTS);
-            (Link::V5(Box::new(link)), Requests::V5(requests))
+            (Events::V5(Box::new(link)), Requests::V5(requests))
         }
     }
 }
@@ -142,9 +174,13 @@ fn at_once() -> NetworkOptions {
 impl Link {
     /// The next thing that happens. After an error the connection is over.
     pub(super) async fn next(&mut self) -> Result<LinkEvent, LinkError> {
-        match self {
-            Self::V3(link) => link.poll().await.map(from_v3).map_err(|error| LinkError::V3(Box::new(error))),
-            Self::V5(link) => link.poll().await.map(from_v5).map_err(|error| LinkError::V5(Box::new(error))),
+        match &mut self.events {
+            Events::V3(link) => {
+                link.poll().await.map(from_v3).map_err(|error| LinkError::V3(Box::new(error)))
+            }
+            Events::V5(link) => {
+                link.poll().await.map(from_v5).map_err(|error| LinkError::V5(Box::new(error)))
+            }
         }
     }
 }
@@ -174,17 +210,26 @@ impl Requests {
         }
     }
 
-    /// Subscribes with QoS 1. MQTT 5 brokers are asked to leave out stored copies.
-    pub(super) fn subscribe(&self, filters: Vec<String>) -> bool {
+    /// Subscribes with QoS 1, as the options say. MQTT 5 brokers are asked to leave out stored copies that are
+    /// not wanted.
+    pub(super) fn subscribe(&self, filters: Vec<String>, options: &LinkOptions) -> bool {
+        let shared = |filter| match &options.share {
+            Some(group) => format!("$share/{group}/{filter}"),
+            None => filter,
+        };
+        let filters = filters.into_iter().map(shared);
+        let stored = match options.retained {
+            Retained::Skip => v5_packet::RetainForwardRule::Never,
+            Retained::Take => v5_packet::RetainForwardRule::OnNewSubscribe,
+        };
         match self {
             Self::V3(requests) => {
-                let filters =
-                    filters.into_iter().map(|filter| rumqttc::SubscribeFilter::new(filter, QoS::AtLeastOnce));
+                let filters = filters.map(|filter| rumqttc::SubscribeFilter::new(filter, QoS::AtLeastOnce));
                 requests.try_subscribe_many(filters).is_ok()
             }
             Self::V5(requests) => {
-                let filters = filters.into_iter().map(|filter| v5_packet::Filter {
-                    retain_forward_rule: v5_packet::RetainForwardRule::Never,
+                let filters = filters.map(|filter| v5_packet::Filter {
+                    retain_forward_rule: stored.clone(),
                     ..v5_packet::Filter::new(filter, v5_qos())
                 });
                 requests.try_subscribe_many(filters).is_ok()

@@ -11,6 +11,7 @@ mod link;
 mod listen;
 mod route;
 mod settling;
+mod tls;
 mod topic;
 
 use std::collections::BTreeMap;
@@ -25,10 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::client::Client;
 use self::link::LinkOptions;
+use self::listen::Rates;
 use self::listen::{Limits, Listener};
 use self::route::Routes;
 pub use self::route::{DeviceTemplate, InvalidRoute, Route};
+pub use self::tls::{TlsConfig, TlsError};
 pub use self::topic::{InvalidTopic, TopicFilter, TopicPattern};
+use crate::report::ReportConfig;
 use crate::units::{Bytes, Duration};
 use crate::{Adapter, AdapterError, Command, ConfigError, Intake, Running, SecretSource};
 
@@ -38,11 +42,15 @@ use crate::{Adapter, AdapterError, Command, ConfigError, Intake, Running, Secret
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MqttConfig {
-    /// Be the client of this broker: `"mqtt://127.0.0.1:1883"`. The port is 1883 where it is left out.
+    /// Be the client of this broker: `"mqtt://127.0.0.1:1883"`, or `"mqtts://…"` over TLS. The port is 1883,
+    /// with TLS 8883, where it is left out.
     pub url: Option<BrokerUrl>,
     /// Listen on this address: devices publish straight to the agent, with no broker. Anyone who can
     /// reach the address can publish; keep it to loopback or a network of devices.
     pub listen: Option<SocketAddr>,
+    /// Certificates and keys: for a broker behind `mqtts://`, where all of them may be left out, or for a
+    /// listener, which then speaks TLS only.
+    pub tls: Option<TlsConfig>,
     /// The version to speak to a broker, `"3.1.1"` or `5`. Devices may speak either.
     #[serde(default)]
     pub version: Version,
@@ -56,6 +64,13 @@ pub struct MqttConfig {
     pub username: Option<String>,
     /// Where the password is kept: `"file:PATH"` or `"credential:NAME"`.
     pub password: Option<SecretSource>,
+    /// Share the subscriptions of a broker with other clients of this group: each publication goes to one of
+    /// them (`$share/GROUP/TOPIC`; MQTT 5, and most brokers with 3.1.1).
+    pub share: Option<String>,
+    /// What becomes of a broker's stored copies of what was said before (`url` only): `"skip"`, since they
+    /// say nothing of now, or `"take"` them as readings at each new subscription.
+    #[serde(default)]
+    pub retained: Retained,
     /// How often to ask a broker whether it is still there, in whole seconds from `"5s"`.
     /// It is given up after twice as long.
     #[serde(default = "default_keep_alive")]
@@ -74,9 +89,40 @@ pub struct MqttConfig {
     /// How many devices may be connected at once (`listen` only).
     #[serde(default = "default_connections")]
     pub connections: usize,
+    /// What one device may do (`listen` only).
+    #[serde(default)]
+    pub limits: DeviceLimits,
     /// Which publications become readings, and how.
     #[serde(default)]
     pub route: BTreeMap<String, Route>,
+    /// What is reported of all this, instead of `[defaults] report`.
+    #[serde(default)]
+    pub report: ReportConfig,
+}
+
+/// What one device of a listener may do. What is left out has no limit of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceLimits {
+    /// Publications a second. One that says more is held back, as TCP does it: nothing is lost.
+    pub messages: Option<u32>,
+    /// Bytes a second, topics and payloads together; held to it in the same way.
+    pub bytes: Option<Bytes>,
+    /// Different topics of one connection; what is published to others is refused and counted.
+    pub topics: Option<usize>,
+    /// Connections from one network address; more are refused and counted.
+    pub connections: Option<usize>,
+}
+
+/// What becomes of a broker's stored copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retained {
+    /// They are no readings.
+    #[default]
+    Skip,
+    /// They are readings.
+    Take,
 }
 
 fn default_keep_alive() -> Duration {
@@ -161,16 +207,20 @@ pub struct BrokerUrl {
     pub host: String,
     /// Its TCP port.
     pub port: u16,
+    /// Whether it speaks TLS.
+    pub tls: bool,
 }
 
 impl FromStr for BrokerUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.starts_with("mqtts:") {
-            return Err("mqtts:// is not supported: use a broker on this host, or a tunnel to it");
-        }
-        let rest = text.strip_prefix("mqtt://").ok_or("expected a URL as in \"mqtt://127.0.0.1:1883\"")?;
+        const EXPECTED: &str = "expected a URL as in \"mqtt://127.0.0.1:1883\" or \"mqtts://broker.example\"";
+        let (rest, tls) = match text.split_once("://") {
+            Some(("mqtt", rest)) => (rest, false),
+            Some(("mqtts", rest)) => (rest, true),
+            _ => return Err(EXPECTED),
+        };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains('@') {
             return Err("give the user name and the password as `username` and `password`");
@@ -181,12 +231,12 @@ impl FromStr for BrokerUrl {
                 &rest[..colon],
                 rest[colon + 1..].parse().map_err(|_| "the port is not a number up to 65535")?,
             ),
-            _ => (rest, 1883),
+            _ => (rest, if tls { 8883 } else { 1883 }),
         };
         if host.is_empty() || host.contains('/') {
-            return Err("expected a URL as in \"mqtt://127.0.0.1:1883\"");
+            return Err(EXPECTED);
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self { host: host.to_owned(), port, tls })
     }
 }
 
@@ -214,7 +264,8 @@ impl MqttConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        self.role()?;
+        let role = self.role()?;
+        self.check_security(&role)?;
         let seconds = self.keep_alive.get();
         if seconds.subsec_nanos() != 0 || !(5..=65_535).contains(&seconds.as_secs()) {
             return Err(ConfigError::at("keep_alive", "expected whole seconds from \"5s\" to 65535"));
@@ -224,6 +275,16 @@ impl MqttConfig {
         }
         if self.receive_maximum == 0 {
             return Err(ConfigError::at("receive_maximum", "expected at least 1"));
+        }
+        let DeviceLimits { messages, bytes, topics, connections } = self.limits;
+        let nothing =
+            |setting: &str| Err(ConfigError::at(setting, "expected at least 1, or nothing for no limit"));
+        match (messages, bytes.map(Bytes::get), topics, connections) {
+            (Some(0), ..) => return nothing("limits.messages"),
+            (_, Some(0), ..) => return nothing("limits.bytes"),
+            (_, _, Some(0), _) => return nothing("limits.topics"),
+            (.., Some(0)) => return nothing("limits.connections"),
+            _ => {}
         }
         if self.connections == 0 {
             return Err(ConfigError::at("connections", "expected at least 1"));
@@ -253,6 +314,41 @@ impl MqttConfig {
         Ok(())
     }
 
+    fn check_security(&self, role: &Role) -> Result<(), ConfigError> {
+        if self.tls.as_ref().is_some_and(TlsConfig::is_half) {
+            return Err(ConfigError::at("tls", "expected both `cert` and `key`, or neither"));
+        }
+        match role {
+            Role::Client(url) => {
+                if self.tls.is_some() && !url.tls {
+                    return Err(ConfigError::at("url", "with `tls`, expected \"mqtts://…\""));
+                }
+                let is_group = |name: &str| !name.is_empty() && !name.contains(['/', '+', '#', '\0']);
+                if self.share.as_deref().is_some_and(|name| !is_group(name)) {
+                    return Err(ConfigError::at("share", "expected a name without `/`, `+` and `#`"));
+                }
+                if self.limits != DeviceLimits::default() {
+                    return Err(ConfigError::at("limits", "they are for devices: expected `listen`"));
+                }
+            }
+            Role::Listener(_) => {
+                if self.tls.as_ref().is_some_and(|tls| tls.cert.is_none()) {
+                    return Err(ConfigError::at(
+                        "tls",
+                        "a listener has to show a certificate: expected `cert` and `key`",
+                    ));
+                }
+                if self.share.is_some() {
+                    return Err(ConfigError::at("share", "there is nobody to share with: expected `url`"));
+                }
+                if self.retained != Retained::Skip {
+                    return Err(ConfigError::at("retained", "nothing is stored: expected `url`"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn build(self, name: String) -> Result<Box<dyn Adapter>, ConfigError> {
         self.check()?;
         let role = self.role()?;
@@ -278,11 +374,21 @@ impl Adapter for MqttAdapter {
         let routes = Arc::new(Routes::new(config.route.into_values(), max));
         match role {
             Role::Listener(address) => {
-                let limits =
-                    Limits { max, receive_maximum: config.receive_maximum, connections: config.connections };
-                Box::pin(Listener::new(name, address, limits, routes).run(intake, commands, stop))
+                let DeviceLimits { messages, bytes, topics, connections } = config.limits;
+                let limits = Limits {
+                    max,
+                    receive_maximum: config.receive_maximum,
+                    connections: config.connections,
+                    connections_from_one: connections,
+                    rates: Rates { messages, bytes: bytes.map(Bytes::get), topics },
+                };
+                Box::pin(async move {
+                    let tls = config.tls.as_ref().map(TlsConfig::acceptor).transpose();
+                    let tls = tls.map_err(|cause| AdapterError::Tls { adapter: name.clone(), cause })?;
+                    Listener::new(name, address, limits, routes, tls).run(intake, commands, stop).await
+                })
             }
-            Role::Client(BrokerUrl { host, port }) => Box::pin(async move {
+            Role::Client(BrokerUrl { host, port, tls }) => Box::pin(async move {
                 let login = login(config.username, config.password)
                     .map_err(|cause| AdapterError::Secret { adapter: name.clone(), cause })?;
                 let options = LinkOptions {
@@ -291,6 +397,9 @@ impl Adapter for MqttAdapter {
                     port,
                     client_id: config.client_id.unwrap_or_else(|| format!("atedge-{name}")),
                     login,
+                    tls: tls.then(|| config.tls.unwrap_or_default()),
+                    share: config.share,
+                    retained: config.retained,
                     keep_alive: config.keep_alive.get(),
                     receive_maximum: config.receive_maximum,
                     session_expiry_s: u32::try_from(config.session_expiry.get().as_secs())
@@ -338,7 +447,7 @@ mod tests {
     fn the_documented_example_is_read() {
         let config = config("url = \"mqtt://127.0.0.1:1883\"\nversion = 5\nack = \"queued\"", "").unwrap();
         config.check().unwrap();
-        assert_eq!(config.url, Some(BrokerUrl { host: "127.0.0.1".into(), port: 1883 }));
+        assert_eq!(config.url, Some(BrokerUrl { host: "127.0.0.1".into(), port: 1883, tls: false }));
         assert_eq!(config.version, Version::V5);
     }
 
@@ -351,6 +460,19 @@ mod tests {
         assert!(complaint(&format!("{url}\nsession_expiry = \"0s\""), "").contains("session_expiry"));
         assert!(complaint(&format!("{url}\nmax = \"1GiB\""), "").contains("max"));
         assert!(complaint(&format!("{url}\nreceive_maximum = 0"), "").contains("receive_maximum"));
+        let listen = "listen = \"127.0.0.1:1\"";
+        for (head, setting) in [
+            (format!("{url}\ntls = {{ ca = \"ca.pem\" }}"), "`url`"),
+            ("url = \"mqtts://h\"\ntls = { cert = \"c.pem\" }".to_owned(), "`tls`"),
+            (format!("{listen}\ntls = {{ ca = \"ca.pem\" }}"), "`tls`"),
+            (format!("{url}\nshare = \"a/b\""), "`share`"),
+            (format!("{listen}\nshare = \"a\""), "`share`"),
+            (format!("{listen}\nretained = \"take\""), "`retained`"),
+            (format!("{url}\nlimits = {{ topics = 1 }}"), "`limits`"),
+            (format!("{listen}\nlimits = {{ messages = 0 }}"), "`limits.messages`"),
+        ] {
+            assert!(complaint(&head, "").starts_with(setting), "{head}");
+        }
         let overlapping =
             "[route.all]\ntopic = \"factory/#\"\ndevice = \"x\"\nstream = \"s\"\ndecode = { as = \"raw\" }";
         assert!(complaint(url, overlapping).contains("route `all`"));
@@ -359,7 +481,7 @@ mod tests {
     #[test]
     fn wrong_values_and_unknown_settings_do_not_load() {
         for head in [
-            "url = \"mqtts://h\"",
+            "url = \"http://h\"",
             "url = \"h:1883\"",
             "url = \"mqtt://user:pw@h\"",
             "url = \"mqtt://h:99999\"",
@@ -378,6 +500,7 @@ mod tests {
     #[test]
     fn urls_may_leave_out_the_port_and_name_ipv6() {
         let parse = |text: &str| text.parse::<BrokerUrl>().map(|url| (url.host, url.port));
+        assert_eq!(parse("mqtts://broker.local"), Ok(("broker.local".into(), 8883)));
         assert_eq!(parse("mqtt://broker.local/"), Ok(("broker.local".into(), 1883)));
         assert_eq!(parse("mqtt://[::1]:1884"), Ok(("[::1]".into(), 1884)));
         assert_eq!(parse("mqtt://[::1]"), Ok(("[::1]".into(), 1883)));

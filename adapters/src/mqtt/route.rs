@@ -155,7 +155,7 @@ impl Routes {
             .into_iter()
             .map(|route| {
                 let Route { topic, device, stream, decode, pick, units, time, id } = route;
-                (topic, device, stream, Decoder { decode, pick, time, id, units })
+                (topic, device, stream, Decoder { decode, pick, time, id, device: None, units })
             })
             .collect();
         Self { routes, max }

@@ -171,7 +171,7 @@ impl Program {
     /// What it has said waits for the intake, decoded.
     fn take(&mut self, line: Result<&[u8], FrameError>) {
         let decoded = line.map_err(Refusal::from).and_then(|line| Ok(self.decoder.decode(line)?));
-        self.waiting.push(Captured::said(&self.config.device, &self.config.stream, decoded));
+        self.waiting.push(Captured::said(self.config.device.fixed(), &self.config.stream, decoded));
     }
 
     fn log(&self, line: Result<&[u8], FrameError>) {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::child::Program;
 use crate::decode::{Decode, Decoder, IdFrom, Pointer, TimeFrom};
+use crate::report::ReportConfig;
 use crate::{Adapter, Command, ConfigError, DeviceName, Intake, PointName, Running, StreamName};
 
 /// The longest line that may be configured, in bytes.
@@ -32,8 +33,8 @@ pub struct ProcessConfig {
     /// so that it learns nothing that is meant for the agent alone.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// The device that it speaks for.
-    pub device: DeviceName,
+    /// The device that it speaks for, or `{ from = "/device" }`: where each object names its own.
+    pub device: DeviceFrom,
     /// The stream its readings belong to.
     pub stream: StreamName,
     /// Which parts of an object are points, by JSON Pointer; without, all numbers, strings and truth values at its
@@ -50,10 +51,40 @@ pub struct ProcessConfig {
     /// The most bytes of a line. A longer one is refused and counted.
     #[serde(default = "default_max")]
     pub max: usize,
+    /// What is reported of all this, instead of `[defaults] report`.
+    #[serde(default)]
+    pub report: ReportConfig,
 }
 
 fn default_max() -> usize {
     64 * 1024
+}
+
+/// For which device a program speaks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected a device's name, or `{ from = \"/device\" }`")]
+pub enum DeviceFrom {
+    /// Always this one.
+    Fixed(DeviceName),
+    /// The one that each object names.
+    Said(NameFrom),
+}
+
+/// Where the device's name stands.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NameFrom {
+    /// A JSON Pointer (RFC 6901) to a string.
+    pub from: Pointer,
+}
+
+impl DeviceFrom {
+    fn fixed(&self) -> Option<&DeviceName> {
+        match self {
+            Self::Fixed(device) => Some(device),
+            Self::Said(_) => None,
+        }
+    }
 }
 
 impl ProcessConfig {
@@ -101,6 +132,10 @@ impl ProcessConfig {
             pick: self.pick.clone(),
             time: self.time.clone(),
             id: self.id.clone(),
+            device: match &self.device {
+                DeviceFrom::Fixed(_) => None,
+                DeviceFrom::Said(NameFrom { from }) => Some(from.clone()),
+            },
             units: self.units.clone(),
         }
     }
@@ -161,5 +196,10 @@ mod tests {
         assert_eq!(wrong(|config| drop(config.env.insert("A=B".to_owned(), String::new()))), "env.A=B");
         assert_eq!(wrong(|config| config.max = 0), "max");
         assert!(toml::from_str::<ProcessConfig>(&format!("{SCANNER}\nshell = true")).is_err());
+        for device in ["\"Gate 1\"", "{ from = \"device\" }", "{ at = \"/device\" }"] {
+            let text = SCANNER.replace("device = \"gate\"", &format!("device = {device}"));
+            let error = toml::from_str::<ProcessConfig>(&text).unwrap_err().to_string();
+            assert!(error.contains("expected a device's name"), "{error}");
+        }
     }
 }

@@ -27,6 +27,7 @@ use self::port::Port;
 pub(crate) use self::port::open;
 pub use self::ports::{Access, PortInfo, Usb, ports};
 use crate::decode::{Decode, Decoder};
+use crate::report::ReportConfig;
 use crate::units::Duration;
 use crate::{Adapter, Command, ConfigError, DeviceName, Intake, PointName, Running, StreamName};
 
@@ -65,6 +66,9 @@ pub struct SerialConfig {
     pub units: BTreeMap<PointName, String>,
     /// What to ask the device, for one that speaks only when asked.
     pub poll: Option<Poll>,
+    /// What is reported of all this, instead of `[defaults] report`.
+    #[serde(default)]
+    pub report: ReportConfig,
 }
 
 fn default_baud() -> u32 {

@@ -191,7 +191,7 @@ impl Port {
             talk.answered();
         }
         let decoded = frame.map_err(Refusal::from).and_then(|frame| Ok(self.decoder.decode(frame)?));
-        let captured = Captured::said(&self.config.device, &self.config.stream, decoded);
+        let captured = Captured::said(Some(&self.config.device), &self.config.stream, decoded);
         self.waiting.push(captured);
     }
 }

@@ -41,14 +41,16 @@ async fn subscribed(broker: &Mosquitto, version: &str) -> Gateway {
 }
 
 /// Another client of the broker.
-struct Peer {
+pub(crate) struct Peer {
     client: AsyncClient,
     heard: mpsc::UnboundedReceiver<Incoming>,
 }
 
 impl Peer {
-    fn new(broker: &Mosquitto) -> Self {
-        let (client, mut events) = AsyncClient::new(MqttOptions::new("peer", "127.0.0.1", broker.port), 10);
+    pub(crate) fn new(broker: &Mosquitto) -> Self {
+        let mut options = MqttOptions::new("peer", "127.0.0.1", broker.port);
+        options.set_max_packet_size(1 << 20, 1 << 20);
+        let (client, mut events) = AsyncClient::new(options, 10);
         let (tell, heard) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok(event) = events.poll().await {
@@ -63,7 +65,7 @@ impl Peer {
     }
 
     /// Publishes, and waits until the broker has it.
-    async fn publish(&mut self, topic: &str, payload: &str) {
+    pub(crate) async fn publish(&mut self, topic: &str, payload: &str) {
         self.client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
         while !matches!(self.next().await, Incoming::PubAck(_)) {}
     }
@@ -75,6 +77,57 @@ impl Peer {
 
 fn devices_acknowledged(broker: &Mosquitto) -> usize {
     broker.logged("Received PUBACK from gateway").len()
+}
+
+#[tokio::test]
+async fn stored_copies_are_readings_where_they_are_wanted() {
+    for (version, retained, taken) in
+        [(V3, "skip", false), (V5, "skip", false), (V3, "take", true), (V5, "take", true)]
+    {
+        let broker = Mosquitto::start().await;
+        let mut peer = Peer::new(&broker);
+        peer.client.publish("site/boiler/env", QoS::AtLeastOnce, true, r#"{"n":1}"#).await.unwrap();
+        while !matches!(peer.next().await, Incoming::PubAck(_)) {}
+        let more = format!("client_id = \"gateway\"\nretained = \"{retained}\"");
+        let mut gateway = Gateway::start(&table(&broker, version).replace("client_id = \"gateway\"", &more));
+        broker.logs("Sending SUBACK to gateway").await;
+        peer.publish("site/boiler/env", r#"{"n":2}"#).await;
+        let expected: &[i64] = if taken { &[1, 2] } else { &[2] };
+        for n in expected {
+            let (reading, ack) = gateway.reading().await;
+            assert_eq!(value(&reading), &Value::Integer(*n), "{version} {retained}");
+            ack.accept();
+        }
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_group_shares_what_is_published() {
+    for version in [V3, V5] {
+        let broker = Mosquitto::start().await;
+        let member = |id: &str| {
+            let more = format!("client_id = \"{id}\"\nshare = \"gateways\"");
+            Gateway::start(&table(&broker, version).replace("client_id = \"gateway\"", &more))
+        };
+        let (mut one, mut other) = (member("one"), member("other"));
+        broker.logs("Sending SUBACK to one").await;
+        broker.logs("Sending SUBACK to other").await;
+        let mut peer = Peer::new(&broker);
+        for n in 0..20 {
+            peer.publish("site/boiler/env", &format!("{{\"n\":{n}}}")).await;
+        }
+        let mut heard = [0, 0];
+        while heard[0] + heard[1] < 20 {
+            tokio::select! {
+                (_, ack) = one.reading() => { heard[0] += 1; ack.accept(); }
+                (_, ack) = other.reading() => { heard[1] += 1; ack.accept(); }
+            }
+        }
+        assert!(heard.iter().all(|count| *count > 0), "{heard:?}");
+        one.stop().await;
+        other.stop().await;
+    }
 }
 
 async fn acknowledged_only_after_acceptance(version: &str) {

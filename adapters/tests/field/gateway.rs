@@ -49,6 +49,7 @@ impl Gateway {
                 Captured::Reading { reading, ack } => return (reading, ack),
                 Captured::Settled { .. }
                 | Captured::SessionLost { .. }
+                | Captured::Suppressed { .. }
                 | Captured::Reached
                 | Captured::Unreached { .. } => {}
                 Captured::Refused { why, .. } => panic!("refused: {why}"),
@@ -63,6 +64,7 @@ impl Gateway {
                 Captured::Refused { why, .. } => return why,
                 Captured::Settled { .. }
                 | Captured::SessionLost { .. }
+                | Captured::Suppressed { .. }
                 | Captured::Reached
                 | Captured::Unreached { .. } => {}
                 Captured::Reading { reading, .. } => panic!("a reading: {reading:?}"),

@@ -71,6 +71,33 @@ async fn acknowledged_only_after_acceptance() {
 }
 
 #[tokio::test]
+async fn what_has_not_changed_is_acknowledged_and_not_reported() {
+    let port = free_port();
+    let report = "max = \"1KiB\"\nreport = { on = \"change\", deadband = 2.0 }";
+    let mut gateway = Gateway::start(&table(port).replace("max = \"1KiB\"", report));
+    let (mut device, _) = Device::connect(port, &me(V5)).await;
+    let mut reported = Vec::new();
+    for (packet, payload) in (1..).zip(["20", "21", "22", "23", "21"]) {
+        device.says(&publish(V5, 0x02, "site/boiler/env", packet, payload.as_bytes())).await;
+        loop {
+            match gateway.next().await {
+                Captured::Reading { reading, ack } => {
+                    reported.push(value(&reading).clone());
+                    ack.accept();
+                }
+                Captured::Suppressed { device } => assert_eq!(device.as_str(), "boiler"),
+                Captured::SessionLost { .. } | Captured::Settled { .. } | Captured::Reached => continue,
+                other => panic!("{other:?}"),
+            }
+            break;
+        }
+        assert_eq!(device.hears().await, puback(packet));
+    }
+    assert_eq!(reported, [20, 23].map(Value::Integer));
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn acknowledged_in_order() {
     let (mut gateway, port) = listening().await;
     let (mut device, _) = Device::connect(port, &me(V3)).await;

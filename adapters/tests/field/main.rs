@@ -12,3 +12,4 @@ mod packet;
 mod process;
 mod serial;
 mod sim;
+mod tls;

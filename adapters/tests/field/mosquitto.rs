@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::gateway::within;
+use super::tls::Authority;
 
 const BINARY: &str = "/usr/sbin/mosquitto";
 
@@ -45,6 +46,21 @@ impl Mosquitto {
             .unwrap();
         assert!(made.success());
         Self::start_in(folder, &format!("allow_anonymous false\npassword_file {}", passwords.display())).await
+    }
+
+    /// Starts a broker that also listens at a second port, with TLS and this authority, and there only lets in
+    /// who has a certificate of it.
+    pub(crate) async fn start_with_tls(authority: &Authority) -> (Self, u16) {
+        let secure = free_port();
+        let [cert, key] = authority.issue("broker");
+        let listener = format!(
+            "allow_anonymous true\nlistener {secure} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\n\
+             require_certificate true",
+            authority.ca().display(),
+            cert.display(),
+            key.display()
+        );
+        (Self::start_in(tempfile::tempdir().unwrap(), &listener).await, secure)
     }
 
     async fn start_in(folder: TempDir, access: &str) -> Self {

@@ -2,8 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::gateway::within;
 
@@ -76,11 +77,26 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 /// A device that says just what it is told to.
-pub(crate) struct Device(TcpStream);
+pub(crate) struct Device(Box<dyn Duplex>);
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 impl Device {
     /// Opens a connection; the listener may need a moment to be there.
     pub(crate) async fn open(port: u16) -> Self {
+        Self(Box::new(Self::stream(port).await))
+    }
+
+    /// Opens a connection with TLS; a device without one is turned away at the latest when it reads.
+    pub(crate) async fn open_tls(port: u16, connector: &TlsConnector) -> std::io::Result<Self> {
+        let name = "localhost".try_into().unwrap();
+        let stream = connector.connect(name, Self::stream(port).await).await?;
+        Ok(Self(Box::new(stream)))
+    }
+
+    async fn stream(port: u16) -> TcpStream {
         let open = async {
             loop {
                 match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
@@ -89,16 +105,22 @@ impl Device {
                 }
             }
         };
-        Self(within("a listener", open).await)
+        within("a listener", open).await
     }
 
     /// Opens a connection and introduces itself. Says whether there is a session.
     pub(crate) async fn connect(port: u16, connect: &Connect<'_>) -> (Self, bool) {
         let mut device = Self::open(port).await;
-        device.says(&connect.bytes()).await;
-        let answer = device.hears().await;
+        let session_present = device.introduce(connect).await;
+        (device, session_present)
+    }
+
+    /// Says who it is. Says whether there is a session.
+    pub(crate) async fn introduce(&mut self, connect: &Connect<'_>) -> bool {
+        self.says(&connect.bytes()).await;
+        let answer = self.hears().await;
         assert_eq!((answer[0], answer[3]), (0x20, 0), "CONNACK, accepted");
-        (device, answer[2] == 1)
+        answer[2] == 1
     }
 
     pub(crate) async fn says(&mut self, bytes: &[u8]) {

@@ -10,6 +10,11 @@ use super::gateway::{Gateway, value, within};
 
 /// A script, and the adapter that runs it.
 fn gateway(script: &str, more: &str) -> (TempDir, Gateway) {
+    gateway_of("device = \"gate\"", script, more)
+}
+
+/// The same, for the device or the devices that this setting says.
+fn gateway_of(device: &str, script: &str, more: &str) -> (TempDir, Gateway) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("program");
     std::fs::write(&path, script).unwrap();
@@ -17,7 +22,7 @@ fn gateway(script: &str, more: &str) -> (TempDir, Gateway) {
         r#"
         type = "process"
         command = ["/bin/sh", "{}", "{}"]
-        device = "gate"
+        {device}
         stream = "tags"
         {more}
         "#,
@@ -66,6 +71,22 @@ async fn what_is_no_reading_is_refused_and_what_follows_is_read() {
     assert_eq!(gateway.refusal().await.kind(), "decode");
     assert_eq!(gateway.refusal().await.kind(), "decode");
     assert_eq!(value(&gateway.reading().await.0), &Value::Integer(2));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_may_speak_for_many_devices() {
+    let script = r#"for n in 1 2 3; do echo "{\"dev\":\"tag-$n\",\"n\":$n}"; done
+        echo '{"n":4}'; echo '{"dev":"No Name","n":5}'; echo '{"dev":"tag-1","n":6}'; exec cat >/dev/null"#;
+    let (_folder, mut gateway) = gateway_of("device = { from = \"/dev\" }", script, "");
+    for n in 1..=3 {
+        let (reading, _) = gateway.reading().await;
+        assert_eq!((reading.device.to_string(), value(&reading)), (format!("tag-{n}"), &Value::Integer(n)));
+    }
+    for kind in ["decode", "name"] {
+        assert_eq!(gateway.refusal().await.kind(), kind);
+    }
+    assert_eq!(gateway.reading().await.0.device.as_str(), "tag-1");
     gateway.stop().await;
 }
 

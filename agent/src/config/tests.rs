@@ -4,6 +4,8 @@ use std::path::Path;
 use at_protocol::crypto::AesKey;
 use at_protocol::keys::AtKeys;
 
+use atedge_adapters::report::ReportOn;
+
 use super::*;
 
 const CONFIG: &str = r#"schema = 1
@@ -137,6 +139,30 @@ fn all_mistakes_are_shown_at_once() {
     assert!(text.ends_with("4 errors. The running configuration is unchanged."), "{text}");
     let first = error.problems().next().unwrap();
     assert!(first.file.unwrap().ends_with("agent.toml") && first.error.contains("{deb}"), "{first:?}");
+}
+
+#[test]
+fn adapters_take_over_what_they_leave_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |defaults: &str, report: &str| {
+        let path = written(folder.path(), |text| {
+            let text = text
+                .replace("listen = \"127.0.0.1:1883\"", &format!("listen = \"127.0.0.1:1883\"\n{report}"));
+            format!("{text}\n[defaults]\n{defaults}\n")
+        });
+        load(&[path])
+    };
+    let defaults = "report = { on = \"change\", deadband = 0.5, heartbeat = \"5m\" }";
+    let loaded = with(defaults, "report = { deadband = 2.0 }").ok().unwrap();
+    let report = loaded.config.adapter["shop"].report();
+    assert_eq!((report.on, report.deadband), (Some(ReportOn::Change), Some(2.0)));
+    assert_eq!(report.heartbeat.map(|heartbeat| heartbeat.to_string()).as_deref(), Some("5m"));
+    for (defaults, report) in
+        [("report = { deadband = -1.0 }", ""), ("interval = \"1s\"", "report = { deadband = -1.0 }")]
+    {
+        let error = with(defaults, report).err().unwrap().to_string();
+        assert!(error.contains("expected a number from 0") && error.contains("deadband = -1.0"), "{error}");
+    }
 }
 
 #[test]

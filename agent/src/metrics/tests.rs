@@ -16,7 +16,7 @@ fn status() -> Status {
         "memory_kib": 6144, "receipts": 5, "commands": { "done": 2, "rejected": 1 },
         "server": { "reached": "yes", "since_ms": 1, "why": null, "sent": 11, "put_off": 1, "refused": 0, "unreached": 4,
             "reconnects": 2 },
-        "adapters": { "shop": { "state": "degraded", "why": "x", "kept": 7, "repeated": 1, "refused": 2, "dropped": 0,
+        "adapters": { "shop": { "state": "degraded", "why": "x", "kept": 7, "repeated": 1, "refused": 2, "dropped": 0, "suppressed": 0,
             "refused_as": { "route": 2 }, "last_reading_ms": 497_012, "last_error": null } },
         "queue": { "epoch": 3, "records": 5, "bytes": 4096, "oldest_ms": 1_500, "aside": 0, "repeats": 1, "expired": 0,
             "damaged": 0, "dropped": 4, "thinned": 0, "readers": [

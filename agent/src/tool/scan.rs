@@ -36,7 +36,7 @@ pub struct Scan {
 
 /// Numbers of units, from the first to the last.
 #[derive(Debug, Clone)]
-struct Numbers(RangeInclusive<u8>);
+pub(super) struct Numbers(pub(super) RangeInclusive<u8>);
 
 impl FromStr for Numbers {
     type Err = &'static str;

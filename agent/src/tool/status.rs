@@ -144,9 +144,9 @@ mod tests {
             "server": { "reached": "no", "since_ms": 380_000, "why": "no route to host", "sent": 1, "put_off": 0,
                 "refused": 0, "unreached": 4, "reconnects": 0 },
             "adapters": {
-                "scale": { "state": "waiting", "why": "/dev/ttyUSB0: unplugged", "kept": 0, "repeated": 0, "refused": 0, "dropped": 0,
+                "scale": { "state": "waiting", "why": "/dev/ttyUSB0: unplugged", "kept": 0, "repeated": 0, "refused": 0, "dropped": 0, "suppressed": 0,
                     "refused_as": {}, "last_reading_ms": null, "last_error": null },
-                "shop": { "state": "running", "why": null, "kept": 7, "repeated": 1, "refused": 2, "dropped": 3, "refused_as": {},
+                "shop": { "state": "running", "why": null, "kept": 7, "repeated": 1, "refused": 2, "dropped": 3, "suppressed": 0, "refused_as": {},
                     "last_reading_ms": 497_000, "last_error": { "at_ms": 100_000, "what": "no route" } },
             },
             "queue": { "epoch": 3, "records": 5, "bytes": 4096, "oldest_ms": null, "aside": 0, "repeats": 1,

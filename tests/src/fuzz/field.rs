@@ -7,6 +7,7 @@ use atedge_adapters::decode::{Decoder, MAX_ID, MAX_POINTS};
 use atedge_adapters::modbus::pdu::{Request, Response, Table};
 use atedge_adapters::modbus::{mbap, rtu};
 use atedge_adapters::serial::{Check, FrameError, Framer, Framing};
+use atedge_adapters::sim::{Questions, Units};
 use serde_json::json;
 
 /// One decoder of each kind, as a configuration makes them.
@@ -22,6 +23,8 @@ static DECODERS: LazyLock<Vec<Decoder>> = LazyLock::new(|| {
     let time = serde_json::json!({ "from": "/ts", "as": "unix_ms" });
     picking.time = Some(serde_json::from_value(time).expect("a time"));
     picking.id = Some(serde_json::from_value(serde_json::json!({ "from": "/seq" })).expect("an id"));
+    let mut naming = plain(r#"{"as":"json"}"#);
+    naming.device = Some(serde_json::from_value("/dev".into()).expect("a pointer"));
     let fields = json!([
         { "name": "a", "at": 0, "type": "u16le" },
         { "name": "b", "at": 2, "type": "f32be", "scale": 0.1 },
@@ -37,6 +40,7 @@ static DECODERS: LazyLock<Vec<Decoder>> = LazyLock::new(|| {
         plain(r#"{"as":"raw"}"#),
         plain(&json!({ "as": "binary", "fields": fields }).to_string()),
         plain(&json!({ "as": "csv", "columns": columns }).to_string()),
+        naming,
     ]
 });
 
@@ -46,6 +50,7 @@ pub(super) fn decode(input: &[u8]) {
     let decoder = &DECODERS[usize::from(*which) % DECODERS.len()];
     if let Ok(decoded) = decoder.decode(payload) {
         assert!((1..=MAX_POINTS).contains(&decoded.points.len()));
+        assert_eq!(decoded.device.is_some(), decoder.device.is_some());
         assert!(decoded.device_id.is_none_or(|id| id.len() <= MAX_ID));
     }
 }
@@ -84,6 +89,27 @@ pub(super) fn modbus_rtu(input: &[u8]) {
             assert!(heard.is_ok() && listener.noise().is_none());
         }
     }
+}
+
+/// Whatever a master says to the simulated units, they answer it or refuse it, and a sound question behind it is
+/// heard sooner or later.
+pub(super) fn modbus_questions(input: &[u8]) {
+    let (mut questions, mut units) = (Questions::default(), Units::new(1, 3));
+    for chunk in input.chunks(7) {
+        questions.hear(chunk, |unit, request| {
+            if let Some(answer) = units.answer(unit, request) {
+                assert!((2..=253).contains(&answer.len()) && answer[0] & 0x7F == request[0] & 0x7F);
+            }
+        });
+    }
+    units.answer(2, input);
+    let sound = rtu::frame(2, &Request::Read { table: Table::Holding, address: 0, count: 1 });
+    let mut heard = false;
+    // The longest frame that noise can promise has 264 bytes.
+    for _ in 0..264 / sound.len() + 2 {
+        questions.hear(&sound, |unit, _| heard |= unit == 2);
+    }
+    assert!(heard, "the master is not heard any more");
 }
 
 /// However a stream is cut, the same frames come out of it, and none is longer than allowed.

@@ -41,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("receipt", payload::receipt),
     ("decode", field::decode),
     ("modbus_rtu", field::modbus_rtu),
+    ("modbus_questions", field::modbus_questions),
     ("modbus_tcp", field::modbus_tcp),
     ("framing", field::framing),
     ("mqtt_listen", seams::mqtt_listen),

@@ -23,6 +23,7 @@ mod lossy_peers;
 mod many_devices;
 mod memory;
 mod memory_ceiling;
+mod modbus_units;
 mod moving;
 mod noisy_tenant;
 mod one_connection;
@@ -36,8 +37,10 @@ mod reload;
 mod resume;
 mod revocation;
 mod roads;
+mod rogue_mqtt;
 mod satellite;
 mod scanner;
+mod serial_noise;
 mod server_crash;
 mod several_readers;
 mod silent_peers;
@@ -73,6 +76,9 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
+    Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
+    Scenario { group: GATEWAY, name: "modbus-units", run: modbus_units::run },
+    Scenario { group: GATEWAY, name: "rogue-mqtt", run: rogue_mqtt::run },
     Scenario { group: SERVER, name: "transcripts", run: transcripts::run },
     Scenario { group: SERVER, name: "hostile", run: hostile::run },
     Scenario { group: SERVER, name: "revocation", run: revocation::run },

@@ -5,14 +5,16 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant as StdInstant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::quota::Quota;
 use super::sessions::{Entry, Link, Sessions};
 use super::wire::{Heard, Hello, Message, Reason, Wire};
 use super::{Limits, Outgoing};
@@ -20,7 +22,7 @@ use crate::mqtt::capture::{Capture, CaptureEnd, Publication};
 use crate::mqtt::route::Routes;
 use crate::mqtt::settling::SettledByWindow;
 use crate::mqtt::topic::is_topic_name;
-use crate::{Captured, CommandError, Intake};
+use crate::{Captured, CommandError, Intake, Refusal};
 
 /// A device has to say who it is within this long.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -59,6 +61,8 @@ enum End {
     Closed,
     #[error("it did not say who it is in time")]
     Unknown,
+    #[error("no TLS with it: {0}")]
+    Tls(io::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -66,16 +70,30 @@ enum End {
 }
 
 /// Serves one device until it goes, or `stop` is cancelled.
-pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, intake: Intake, stop: CancellationToken) {
+pub(super) async fn serve(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    intake: Intake,
+    stop: CancellationToken,
+) {
     let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
     let max_packet = u32::try_from(shared.limits.max + BESIDE_PAYLOAD).unwrap_or(u32::MAX);
-    let mut socket = Socket { stream, wire: Wire::new(max_packet), inbox: Vec::new(), heard: 0 };
-    let hello = select! {
-        hello = timeout(INTRODUCTION, socket.hello()) => hello.unwrap_or(Err(End::Unknown)),
+    let introduction = async {
+        let stream: Stream = match tls {
+            Some(tls) => Box::new(tls.accept(stream).await.map_err(End::Tls)?),
+            None => Box::new(stream),
+        };
+        let mut socket = Socket { stream, wire: Wire::new(max_packet), inbox: Vec::new(), heard: 0 };
+        let hello = socket.hello().await?;
+        Ok((socket, hello))
+    };
+    let introduced = select! {
+        introduced = timeout(INTRODUCTION, introduction) => introduced.unwrap_or(Err(End::Unknown)),
         () = stop.cancelled() => return,
     };
-    let outcome = match hello {
-        Ok(hello) => attend(socket, hello, &shared, &intake, &stop).await,
+    let outcome = match introduced {
+        Ok((socket, hello)) => attend(socket, hello, &shared, &intake, &stop).await,
         Err(end) => Err(end),
     };
     if let Err(end) = outcome {
@@ -116,7 +134,8 @@ async fn attend(
     socket.wire.welcome(session_present, assigned.as_deref(), shared.limits.receive_maximum);
 
     let capture = Capture::new(session, shared.routes.clone(), intake.clone(), WAITING);
-    let mut device = Device { socket, presence, capture, orders, unanswered: HashMap::new() };
+    let quota = Quota::new(shared.limits.rates, StdInstant::now());
+    let mut device = Device { socket, presence, capture, orders, unanswered: HashMap::new(), quota };
     let outcome = device.run(stop).await;
     device.finish().await;
     outcome
@@ -172,9 +191,16 @@ impl Drop for Presence {
     }
 }
 
+/// A connection, in TLS or not.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+type Stream = Box<dyn Duplex>;
+
 /// The bytes of a connection.
 struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     wire: Wire,
     /// What was read at once; reading goes on when all of it is understood.
     inbox: Vec<u8>,
@@ -227,9 +253,11 @@ impl Socket {
     async fn flush(&mut self) -> Result<(), End> {
         let out = self.wire.take_output();
         if !out.is_empty() {
-            timeout(WRITE, self.stream.write_all(&out))
-                .await
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+            let writing = async {
+                self.stream.write_all(&out).await?;
+                self.stream.flush().await
+            };
+            timeout(WRITE, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         }
         match self.wire.end() {
             Some(end) => Err(End::Protocol(end.to_owned())),
@@ -245,6 +273,7 @@ struct Device {
     orders: mpsc::Receiver<Outgoing>,
     /// Our messages that the device has not yet acknowledged.
     unanswered: HashMap<u16, oneshot::Sender<Result<(), CommandError>>>,
+    quota: Quota,
 }
 
 impl Device {
@@ -273,6 +302,7 @@ impl Device {
             }
             held_back = !may_hear;
             let may_order = self.unanswered.len() < ORDERS && self.socket.wire.may_publish();
+            let held_until = self.quota.held_until(StdInstant::now()).map(Instant::from_std);
             let silent_at = self.socket.wire.keep_alive().map(|longest| heard_at + longest);
             select! {
                 read = self.socket.read(), if may_hear => read?,
@@ -282,7 +312,8 @@ impl Device {
                     Err(end @ CaptureEnd::IntakeClosed) => return Err(end.into()),
                 },
                 Some(order) = self.orders.recv(), if may_order => self.carry_out(order),
-                () = silence(silent_at), if may_hear => self.socket.wire.silent(),
+                () = moment(held_until), if held_until.is_some() => {}
+                () = moment(silent_at), if may_hear => self.socket.wire.silent(),
                 () = leave.cancelled() => self.socket.wire.turn_away(Reason::TakenOver),
                 () = stop.cancelled() => self.socket.wire.turn_away(Reason::ShuttingDown),
             }
@@ -292,7 +323,10 @@ impl Device {
     /// Whether there is room for more. While there is none, TCP holds the device back.
     fn may_hear(&self) -> bool {
         let unacknowledged = self.capture.unacknowledged();
-        self.capture.has_room() && unacknowledged < self.presence.shared.limits.receive_maximum.into()
+        let is_in_time = self.quota.held_until(StdInstant::now()).is_none();
+        is_in_time
+            && self.capture.has_room()
+            && unacknowledged < self.presence.shared.limits.receive_maximum.into()
     }
 
     fn acknowledge(&mut self) {
@@ -305,7 +339,7 @@ impl Device {
     }
 
     fn on(&mut self, heard: Heard) {
-        let Self { socket, presence, capture, unanswered, .. } = self;
+        let Self { socket, presence, capture, unanswered, quota, .. } = self;
         let client_id = &presence.client_id;
         match heard {
             Heard::Publish(Message { topic, .. }) if !is_topic_name(&topic) => {
@@ -315,7 +349,14 @@ impl Device {
                 if let Some((packet, false)) = repeatable {
                     presence.settling.arrived(packet);
                 }
-                capture.published(&Publication { topic: &topic, payload: &payload, repeatable });
+                let publication = Publication { topic: &topic, payload: &payload, repeatable };
+                if quota.take(&topic, payload.len(), StdInstant::now()) {
+                    capture.published(&publication);
+                } else {
+                    let max = presence.shared.limits.rates.topics.unwrap_or_default();
+                    let topic = topic.chars().take(128).collect();
+                    capture.refused(&publication, Refusal::TooManyTopics { topic, max });
+                }
             }
             Heard::Subscribe { packet, filters } => {
                 let mut sessions = presence.shared.sessions();
@@ -367,8 +408,8 @@ impl Device {
     }
 }
 
-/// Ends when the device has been silent for too long; never if it may be silent for ever.
-async fn silence(until: Option<Instant>) {
+/// Ends at this moment, or never.
+async fn moment(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,

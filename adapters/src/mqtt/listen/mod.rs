@@ -6,26 +6,30 @@
 //! published, and nothing is retained.
 
 mod device;
+mod quota;
 mod sessions;
 mod wire;
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::device::{Shared, serve};
+pub(super) use self::quota::Rates;
 use self::sessions::Sessions;
 use super::route::Routes;
 use super::topic::is_topic_name;
-use crate::{AdapterError, Captured, Command, CommandError, Intake, Order};
+use crate::{AdapterError, Captured, Command, CommandError, Intake, Order, Refusal};
 
 /// How long to wait after a connection could not be taken, for example for want of descriptors.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
@@ -39,6 +43,22 @@ pub(super) struct Limits {
     pub(super) receive_maximum: u16,
     /// Devices connected at once.
     pub(super) connections: usize,
+    /// Those of one network address.
+    pub(super) connections_from_one: Option<usize>,
+    /// What each may say.
+    pub(super) rates: Rates,
+}
+
+impl Limits {
+    /// Why one more connection from `address` is not taken.
+    fn refusal(&self, address: IpAddr, places: &HashMap<task::Id, IpAddr>) -> Option<Refusal> {
+        let refusal = |max, from_there| Some(Refusal::TooManyConnections { address, max, from_there });
+        if places.len() >= self.connections {
+            return refusal(self.connections, false);
+        }
+        let from_there = places.values().filter(|place| **place == address).count();
+        self.connections_from_one.filter(|max| from_there >= *max).and_then(|max| refusal(max, true))
+    }
 }
 
 /// A message on its way to one device.
@@ -54,12 +74,19 @@ struct Outgoing {
 pub(super) struct Listener {
     address: SocketAddr,
     shared: Arc<Shared>,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Listener {
-    pub(super) fn new(adapter: String, address: SocketAddr, limits: Limits, routes: Arc<Routes>) -> Self {
+    pub(super) fn new(
+        adapter: String,
+        address: SocketAddr,
+        limits: Limits,
+        routes: Arc<Routes>,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         let sessions = Mutex::new(Sessions::new(limits.connections));
-        Self { address, shared: Arc::new(Shared { adapter, limits, routes, sessions }) }
+        Self { address, shared: Arc::new(Shared { adapter, limits, routes, sessions }), tls }
     }
 
     pub(super) async fn run(
@@ -68,7 +95,7 @@ impl Listener {
         mut commands: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) -> Result<(), AdapterError> {
-        let Self { address, shared } = self;
+        let Self { address, shared, tls } = self;
         let adapter = shared.adapter.as_str();
         let listener = TcpListener::bind(address).await.map_err(|cause| AdapterError::Listen {
             adapter: adapter.to_owned(),
@@ -79,19 +106,25 @@ impl Listener {
         // Whoever no longer takes captures is found out by the next reading.
         intake.send(Captured::Reached).await.ok();
         let mut devices = JoinSet::new();
+        // Where each connection comes from.
+        let mut places: HashMap<task::Id, IpAddr> = HashMap::new();
         let mut deliveries = JoinSet::new();
         loop {
             select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((_, peer)) if devices.len() >= shared.limits.connections => {
-                        let limit = shared.limits.connections;
-                        warn!(adapter, %peer, limit, "too many devices; one was turned away");
-                    }
-                    Ok((stream, _)) => {
-                        // Without it, acknowledgements wait for more to send. Where it fails, they do.
-                        stream.set_nodelay(true).ok();
-                        devices.spawn(serve(stream, shared.clone(), intake.clone(), stop.clone()));
-                    }
+                    Ok((stream, peer)) => match shared.limits.refusal(peer.ip(), &places) {
+                        Some(why) => {
+                            warn!(adapter, %peer, %why, "turned away");
+                            // Where there is no room to count it, the log has it.
+                            intake.try_send(Captured::Refused { device: None, why }).ok();
+                        }
+                        None => {
+                            // Without it, acknowledgements wait for more to send. Where it fails, they do.
+                            stream.set_nodelay(true).ok();
+                            let serving = serve(stream, tls.clone(), shared.clone(), intake.clone(), stop.clone());
+                            places.insert(devices.spawn(serving).id(), peer.ip());
+                        }
+                    },
                     Err(cause) => {
                         warn!(adapter, %cause, "a connection could not be taken");
                         sleep(AFTER_ERROR).await;
@@ -100,7 +133,9 @@ impl Listener {
                 Some(command) = commands.recv() => {
                     deliveries.spawn(deliver(shared.clone(), command));
                 }
-                Some(ended) = devices.join_next(), if !devices.is_empty() => {
+                Some(ended) = devices.join_next_with_id(), if !devices.is_empty() => {
+                    let id = ended.as_ref().map_or_else(|failed| failed.id(), |(id, ())| *id);
+                    places.remove(&id);
                     if let Err(cause) = ended {
                         error!(adapter, %cause, "serving a device failed; please report this");
                     }
