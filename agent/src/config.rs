@@ -21,7 +21,7 @@ use crate::commands::{CommandConfig, CommandName, Rule};
 use crate::keys;
 use crate::outbox::{BatchLimit, OutboxOptions, Priority, StreamPolicy, WhenFull};
 use crate::payload::name::is_reserved;
-use crate::uplink::{FlowRules, StreamRules};
+use crate::uplink::{FlowRules, SendRules};
 
 pub use outbox::{DrainConfig, OutboxConfig, Rate, ThinConfig};
 
@@ -31,8 +31,6 @@ const SCHEMA: u32 = 1;
 pub const ENVIRONMENT: &str = "ATEDGE";
 /// Servers keep a notification for a reader that is away at most this long; the outbox keeps it longer.
 const MOST_TTLN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
-/// Longest pause between two times that the outbox is cleared.
-const LONGEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Most bytes of a batch: sealed and in base64 it must fit a server's line.
 const MOST_BATCH: Bytes = Bytes::mib(4);
 
@@ -127,8 +125,10 @@ impl TryFrom<String> for Namespace {
 pub struct StreamConfig {
     /// The readers; each gets its own ciphertext.
     pub to: Vec<AtSign>,
-    /// What a reader must be able to do. With `["receipts"]` only its receipts confirm records; without,
-    /// it also does that its server has them.
+    /// What a reader must be able to do; what it does not announce is waited for. With `"receipts"` only its
+    /// receipts confirm records; without, it also does that its server has them. With `"aead"` records are sent
+    /// in envelopes only, which no server can alter or forge; without, also as all SDKs read them, to a reader
+    /// that announces nothing else.
     #[serde(default)]
     pub require: Vec<Requirement>,
     /// How many records travel together.
@@ -154,6 +154,8 @@ pub struct StreamConfig {
 pub enum Requirement {
     /// Confirm by receipts.
     Receipts,
+    /// Open envelopes.
+    Aead,
 }
 
 /// How many records travel together: as many as there are, up to these limits.
@@ -364,24 +366,20 @@ impl AgentConfig {
         }
     }
 
-    /// How often the outbox is to be cleared of what is too old: often enough for the shortest time that
-    /// something is kept, and no more than need be.
-    pub fn clear_every(&self) -> std::time::Duration {
-        let kept = self.stream.values().map(|stream| stream.hold.unwrap_or(stream.ttl).min(stream.ttl).get());
-        (kept.min().unwrap_or(LONGEST_PAUSE) / 4).clamp(std::time::Duration::from_secs(1), LONGEST_PAUSE)
-    }
-
     /// What the uplink must know.
-    pub fn stream_rules(&self) -> StreamRules {
+    pub fn send_rules(&self) -> SendRules {
         let rules = |stream: &StreamConfig| FlowRules {
             limit: BatchLimit { records: stream.batch.records, bytes: stream.batch.bytes.size() },
             linger: stream.batch.linger.get(),
             receipts: stream.require.contains(&Requirement::Receipts),
+            aead: stream.require.contains(&Requirement::Aead),
             ttln: stream.ttl.get().min(MOST_TTLN),
             priority: stream.priority,
         };
         let streams = self.stream.iter();
-        streams.map(|(name, stream)| (name.clone(), (stream.to.clone(), rules(stream)))).collect()
+        let streams =
+            streams.map(|(name, stream)| (name.clone(), (stream.to.clone(), rules(stream)))).collect();
+        SendRules { streams, drain: self.outbox.drain.rules() }
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use at_client::{Client, ClientConfig, ClientTls, Dialer, Directory, RecordKeeper, Trust, TrustedTime};
 
-use crate::clock::SystemClock;
 use crate::config::GatewayConfig;
 use crate::keys;
 use crate::records::RecordFile;
@@ -14,19 +13,18 @@ use crate::records::RecordFile;
 const RECORDS: &str = "records.jsonl";
 
 /// A client of the gateway's atServer. It knows the records that were believed before, which are in the folder
-/// `state`, and has `keep` keep those that it comes to believe; certificates are judged by `clock`. Connects to
-/// nobody yet.
+/// `state`, and has `keep` keep those that it comes to believe; `time` is for certificates. Connects to nobody yet.
 ///
 /// # Errors
 /// When the keys or the trust anchors cannot be read.
 pub fn client(
     gateway: &GatewayConfig,
     state: &Path,
-    clock: &Arc<SystemClock>,
+    time: Arc<dyn TrustedTime>,
     keep: impl FnOnce(RecordFile) -> Arc<dyn RecordKeeper>,
 ) -> anyhow::Result<Client> {
     let trust = Trust::System { and: gateway.ca.clone() };
-    let tls = ClientTls::with_time(&trust, Arc::clone(clock) as Arc<dyn TrustedTime>)?;
+    let tls = ClientTls::with_time(&trust, time)?;
     let keys = Arc::new(keys::load(&gateway.keys)?);
     let mut directory = Directory::new(gateway.directory.clone(), tls.clone());
     let registrars = gateway.registrars();

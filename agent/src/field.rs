@@ -19,7 +19,7 @@ use crate::intake::Intake;
 use crate::outbox::Outbox;
 use crate::tally::Tallies;
 use crate::tap::Taps;
-use crate::uplink::StreamRules;
+use crate::uplink::SendRules;
 
 /// Captures between an adapter and its intake; when there are this many, the adapter stops reading.
 const CAPTURES: usize = 256;
@@ -36,7 +36,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub struct Field<C> {
     outbox: Outbox,
     clock: Arc<C>,
-    streams: watch::Receiver<StreamRules>,
+    rules: watch::Receiver<SendRules>,
     stop: CancellationToken,
     lines: BTreeMap<String, Line>,
     /// What came in since the agent started, also of adapters that were changed.
@@ -56,16 +56,16 @@ struct Line {
 }
 
 impl<C: Clock + 'static> Field<C> {
-    /// No adapters yet. What they capture goes to `outbox` if it belongs to one of `streams`; all stop with
+    /// No adapters yet. What they capture goes to `outbox` if `rules` know its stream; all stop with
     /// `stop`.
     pub fn new(
         outbox: Outbox,
         clock: Arc<C>,
-        streams: watch::Receiver<StreamRules>,
+        rules: watch::Receiver<SendRules>,
         stop: CancellationToken,
     ) -> Self {
         let (tallies, taps) = (Tallies::default(), Taps::default());
-        Self { outbox, clock, streams, stop, lines: BTreeMap::new(), tallies, taps, tasks: JoinSet::new() }
+        Self { outbox, clock, rules, stop, lines: BTreeMap::new(), tallies, taps, tasks: JoinSet::new() }
     }
 
     /// Starts an adapter.
@@ -79,7 +79,7 @@ impl<C: Clock + 'static> Field<C> {
         let intake = Intake {
             outbox: self.outbox.clone(),
             clock: Arc::clone(&self.clock),
-            streams: self.streams.clone(),
+            rules: self.rules.clone(),
             tally,
             adapter: name.into(),
             taps: self.taps.clone(),
@@ -247,6 +247,7 @@ async fn run_line<C: Clock>(
         kept = counts.kept,
         repeated = counts.repeated,
         refused = counts.refused,
+        suppressed = counts.suppressed,
         dropped = counts.dropped,
         "has ended"
     );

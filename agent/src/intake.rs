@@ -14,7 +14,7 @@ use crate::normalise::normalise;
 use crate::outbox::{Appended, Appending, Capture, Outbox};
 use crate::tally::Tally;
 use crate::tap::Taps;
-use crate::uplink::StreamRules;
+use crate::uplink::SendRules;
 
 /// Readings of one adapter on their way into the outbox. Beyond them it waits, and with it its devices.
 const ON_THE_WAY: usize = 256;
@@ -27,8 +27,8 @@ pub struct Intake<C> {
     pub outbox: Outbox,
     /// What time it is.
     pub clock: Arc<C>,
-    /// The streams that are configured.
-    pub streams: watch::Receiver<StreamRules>,
+    /// Which streams are configured.
+    pub rules: watch::Receiver<SendRules>,
     /// Where they are counted.
     pub tally: Arc<Tally>,
     /// The adapter's name.
@@ -70,7 +70,7 @@ impl<C: Clock> Intake<C> {
     async fn take(&self, captured: Captured, waiting: &mut VecDeque<Waiting>) {
         match captured {
             Captured::Reading { reading, ack } => {
-                let configured = |stream: &StreamName| self.streams.borrow().contains_key(stream);
+                let configured = |stream: &StreamName| self.rules.borrow().streams.contains_key(stream);
                 match normalise(reading, self.clock.now(), configured) {
                     Ok(capture) => {
                         self.taps.reading(&self.adapter, &capture);
@@ -188,12 +188,18 @@ mod tests {
 
     fn intake(outbox: &Outbox) -> Intake<Noon> {
         let limit = BatchLimit { records: 1, bytes: 1 };
-        let (linger, ttln, priority) = (Duration::ZERO, Duration::ZERO, Priority::default());
-        let rules = FlowRules { limit, linger, receipts: false, ttln, priority };
-        let streams = StreamRules::from([("process".parse().unwrap(), (Vec::new(), rules))]);
-        let (_, streams) = watch::channel(streams);
+        let rules = FlowRules {
+            limit,
+            linger: Duration::ZERO,
+            receipts: false,
+            aead: false,
+            ttln: Duration::ZERO,
+            priority: Priority::default(),
+        };
+        let streams = BTreeMap::from([("process".parse().unwrap(), (Vec::new(), rules))]);
+        let (_, rules) = watch::channel(SendRules { streams, ..SendRules::default() });
         let (tally, taps) = (Arc::default(), Taps::default());
-        Intake { outbox: outbox.clone(), clock: Arc::new(Noon), streams, tally, adapter: "shop".into(), taps }
+        Intake { outbox: outbox.clone(), clock: Arc::new(Noon), rules, tally, adapter: "shop".into(), taps }
     }
 
     #[tokio::test]

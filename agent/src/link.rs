@@ -1,15 +1,17 @@
 //! The agent's way to its atServer: notifications out, receipts and requests in.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use at_client::{
-    AskError, Client, Incoming, MonitorConfig, MonitorError, NotifyRequest, PairError, Payload, SendError,
-    Status,
+    AskError, EnvelopeError, Envelopes, Incoming, MonitorConfig, MonitorError, Need, NotifyRequest,
+    PairError, Payload, RecordError, SendError, Status,
 };
 use at_protocol::response::ErrorCode;
 use at_protocol::rpc::{Kind, RpcName};
-use at_protocol::{KeyName, Timestamp};
-use tokio::sync::mpsc;
+use at_protocol::{AtSign, KeyName, Timestamp};
+use atedge_adapters::{DeviceName, StreamName};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -17,7 +19,7 @@ use tracing::{debug, warn};
 use crate::commands::Request;
 use crate::outbox::{Outbox, OutboxError, Receipted};
 use crate::payload::{NoteId, Receipt, name};
-use crate::uplink::{Note, NoteStatus, Road, RoadError};
+use crate::uplink::{FlowRules, Note, NoteStatus, Road, RoadError, SendRules};
 
 /// What was heard this long before the last thing dealt with is heard again after a start: requests that
 /// were not finished then. Requests wait no longer for their callee (client conventions §6.1).
@@ -26,10 +28,41 @@ const HEAR_AGAIN_MS: u64 = at_protocol::rpc::TTLN_MS;
 const KEEP_PLACE: Duration = Duration::from_secs(10);
 /// Pause before listening again where waiting alone will not help.
 const LISTEN_AGAIN: Duration = Duration::from_secs(30);
+/// How often it is looked whether what we can do must be published anew. Most looks cost nothing.
+const ANNOUNCE: Duration = Duration::from_secs(60);
+/// Ids of receipts that are remembered, to know repeats. A repeat that is older says nothing new: receipts are
+/// cumulative.
+const MAX_HEARD: usize = 4096;
 
-/// The [`Road`] over a client of ours.
+/// The [`Road`] over a client of ours: in envelopes to readers that open them.
 #[derive(Clone)]
-pub struct ClientRoad(pub Client);
+pub struct ClientRoad {
+    /// How it is said.
+    pub envelopes: Envelopes,
+    /// What a reader must be able to do before anything is sent to it.
+    pub rules: watch::Receiver<SendRules>,
+    /// The last part of key names.
+    pub namespace: String,
+}
+
+/// Publishes what this agent can do, and renews that, until `stop`.
+pub async fn announce(envelopes: &Envelopes, stop: CancellationToken) {
+    loop {
+        match envelopes.announce().await {
+            Ok(()) => {}
+            Err(error) if error.is_transient() => {
+                debug!(%error, "cannot announce what this gateway can do; trying again");
+            }
+            Err(error) => {
+                warn!(%error, "cannot announce what this gateway can do; does its enrollment include atedge:rw?");
+            }
+        }
+        tokio::select! {
+            () = sleep(ANNOUNCE) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
 
 impl Road for ClientRoad {
     async fn notify(&self, note: Note<'_>) -> Result<(), RoadError> {
@@ -39,17 +72,44 @@ impl Road for ClientRoad {
         let mut request = NotifyRequest::new(note.to, &key, note.plain.as_bytes());
         request.id = note.id.map(NoteId::as_str);
         request.ttln = Some(note.ttln);
-        self.0.notify(request).await.map(|_| ()).map_err(|error| road_error(&error))
+        let sent = match name::parse_telemetry(note.name, &self.namespace) {
+            Some((_, stream)) => {
+                let need = need(&self.rules.borrow(), &stream);
+                self.envelopes.notify(request, need).await
+            }
+            None => self.envelopes.client().notify(request).await.map_err(EnvelopeError::Send),
+        };
+        sent.map(|_| ()).map_err(|error| held_error(&error))
     }
 
     async fn status(&self, id: &NoteId) -> Result<NoteStatus, RoadError> {
-        match self.0.notify_status(id.as_str()).await {
+        match self.envelopes.client().notify_status(id.as_str()).await {
             Ok(Status::Delivered) => Ok(NoteStatus::Delivered),
             Ok(Status::Queued) => Ok(NoteStatus::Queued),
             Ok(Status::Errored) => Ok(NoteStatus::Errored),
             Ok(Status::Expired | Status::Unknown) => Ok(NoteStatus::Failed),
             Err(error) => Err(ask_error(&error)),
         }
+    }
+}
+
+/// What the readers of a stream must be able to do.
+fn need(rules: &SendRules, stream: &StreamName) -> Need {
+    let rules = rules.streams.get(stream).map(|(_, rules)| *rules);
+    rules.map_or_else(Need::default, |FlowRules { aead, receipts, .. }| Need { aead, receipts })
+}
+
+/// What waits for a peer to be itself again, or for ourselves to be allowed to speak, is sent later.
+fn held_error(error: &EnvelopeError) -> RoadError {
+    match error {
+        EnvelopeError::Send(error) => road_error(error),
+        EnvelopeError::Ask { source, .. } | EnvelopeError::Record(RecordError::Ask { source, .. }) => {
+            ask_error(source)
+        }
+        EnvelopeError::Held { .. }
+        | EnvelopeError::Lacks { .. }
+        | EnvelopeError::Full { .. }
+        | EnvelopeError::Record(_) => RoadError::Later(error.to_string()),
     }
 }
 
@@ -86,8 +146,10 @@ fn is_about_the_line(error: &AskError) -> bool {
 
 /// Listens for receipts and requests, and hands them on.
 pub struct Ear {
-    /// Whose notifications.
-    pub client: Client,
+    /// Whose notifications, and how they are opened.
+    pub envelopes: Envelopes,
+    /// Who reads which stream: theirs are the receipts that are taken.
+    pub rules: watch::Receiver<SendRules>,
     /// Takes the receipts, and keeps how far was heard.
     pub outbox: Outbox,
     /// The last part of key names.
@@ -107,15 +169,19 @@ impl Ear {
         let since = self.outbox.heard_until().await?.map(|millis| millis.saturating_sub(HEAR_AGAIN_MS));
         let since = since.and_then(|millis| i64::try_from(millis).ok()).map(Timestamp::from_millis);
         let regex = format!(r"(receipt|request)\..*\.{}@", self.namespace);
-        let mut monitor =
-            self.client.monitor(MonitorConfig { regex: Some(regex), since, ..MonitorConfig::default() });
+        let mut monitor = self.envelopes.client().monitor(MonitorConfig {
+            regex: Some(regex),
+            since,
+            ..MonitorConfig::default()
+        });
         let mut place = Place::default();
+        let mut heard_before = Heard::default();
         loop {
             tokio::select! {
                 heard = monitor.next() => match heard {
                     Ok(incoming) => {
                         let millis = u64::try_from(incoming.epoch_millis).unwrap_or(0);
-                        let urgent = self.hear(incoming).await?;
+                        let urgent = self.hear(incoming, &mut heard_before).await?;
                         if let Some(millis) = place.reach(millis, urgent) {
                             self.outbox.set_heard_until(millis).await?;
                         }
@@ -134,34 +200,82 @@ impl Ear {
     }
 
     /// Hands on what was heard; returns whether it was a request.
-    async fn hear(&self, incoming: Incoming) -> Result<bool, OutboxError> {
+    async fn hear(&self, incoming: Incoming, heard: &mut Heard) -> Result<bool, OutboxError> {
+        if let Some(about) = name::parse_receipt(incoming.name.as_str(), &self.namespace) {
+            self.hear_receipt(&incoming, about, heard).await?;
+            return Ok(false);
+        }
         let Payload::Opened(plain) = incoming.payload else {
             debug!(from = %incoming.from, key = incoming.key, "heard something that is not sealed for us");
             return Ok(false);
         };
-        let name = incoming.name.as_str();
-        if let Some((device, stream)) = name::parse_receipt(name, &self.namespace) {
-            let receipt = match Receipt::from_json(&plain) {
-                Ok(receipt) => receipt,
-                Err(error) => {
-                    debug!(from = %incoming.from, %error, "not a receipt");
-                    return Ok(false);
-                }
-            };
-            match self.outbox.receipt(incoming.from.clone(), device, stream, receipt).await? {
-                // The uplink has ended only when the agent stops.
-                Some(receipt) => drop(self.receipts.send(receipt).await),
-                None => debug!(from = %incoming.from, name, "a receipt for nothing that was sent"),
-            }
-            return Ok(false);
-        }
-        match name.parse::<RpcName>() {
+        match incoming.name.as_str().parse::<RpcName>() {
             Ok(rpc) if rpc.kind == Kind::Request && rpc.base == self.namespace => {
                 drop(self.requests.send(Request { from: incoming.from, name: rpc, plain }).await);
                 Ok(true)
             }
             _ => Ok(false),
         }
+    }
+
+    /// Takes a receipt from a reader of the stream, once, and in an envelope if the reader has those.
+    async fn hear_receipt(
+        &self,
+        incoming: &Incoming,
+        (device, stream): (DeviceName, StreamName),
+        heard: &mut Heard,
+    ) -> Result<(), OutboxError> {
+        let (from, name) = (&incoming.from, incoming.name.as_str());
+        // First, so that strangers cannot make us ask who they are.
+        let reads =
+            |rules: &SendRules| rules.streams.get(&stream).is_some_and(|(readers, _)| readers.contains(from));
+        if !reads(&self.rules.borrow()) {
+            self.envelopes.count(from, name);
+            return Ok(());
+        }
+        let Ok(content) = self.envelopes.accept(incoming).await else { return Ok(()) };
+        let receipt = match Receipt::from_json(&content.plain) {
+            Ok(receipt) if heard.is_new(from, &incoming.id) => receipt,
+            Ok(_) => {
+                self.envelopes.count(from, name);
+                return Ok(());
+            }
+            Err(error) => {
+                debug!(%from, %error, "not a receipt");
+                self.envelopes.count(from, name);
+                return Ok(());
+            }
+        };
+        match self.outbox.receipt(from.clone(), device, stream, receipt).await? {
+            // The uplink has ended only when the agent stops.
+            Some(receipt) => drop(self.receipts.send(receipt).await),
+            None => debug!(%from, name, "a receipt for nothing that was sent"),
+        }
+        Ok(())
+    }
+}
+
+/// Which receipts were heard lately.
+#[derive(Default)]
+struct Heard {
+    ids: HashSet<(AtSign, String)>,
+    order: VecDeque<(AtSign, String)>,
+}
+
+impl Heard {
+    /// Whether this id of this sender is heard for the first time.
+    fn is_new(&mut self, from: &AtSign, id: &str) -> bool {
+        let id = (from.clone(), id.to_owned());
+        if !self.ids.insert(id.clone()) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > MAX_HEARD
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
     }
 }
 
@@ -183,5 +297,22 @@ impl Place {
             self.kept = Some(Instant::now());
             millis
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeat_is_known_until_many_others_have_come() {
+        let (one, other): (AtSign, AtSign) = ("@one".parse().unwrap(), "@other".parse().unwrap());
+        let mut heard = Heard::default();
+        assert!(heard.is_new(&one, "0") && heard.is_new(&other, "0") && !heard.is_new(&one, "0"));
+        for id in 1..=MAX_HEARD {
+            assert!(heard.is_new(&one, &id.to_string()));
+        }
+        assert_eq!((heard.ids.len(), heard.order.len()), (MAX_HEARD, MAX_HEARD));
+        assert!(heard.is_new(&one, "0") && !heard.is_new(&one, "9"));
     }
 }

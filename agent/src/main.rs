@@ -48,9 +48,9 @@ enum What {
     Ports(tool::Ports),
     Scan(tool::Scan),
     Peek(tool::Peek),
+    Sim(tool::Sim),
     #[command(subcommand)]
     Queue(tool::Queue),
-    Sim(tool::Sim),
 }
 
 #[derive(Args)]

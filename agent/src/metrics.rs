@@ -10,7 +10,7 @@ use crate::look::Status;
 use crate::outbox::Backlog;
 use crate::payload::ClockState;
 use crate::reach::Reached;
-use crate::tally::State;
+use crate::tally::{Counts, State};
 
 /// The states of an adapter, each a series.
 const STATES: [(State, &str); 5] = [
@@ -54,6 +54,7 @@ pub fn page(status: &Status) -> String {
     agent(&mut page, status);
     adapters(&mut page, status);
     queue(&mut page, status);
+    losses(&mut page, status);
     page.0
 }
 
@@ -100,15 +101,16 @@ fn adapters(page: &mut Page, status: &Status) {
             page.sample("atedge_adapter_state", &[("adapter", name), ("state", word)], is_it);
         }
     }
-    page.metric("atedge_readings_total", "counter", "Readings, by what became of them.");
+    page.metric(
+        "atedge_readings_total",
+        "counter",
+        "Readings by what became of them; `kept` became records.",
+    );
     for (name, adapter) in &status.adapters {
-        let counts = adapter.counts;
-        for (result, count) in [
-            ("kept", counts.kept),
-            ("repeated", counts.repeated),
-            ("dropped", counts.dropped),
-            ("suppressed", counts.suppressed),
-        ] {
+        let Counts { kept, repeated, refused: _, suppressed, dropped } = adapter.counts;
+        let results =
+            [("kept", kept), ("repeated", repeated), ("suppressed", suppressed), ("dropped", dropped)];
+        for (result, count) in results {
             page.sample("atedge_readings_total", &[("adapter", name), ("result", result)], count);
         }
     }
@@ -139,7 +141,7 @@ fn queue(page: &mut Page, status: &Status) {
         ("atedge_queue_repeats_total", "Captures that came again and were not kept twice.", queue.repeats),
         ("atedge_queue_expired_total", "Records lost because their time was up.", queue.expired),
         ("atedge_queue_dropped_total", "Records dropped because the queue was full.", queue.dropped),
-        ("atedge_queue_thinned_total", "Records that others stand for.", queue.thinned),
+        ("atedge_queue_thinned_total", "Records that one of their window stands for.", queue.thinned),
         ("atedge_queue_damaged_total", "Records lost because they no longer opened.", queue.damaged),
     ] {
         page.one(name, "counter", help, count);
@@ -148,8 +150,12 @@ fn queue(page: &mut Page, status: &Status) {
     for Backlog { stream, reader, unconfirmed, .. } in &queue.readers {
         page.sample("atedge_unconfirmed_records", &[("stream", stream), ("reader", reader)], unconfirmed);
     }
-    page.metric("atedge_lost_records_total", "counter", "What a reader of a stream lost, by cause.");
-    for Backlog { stream, reader, lost, .. } in &queue.readers {
+}
+
+/// What readers will not get.
+fn losses(page: &mut Page, status: &Status) {
+    page.metric("atedge_lost_records_total", "counter", "What a reader of a stream has lost, by cause.");
+    for Backlog { stream, reader, lost, .. } in &status.queue.readers {
         for (cause, count) in lost {
             let labels = [("stream", stream.as_str()), ("reader", reader), ("cause", cause)];
             page.sample("atedge_lost_records_total", &labels, count);

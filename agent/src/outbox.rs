@@ -259,15 +259,6 @@ impl Outbox {
         self.call(move |store| store.expire(now)).await
     }
 
-    /// Follows a changed configuration: readers that are none any more take their cursors along, new ones
-    /// get all that waits. The folder stays as it is.
-    ///
-    /// # Errors
-    /// [`OutboxError::NotStored`].
-    pub async fn configure(&self, options: OutboxOptions) -> Result<(), OutboxError> {
-        self.call(move |store| store.configure(&options)).await
-    }
-
     /// The clock is right since `now`, after it ran free: times of this run are set right.
     ///
     /// # Errors
@@ -282,6 +273,15 @@ impl Outbox {
     /// [`OutboxError::NotStored`].
     pub async fn seen_s(&self) -> Result<Option<u64>, OutboxError> {
         self.call(|store| store.seen_s()).await
+    }
+
+    /// Follows a changed configuration: readers that are none any more take their cursors along, new ones
+    /// get all that waits. The folder stays as it is.
+    ///
+    /// # Errors
+    /// [`OutboxError::NotStored`].
+    pub async fn configure(&self, options: OutboxOptions) -> Result<(), OutboxError> {
+        self.call(move |store| store.configure(options.clone())).await
     }
 
     /// What the outbox holds.

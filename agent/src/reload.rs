@@ -18,7 +18,7 @@ use crate::config::{self, Loaded};
 use crate::difference::{Difference, Fixed};
 use crate::field::Field;
 use crate::outbox::Outbox;
-use crate::uplink::StreamRules;
+use crate::uplink::SendRules;
 
 /// What runs, and what it was made from.
 pub struct Following<C> {
@@ -35,7 +35,7 @@ pub struct Following<C> {
     /// The adapters.
     pub field: Field<C>,
     /// Tells the intakes and the uplink.
-    pub streams: watch::Sender<StreamRules>,
+    pub sending: watch::Sender<SendRules>,
     /// Tells who carries out commands.
     pub declared: watch::Sender<Declared>,
 }
@@ -103,7 +103,7 @@ impl<C: Clock + 'static> Following<C> {
         self.field.stop(&[adapters.removed.as_slice(), &adapters.changed].concat()).await?;
         adapters.removed.iter().for_each(|name| self.field.tallies().forget(name));
         if is_about_queue {
-            self.streams.send_replace(config.stream_rules());
+            self.sending.send_replace(config.send_rules());
         }
         self.start(adapters.changed.iter().chain(&adapters.added), &config.adapter)?;
         self.rules = Arc::new(rules);

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use at_client::{Client, ConnectError};
+use at_client::{Client, ConnectError, Envelopes, Identity, TrustedTime};
+use at_protocol::caps::Claims;
 use atedge_service::{Notifier, OneLine};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -21,10 +22,10 @@ use crate::config::{Loaded, MetricsConfig};
 use crate::connect;
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
-use crate::link::{ClientRoad, Ear};
+use crate::link::{ClientRoad, Ear, announce};
 use crate::look::Look;
 use crate::metrics::MetricsServer;
-use crate::outbox::{Opened, Outbox};
+use crate::outbox::{Expired, Opened, Outbox};
 use crate::payload::ClockState;
 use crate::reach::{Counted, Reach};
 use crate::reload::{Following, ReloadError};
@@ -36,6 +37,12 @@ const HEARD: usize = 64;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the farewell to the atServer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// In the state folder: the key by which the agent vouches for what it sends.
+const IDENTITY: &str = "identity.pem";
+/// In the state folder: what is known of readers.
+const CAPS: &str = "caps.jsonl";
+/// What the agent announces: it takes receipts, and sends none.
+const CLAIMS: Claims = Claims { receipts: false, aead: true, zstd: true };
 /// How often a clock that is not right is looked at.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
@@ -62,8 +69,8 @@ impl Agent {
     /// and waiting will not change that.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
-        let client =
-            connect::client(&self.loaded.config.gateway, &self.state, &clock, |file| Arc::new(file))?;
+        let time = Arc::clone(&clock) as Arc<dyn TrustedTime>;
+        let client = connect::client(&self.loaded.config.gateway, &self.state, time, |file| Arc::new(file))?;
         let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
         let Opened { outbox, thread, salvaged } = opened;
         if let Some(saved) = salvaged {
@@ -92,8 +99,17 @@ impl Agent {
         let namespace = config.gateway.namespace.as_str().to_owned();
         let (reach, handled) = (Arc::<Reach>::default(), Arc::<Handled>::default());
         let counted_receipts = Arc::default();
+        let (sending, rules_now) = watch::channel(config.send_rules());
+        let identity = Identity::open(&self.state.join(IDENTITY), "agent", CLAIMS)?;
+        let known = Some(self.state.join(CAPS));
+        let time = Some(Arc::clone(&clock) as Arc<dyn TrustedTime>);
+        let envelopes = Envelopes::on_time(client.clone(), Some(identity), known, time);
         let road = Counted {
-            road: ClientRoad(client.clone()),
+            road: ClientRoad {
+                envelopes: envelopes.clone(),
+                rules: rules_now.clone(),
+                namespace: namespace.clone(),
+            },
             reach: Arc::clone(&reach),
             clock: Arc::clone(&clock),
         };
@@ -102,10 +118,8 @@ impl Agent {
         // Each stage stops when the one before it has ended.
         let (adapters_stop, uplink_stop) = (stop.child_token(), CancellationToken::new());
 
-        let (streams, streams_now) = watch::channel(config.stream_rules());
         let (declared, declared_now) = watch::channel(Declared::default());
-        let field =
-            Field::new(outbox.clone(), Arc::clone(&clock), streams_now.clone(), adapters_stop.clone());
+        let field = Field::new(outbox.clone(), Arc::clone(&clock), rules_now.clone(), adapters_stop.clone());
         let mut following = Following {
             file: self.config,
             tables,
@@ -113,7 +127,7 @@ impl Agent {
             state: self.state,
             outbox: outbox.clone(),
             field,
-            streams,
+            sending,
             declared,
         };
         following.start(config.adapter.keys(), &config.adapter)?;
@@ -125,15 +139,15 @@ impl Agent {
             outbox: outbox.clone(),
             road: road.clone(),
             namespace: namespace.clone(),
-            streams: streams_now,
-            drain: config.outbox.drain.rules(),
+            rules: rules_now.clone(),
             seed,
             receipts: Arc::clone(&counted_receipts),
         };
         let stop_uplink = uplink_stop.clone();
         stages.spawn(async move { uplink.run(receipts, stop_uplink, GRACE).await.context("send") });
         let ear = Ear {
-            client: client.clone(),
+            envelopes: envelopes.clone(),
+            rules: rules_now,
             outbox: outbox.clone(),
             namespace: namespace.clone(),
             receipts: to_uplink,
@@ -150,8 +164,12 @@ impl Agent {
             handled: Arc::clone(&handled),
         };
         stages.spawn(async move { commands.run(requests).await.context("carry out commands") });
+        let (clocked, stop_clock, watched) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
+        stages.spawn(
+            async move { set_right(&clocked, &*watched, stop_clock).await.context("set times right") },
+        );
         let look = Look {
-            gateway: config.gateway.atsign.clone(),
+            gateway: config.gateway.atsign,
             clock: Arc::<SystemClock>::clone(&clock),
             outbox: outbox.clone(),
             tallies: following.field.tallies().clone(),
@@ -159,15 +177,14 @@ impl Agent {
             receipts: counted_receipts,
             handled,
         };
-        let (kept, stop_keeper, kept_by) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
-        let every = config.clear_every();
-        stages.spawn(
-            async move { keep(&kept, &*kept_by, every, stop_keeper).await.context("clear the outbox") },
-        );
-        let (clocked, stop_clock, watched) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
-        stages.spawn(
-            async move { set_right(&clocked, &*watched, stop_clock).await.context("set times right") },
-        );
+        let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
+        stages
+            .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
+        let stop_announcing = adapters_stop.clone();
+        stages.spawn(async move {
+            announce(&envelopes, stop_announcing).await;
+            Ok(())
+        });
         let stop_first = adapters_stop.clone();
         stages.spawn(async move { first_connection(&client, &reach, &*clock, stop_first).await });
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
@@ -303,23 +320,20 @@ fn note(result: &mut anyhow::Result<()>, ended: anyhow::Result<()>) {
 async fn keep(
     outbox: &Outbox,
     clock: &impl Clock,
-    every: Duration,
     stop: CancellationToken,
 ) -> Result<(), crate::outbox::OutboxError> {
-    let mut ticks = interval(every);
     loop {
+        let now = clock.now();
+        let Expired { records, passed_over, again_after } = outbox.expire(now).await?;
+        if records > 0 {
+            warn!(records, "records were not confirmed in time and are lost");
+        }
+        if passed_over > 0 {
+            warn!(records = passed_over, "silent readers were passed over; `queue stat` says which");
+        }
+        outbox.forget_commands(now.wall_ms()).await?;
         tokio::select! {
-            _ = ticks.tick() => {
-                let now = clock.now();
-                let expired = outbox.expire(now).await?;
-                if expired.records > 0 {
-                    warn!(records = expired.records, "records were not confirmed in time and are lost");
-                }
-                if expired.passed_over > 0 {
-                    warn!(records = expired.passed_over, "silent readers were passed over; `queue stat` says which");
-                }
-                outbox.forget_commands(now.wall_ms()).await?;
-            }
+            () = sleep(again_after) => {}
             () = stop.cancelled() => return Ok(()),
         }
     }

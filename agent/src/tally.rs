@@ -60,10 +60,10 @@ pub struct Counts {
     pub repeated: u64,
     /// Could not be kept.
     pub refused: u64,
-    /// Were dropped, for the queue was full of what is more important.
-    pub dropped: u64,
     /// Were not to be reported.
     pub suppressed: u64,
+    /// Were dropped, for the outbox was full of what is more important.
+    pub dropped: u64,
 }
 
 /// How an adapter is.

@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 pub use drain::DrainRules;
 pub use flow::{FlowRules, NoteStatus};
-pub use schedule::StreamRules;
+pub use schedule::{SendRules, StreamRules};
 
 /// What decides what is sent next, without outbox, network or clock: for simulations.
 #[doc(hidden)]
@@ -84,9 +84,7 @@ pub struct Uplink<R> {
     /// The last part of key names.
     pub namespace: String,
     /// How the streams are sent, and to whom; the outbox has followed what changes before it is said here.
-    pub streams: watch::Receiver<StreamRules>,
-    /// How what has piled up is sent.
-    pub drain: DrainRules,
+    pub rules: watch::Receiver<SendRules>,
     /// Seed of the jitter.
     pub seed: u64,
     /// Counts the receipts.
@@ -122,9 +120,9 @@ impl<R: Road> Uplink<R> {
         grace: Duration,
     ) -> Result<(), OutboxError> {
         let began = Instant::now();
-        let mut streams = self.streams.clone();
-        let rules = streams.borrow_and_update().clone();
-        let mut schedule = Schedule::new(rules, self.drain, self.outbox.boot(), self.seed);
+        let mut changed = self.rules.clone();
+        let rules = changed.borrow_and_update().clone();
+        let mut schedule = Schedule::new(rules, self.outbox.boot(), self.seed);
         for waiting in self.outbox.waiting().await? {
             schedule.add_waiting(waiting, Duration::ZERO);
         }
@@ -158,8 +156,8 @@ impl<R: Road> Uplink<R> {
                         under_way.push(self.perform(Work::Confirm { key: receipt.key, upto }));
                     }
                 }
-                Ok(()) = streams.changed() => {
-                    schedule.configure(streams.borrow_and_update().clone(), began.elapsed());
+                Ok(()) = changed.changed() => {
+                    schedule.configure(changed.borrow_and_update().clone(), began.elapsed());
                     for waiting in self.outbox.waiting().await? {
                         schedule.add_waiting(waiting, began.elapsed());
                     }

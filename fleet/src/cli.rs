@@ -47,7 +47,9 @@ pub enum Command {
     #[command(after_help = "Example: atedge notify @alice @bob temp.plant7 21.5 --wait 10s")]
     Notify(Notify),
     /// Show notifications as they arrive, decrypted; telemetry one reading a line.
-    #[command(after_help = "Example: atedge watch @plant7ops --regex '\\.tel\\.plant7@' --json")]
+    #[command(after_help = "Examples:
+  atedge watch @plant7ops --regex '\\.tel\\.plant7@' --json
+  atedge watch @plant7ops --receipts --state ~/plant7ops --json >> readings.jsonl")]
     Watch(Watch),
     /// Send a command to a gateway's device and follow it to its end.
     #[command(
@@ -197,6 +199,14 @@ pub struct Watch {
     /// Confirm telemetry to its gateway once it is printed: the gateway then forgets it.
     #[arg(long)]
     pub confirm: bool,
+    /// Be the reader that gateways wait for: announce that this atSign opens envelopes and confirms, refuse
+    /// telemetry that is not known to be genuine, and confirm what is printed once that is on disk. All programs
+    /// that read as this atSign must be able to do the same.
+    #[arg(long, requires = "state", conflicts_with = "confirm")]
+    pub receipts: bool,
+    /// The folder in which `--receipts` keeps its key, what it knows of gateways, and what it has read.
+    #[arg(long, value_name = "DIR", requires = "receipts")]
+    pub state: Option<PathBuf>,
     /// How to reach the atPlatform.
     #[command(flatten)]
     pub access: Access,
@@ -345,12 +355,20 @@ mod tests {
             "atedge cmd @gw boiler.setpoint value=62 --as @ops --namespace plant7 --wait 1m",
             "atedge town --atsigns @alice,@bob --port 6400",
             "atedge demo --for 20s --json",
+            "atedge watch @plant7ops --receipts --state plant7ops --json",
             "atedge registrar init --key registrar.key",
             "atedge registrar grant --key k --node ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo \
              --atsigns @plant7*,@ops --for 365d",
         ] {
             Cli::try_parse_from(line.split_whitespace()).unwrap();
         }
-        assert!(Cli::try_parse_from(["atedge", "demo", "--for", "20"]).is_err());
+        for line in [
+            "atedge demo --for 20",
+            "atedge watch @plant7ops --receipts",
+            "atedge watch @plant7ops --state plant7ops",
+            "atedge watch @plant7ops --confirm --receipts --state plant7ops",
+        ] {
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
     }
 }

@@ -13,6 +13,7 @@ pub mod output;
 pub mod reader;
 pub mod record;
 pub mod registrar;
+pub mod state;
 pub mod town;
 pub mod watch;
 

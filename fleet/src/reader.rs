@@ -2,24 +2,49 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use at_protocol::AtSign;
+use at_protocol::{AtSign, Timestamp};
+use atedge_adapters::{DeviceName, StreamName};
 use atedge_agent::payload::name::{parse_telemetry, receipt};
-use atedge_agent::payload::{Batch, Coverage, Lane, Record};
+use atedge_agent::payload::{Batch, Boot, Coverage, Lane, Record};
+use serde::{Deserialize, Serialize};
 
 /// Lanes that are remembered, each a (gateway, device, stream, boot); the oldest is forgotten beyond, so
 /// that a hostile gateway cannot fill memory.
 const MAX_LANES: usize = 100_000;
+/// Ranges that are remembered of one lane. With this many, only what follows on one of them is taken; an
+/// honest gateway then sends what is missing first.
+const MAX_RANGES: usize = 1024;
+/// How long a lane is remembered after its boot has ended, in milliseconds: 30 days.
+const REMEMBERED_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// Whose lane: every gateway counts for itself.
 type Source = (AtSign, Lane);
 
-/// What a reader has, of every gateway that sends to it. Kept in memory: a reader that starts anew takes
-/// what it is sent again as news.
+/// What a reader has, of every gateway that sends to it. A reader that does not keep it, by
+/// [`Reader::to_lines`], takes what it is sent again as news when it starts anew.
 #[derive(Debug, Default)]
 pub struct Reader {
-    lanes: BTreeMap<Source, Coverage>,
+    lanes: BTreeMap<Source, Kept>,
     order: VecDeque<Source>,
     unconfirmed: BTreeSet<(Source, String)>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    had: Coverage,
+    /// When something of it last came, in milliseconds since the epoch.
+    at: i64,
+}
+
+/// A lane on disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    gateway: AtSign,
+    device: DeviceName,
+    stream: StreamName,
+    boot: Boot,
+    at: i64,
+    had: Coverage,
 }
 
 /// A batch, and which of its records are news.
@@ -47,8 +72,8 @@ pub struct Due {
 }
 
 impl Reader {
-    /// Takes a notification's content; `None` if it is no telemetry.
-    pub fn take(&mut self, from: &AtSign, name: &str, plain: &[u8]) -> Option<Opened> {
+    /// Takes a notification's content; `None` if it is no telemetry, or more than is remembered.
+    pub fn take(&mut self, from: &AtSign, name: &str, plain: &[u8], now: Timestamp) -> Option<Opened> {
         let (_, namespace) = name.rsplit_once(".tel.")?;
         let (device, stream) = parse_telemetry(name, namespace)?;
         let batch = Batch::from_json(plain).ok()?;
@@ -57,6 +82,18 @@ impl Reader {
             return None;
         }
         let source = (from.clone(), batch.lane.clone());
+        if self.lanes.get(&source).is_some_and(|kept| !fits(&kept.had, &batch)) {
+            return None;
+        }
+        let kept = self.lane(source.clone())?;
+        kept.at = now.as_millis();
+        let lost = batch.gaps.iter().map(|gap| kept.had.take_gap(*gap)).collect();
+        let duplicate = batch.records.iter().map(|Record { seq, .. }| !kept.had.take_record(*seq)).collect();
+        self.unconfirmed.insert((source, namespace.to_owned()));
+        Some(Opened { batch, duplicate, lost })
+    }
+
+    fn lane(&mut self, source: Source) -> Option<&mut Kept> {
         if !self.lanes.contains_key(&source) {
             self.order.push_back(source.clone());
             if self.order.len() > MAX_LANES {
@@ -64,27 +101,79 @@ impl Reader {
                 self.lanes.remove(&oldest);
             }
         }
-        let had = self.lanes.entry(source.clone()).or_default();
-        let lost = batch.gaps.iter().map(|gap| had.take_gap(*gap)).collect();
-        let duplicate = batch.records.iter().map(|Record { seq, .. }| !had.take_record(*seq)).collect();
-        self.unconfirmed.insert((source, namespace.to_owned()));
-        Some(Opened { batch, duplicate, lost })
+        Some(self.lanes.entry(source).or_default())
+    }
+
+    /// Whether a receipt is due, and so something is to be kept first.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        !self.unconfirmed.is_empty()
     }
 
     /// The receipts for all that was taken since the last call; a repeat is confirmed again.
     pub fn receipts(&mut self) -> Vec<Due> {
         let due =
             std::mem::take(&mut self.unconfirmed).into_iter().filter_map(|((gateway, lane), namespace)| {
-                let had = self.lanes.get(&(gateway.clone(), lane.clone()))?;
+                let kept = self.lanes.get(&(gateway.clone(), lane.clone()))?;
                 Some(Due {
                     name: receipt(&lane.device, &lane.stream, &namespace),
-                    json: had.receipt(lane.boot).to_json(),
+                    json: kept.had.receipt(lane.boot).to_json(),
                     lane: format!("{}.{}.{}", lane.stream, lane.device, lane.boot),
                     to: gateway,
                 })
             });
         due.collect()
     }
+
+    /// Forgets lanes whose boot ended long ago: nothing came for 30 days, and the device has a later boot.
+    pub fn forget(&mut self, now: Timestamp) {
+        let of = |(gateway, lane): &Source| (gateway.clone(), lane.device.clone(), lane.stream.clone());
+        let mut latest = BTreeMap::new();
+        for source in self.lanes.keys() {
+            latest.insert(of(source), source.1.boot);
+        }
+        self.lanes.retain(|source, kept| {
+            kept.at > now.as_millis() - REMEMBERED_MS || latest.get(&of(source)) == Some(&source.1.boot)
+        });
+        self.order.retain(|source| self.lanes.contains_key(source));
+    }
+
+    /// All that it has, one JSON object a lane and line, oldest first.
+    #[must_use]
+    pub fn to_lines(&self) -> String {
+        let mut lines = String::new();
+        for source in &self.order {
+            let Some(kept) = self.lanes.get(source) else { continue };
+            let (gateway, Lane { device, stream, boot }) = source.clone();
+            let line = Line { gateway, device, stream, boot, at: kept.at, had: kept.had.clone() };
+            lines += &serde_json::to_string(&line).expect("names and numbers are always JSON");
+            lines.push('\n');
+        }
+        lines
+    }
+
+    /// What [`Reader::to_lines`] wrote.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn from_lines(lines: &str) -> serde_json::Result<Self> {
+        let mut reader = Self::default();
+        for line in lines.lines() {
+            let Line { gateway, device, stream, boot, at, had } = serde_json::from_str(line)?;
+            if let Some(kept) = reader.lane((gateway, Lane { device, stream, boot })) {
+                *kept = Kept { had, at };
+            }
+        }
+        Ok(reader)
+    }
+}
+
+/// Whether a batch makes a lane's memory no larger than it may be.
+fn fits(had: &Coverage, batch: &Batch) -> bool {
+    let numbers = || batch.records.iter().map(|record| record.seq);
+    let is_dense = numbers().zip(numbers().skip(1)).all(|(one, next)| one.checked_add(1) == Some(next));
+    let starts = || numbers().take(1).chain(batch.gaps.iter().map(|gap| gap.first));
+    had.count() < MAX_RANGES || (is_dense && starts().all(|seq| had.touches(seq)))
 }
 
 #[cfg(test)]
@@ -94,11 +183,19 @@ mod tests {
 
     use super::*;
 
+    fn now() -> Timestamp {
+        Timestamp::from_millis(1_795_350_000_000)
+    }
+
     fn batch() -> String {
+        numbered(1, &[1, 2])
+    }
+
+    fn numbered(epoch: u64, numbers: &[u64]) -> String {
         let lane = Lane {
             device: "oven".parse().unwrap(),
             stream: "process".parse().unwrap(),
-            boot: Boot::new(1, 1),
+            boot: Boot::new(epoch, 1),
         };
         let point = Point { name: "temp".parse().unwrap(), value: Value::Float(21.5), unit: None };
         let record = |seq| Record { seq, time_us: 1_795_350_000_000_000, points: vec![point.clone()] };
@@ -106,7 +203,7 @@ mod tests {
             lane,
             clock: ClockState::Sync,
             mono_us: 0,
-            records: vec![record(1), record(2)],
+            records: numbers.iter().map(|seq| record(*seq)).collect(),
             gaps: Vec::new(),
         }
         .to_json()
@@ -116,19 +213,19 @@ mod tests {
     fn a_repeat_is_no_news_and_is_confirmed_again() {
         let gateway: AtSign = "@gw".parse().unwrap();
         let mut reader = Reader::default();
-        let opened = reader.take(&gateway, "process.oven.tel.plant7", batch().as_bytes()).unwrap();
+        let opened = reader.take(&gateway, "process.oven.tel.plant7", batch().as_bytes(), now()).unwrap();
         assert_eq!(opened.duplicate, [false, false]);
         let due = reader.receipts();
         assert_eq!((due.len(), due[0].name.as_str()), (1, "receipt.process.oven.plant7"));
         assert!(due[0].json.contains(r#""upto":2"#) && reader.receipts().is_empty());
         assert_eq!(
-            reader.take(&gateway, "process.oven.tel.plant7", batch().as_bytes()).unwrap().duplicate,
+            reader.take(&gateway, "process.oven.tel.plant7", batch().as_bytes(), now()).unwrap().duplicate,
             [true, true]
         );
         assert_eq!(reader.receipts(), due);
         let other: AtSign = "@other".parse().unwrap();
         assert_eq!(
-            reader.take(&other, "process.oven.tel.plant7", batch().as_bytes()).unwrap().duplicate,
+            reader.take(&other, "process.oven.tel.plant7", batch().as_bytes(), now()).unwrap().duplicate,
             [false, false]
         );
     }
@@ -137,9 +234,52 @@ mod tests {
     fn what_is_no_telemetry_or_says_two_things_is_left_alone() {
         let gateway: AtSign = "@gw".parse().unwrap();
         let mut reader = Reader::default();
-        assert!(reader.take(&gateway, "hello.plant7", b"hi").is_none());
-        assert!(reader.take(&gateway, "process.kiln.tel.plant7", batch().as_bytes()).is_none());
-        assert!(reader.take(&gateway, "process.oven.tel.plant7", b"{}").is_none());
+        assert!(reader.take(&gateway, "hello.plant7", b"hi", now()).is_none());
+        assert!(reader.take(&gateway, "process.kiln.tel.plant7", batch().as_bytes(), now()).is_none());
+        assert!(reader.take(&gateway, "process.oven.tel.plant7", b"{}", now()).is_none());
         assert!(reader.receipts().is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_known_after_a_start_and_forgotten_when_long_over() {
+        let gateway: AtSign = "@gw".parse().unwrap();
+        let name = "process.oven.tel.plant7";
+        let mut reader = Reader::default();
+        for epoch in [1, 2] {
+            reader.take(&gateway, name, numbered(epoch, &[1, 3]).as_bytes(), now()).unwrap();
+        }
+        let lines = reader.to_lines();
+        assert_eq!(
+            lines.lines().next(),
+            Some(
+                r#"{"gateway":"@gw","device":"oven","stream":"process","boot":"1-0000000000000001","at":1795350000000,"had":{"records":[[1,1],[3,3]],"gaps":[]}}"#
+            )
+        );
+        let mut again = Reader::from_lines(&lines).unwrap();
+        assert_eq!(again.to_lines(), lines);
+        assert!(!again.is_due());
+        let opened = again.take(&gateway, name, numbered(1, &[1, 2]).as_bytes(), now()).unwrap();
+        assert_eq!(opened.duplicate, [true, false]);
+        assert!(again.receipts()[0].json.contains(r#""upto":3,"missing":[]"#));
+        again.forget(now().plus_millis(29 * 24 * 60 * 60 * 1000));
+        assert_eq!(again.to_lines().lines().count(), 2);
+        again.forget(now().plus_millis(31 * 24 * 60 * 60 * 1000));
+        let left = again.to_lines();
+        assert!(left.lines().count() == 1 && left.contains("\"boot\":\"2-"), "the latest boot may go on");
+        assert!(Reader::from_lines("{}\n").is_err());
+    }
+
+    #[test]
+    fn holes_without_end_are_not_remembered() {
+        let gateway: AtSign = "@gw".parse().unwrap();
+        let mut reader = Reader::default();
+        let mut take = |numbers: &[u64]| {
+            reader.take(&gateway, "process.oven.tel.plant7", numbered(1, numbers).as_bytes(), now()).is_some()
+        };
+        let holes: Vec<u64> = (1..=1024).map(|number| 2 * number).collect();
+        assert!(holes.chunks(128).all(&mut take));
+        assert!(!take(&[9001]) && !take(&[9000, 9002]) && !take(&[3, 8999]), "a further hole");
+        assert!(take(&[1, 2, 3]) && take(&[8, 9, 10]), "what was missing");
+        assert!(take(&[9001]), "now there is room");
     }
 }

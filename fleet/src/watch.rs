@@ -2,9 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
-use at_client::{Client, Incoming, MonitorConfig, MonitorState, NotifyRequest, Payload};
-use at_protocol::Timestamp;
+use anyhow::{Context as _, Result, bail};
+use at_client::{
+    Envelopes, Incoming, LEARNT_WITHIN, MonitorConfig, MonitorState, Need, NotifyRequest, Payload,
+};
+use at_protocol::{Timestamp, caps};
 use atedge_adapters::{Point, Value};
 use atedge_agent::payload::{Batch, ClockState, Gap, Record};
 use atedge_service::{Exit, stop_signal};
@@ -14,24 +16,40 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::cli::Watch;
 use crate::output::Output;
 use crate::reader::{Opened, Reader};
+use crate::state::ReaderState;
 
 /// At most one receipt a lane in this time.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 /// As good as for ever, for a watch that is not told when to stop.
 const LONG: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// How long what we can do is not announced again: once a day it is looked whether it must be renewed.
+const ANNOUNCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The same where that has failed.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(10);
+
 /// Prints until told to stop, or as long or as many as the command line says.
 ///
 /// # Errors
-/// The server cannot be listened to, for a reason that waiting does not change.
+/// The server cannot be listened to, for a reason that waiting does not change; or what was read cannot be
+/// kept.
 pub async fn run(args: Watch) -> Result<Exit> {
     let client = args.access.client(&args.atsign)?;
     let output = Output::new(args.access.json);
+    let state = args.state.as_deref().map(ReaderState::open).transpose()?;
+    let (envelopes, reader) = match &state {
+        Some(state) => (state.envelopes(client.clone())?, state.reader()?),
+        None => (Envelopes::new(client.clone(), None, None), Reader::default()),
+    };
+    // Until gateways have learnt what this reader opens, they send as to everybody.
+    let grace = if envelopes.is_new() { LEARNT_WITHIN + ANNOUNCE_AGAIN } else { Duration::ZERO };
+    let strict_from = Instant::now() + grace;
+    let mut watched = Watched { envelopes, reader, state, output, strict_from };
     let since = args.since.and_then(|ago| SystemTime::now().checked_sub(ago)).map(Timestamp::from);
     let mut monitor = client.monitor(MonitorConfig { regex: args.regex, since, ..MonitorConfig::default() });
-    let mut state = monitor.state();
+    let mut connection = monitor.state();
     let mut announced = false;
-    let mut reader = Reader::default();
+    let mut announce_at = Instant::now() + watched.announce().await?;
     let mut confirm = interval(CONFIRM_EVERY);
     confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stop = stop_signal()?;
@@ -40,11 +58,12 @@ pub async fn run(args: Watch) -> Result<Exit> {
     while left > 0 {
         tokio::select! {
             incoming = monitor.next() => {
-                show(&incoming?, &mut reader, output)?;
-                left -= 1;
+                if watched.show(&incoming?).await? {
+                    left -= 1;
+                }
             }
-            Ok(()) = state.changed() => {
-                let now = state.borrow_and_update().clone();
+            Ok(()) = connection.changed() => {
+                let now = connection.borrow_and_update().clone();
                 match now {
                     MonitorState::Connected if !announced => {
                         announced = true;
@@ -55,13 +74,17 @@ pub async fn run(args: Watch) -> Result<Exit> {
                     MonitorState::Connecting => {}
                 }
             }
-            _ = confirm.tick(), if args.confirm => send_receipts(&client, &mut reader).await,
+            _ = confirm.tick(), if args.confirm || args.receipts => watched.confirm().await?,
+            () = sleep_until(announce_at), if args.receipts => {
+                announce_at = Instant::now() + watched.announce().await?;
+                watched.reader.forget(now());
+            }
             () = sleep_until(deadline) => break,
             () = stop.cancelled() => break,
         }
     }
-    if args.confirm {
-        send_receipts(&client, &mut reader).await;
+    if args.confirm || args.receipts {
+        watched.confirm().await?;
     }
     if !announced {
         bail!("no connection to the atServer of {} was made in time", args.atsign);
@@ -69,44 +92,100 @@ pub async fn run(args: Watch) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Tells every gateway what has been printed. A receipt that is lost is repeated with the next batch.
-pub(crate) async fn send_receipts(client: &Client, reader: &mut Reader) {
+/// What is shown, kept and confirmed.
+struct Watched {
+    envelopes: Envelopes,
+    reader: Reader,
+    state: Option<ReaderState>,
+    output: Output,
+    /// From when on gateways send in envelopes.
+    strict_from: Instant,
+}
+
+impl Watched {
+    /// Announces what this reader can do; returns when to do so again.
+    async fn announce(&self) -> Result<Duration> {
+        match self.envelopes.announce().await {
+            Ok(()) => Ok(ANNOUNCE),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "what this reader can do is not announced yet; trying again");
+                Ok(ANNOUNCE_AGAIN)
+            }
+            Err(error) => Err(error).context("cannot announce what this reader can do"),
+        }
+    }
+
+    /// Tells the gateways what has been printed; what is to be kept is on disk before.
+    async fn confirm(&mut self) -> Result<()> {
+        if let Some(state) = self.state.as_ref().filter(|_| self.reader.is_due()) {
+            state.keep(&self.reader).await?;
+        }
+        send_receipts(&self.envelopes, &mut self.reader).await;
+        Ok(())
+    }
+
+    /// Shows a notification; `false` if it is one between programs.
+    async fn show(&mut self, incoming: &Incoming) -> Result<bool> {
+        let Incoming { id, from, name, epoch_millis, .. } = incoming;
+        let strange = |text: &str, member: &str| {
+            self.output.say(
+                || format!("{from} {name}: {text}"),
+                || json!({ "id": id, "from": from, "name": name, member: true, "epoch_millis": epoch_millis }),
+            )
+        };
+        if name.as_str() == caps::PAIR {
+            return Ok(false);
+        }
+        // A reader that gateways rely on takes nothing that a server in between may have made up.
+        let is_strict = Instant::now() >= self.strict_from;
+        let must_be_genuine = self.state.is_some() && is_strict && name.as_str().contains(".tel.");
+        let value = match &incoming.payload {
+            Payload::Opened(_) => {
+                let content = match must_be_genuine {
+                    true => self.envelopes.accept(incoming).await,
+                    false => self.envelopes.open(incoming).await,
+                };
+                let Ok(content) = content else {
+                    strange("not known to be genuine", "refused")?;
+                    return Ok(true);
+                };
+                if let Some(opened) = self.reader.take(from, name.as_str(), &content.plain, now()) {
+                    show_readings(incoming, &opened, self.output)?;
+                    return Ok(true);
+                }
+                Some(String::from_utf8_lossy(&content.plain).into_owned())
+            }
+            Payload::Clear(text) => Some(text.clone()),
+            Payload::Undecryptable => {
+                strange("cannot be decrypted with the keys at hand", "undecryptable")?;
+                return Ok(true);
+            }
+            Payload::Nothing => None,
+        };
+        self.output.say(
+            || format!("{from} {name}: {}", value.as_deref().unwrap_or("(nothing)")),
+            || json!({ "id": id, "from": from, "name": name, "value": value, "epoch_millis": epoch_millis }),
+        )?;
+        Ok(true)
+    }
+}
+
+/// Sends what receipts are due. One that is lost is repeated with the next batch.
+pub(crate) async fn send_receipts(envelopes: &Envelopes, reader: &mut Reader) {
     for due in reader.receipts() {
         let Ok(name) = due.name.parse() else { continue };
         let request = NotifyRequest {
             latest_of: Some(&due.lane),
             ..NotifyRequest::new(&due.to, &name, due.json.as_bytes())
         };
-        if let Err(error) = client.notify(request).await {
+        if let Err(error) = envelopes.notify(request, Need::default()).await {
             tracing::warn!(gateway = %due.to, %error, "a receipt was not sent; the gateway will ask again");
         }
     }
 }
 
-fn show(incoming: &Incoming, reader: &mut Reader, output: Output) -> Result<()> {
-    let Incoming { id, from, name, epoch_millis, .. } = incoming;
-    let value = match &incoming.payload {
-        Payload::Opened(plain) => {
-            if let Some(opened) = reader.take(from, name.as_str(), plain) {
-                return show_readings(incoming, &opened, output);
-            }
-            Some(String::from_utf8_lossy(plain).into_owned())
-        }
-        Payload::Clear(text) => Some(text.clone()),
-        Payload::Undecryptable => {
-            output.say(
-                || format!("{from} {name}: cannot be decrypted with the keys at hand"),
-                || json!({ "id": id, "from": from, "name": name, "undecryptable": true, "epoch_millis": epoch_millis }),
-            )?;
-            return Ok(());
-        }
-        Payload::Nothing => None,
-    };
-    output.say(
-        || format!("{from} {name}: {}", value.as_deref().unwrap_or("(nothing)")),
-        || json!({ "id": id, "from": from, "name": name, "value": value, "epoch_millis": epoch_millis }),
-    )?;
-    Ok(())
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
 }
 
 pub(crate) fn show_readings(incoming: &Incoming, opened: &Opened, output: Output) -> Result<()> {

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::ledger::Arrival;
-use crate::process::{Process, program};
+use crate::process::{PATIENCE, Process, program, run};
 use crate::town::Town;
 
 /// Who the gateway is in every scenario.
@@ -46,6 +46,48 @@ impl Gateway {
         let config = town.folder.join("agent.toml");
         std::fs::write(&config, format!("{}{tables}", head(town)))?;
         Ok(Self { program, config, folder: town.folder.clone(), process: None })
+    }
+
+    /// Has its stream require this of readers, as a TOML list, from its next start on.
+    ///
+    /// # Errors
+    /// Its configuration cannot be written.
+    pub fn require(&self, what: &str) -> Result<()> {
+        let config = std::fs::read_to_string(&self.config)?;
+        Ok(std::fs::write(&self.config, config.replace("[\"receipts\"]", what))?)
+    }
+
+    /// How many numbers it has given out that the reader has not confirmed.
+    ///
+    /// # Errors
+    /// Its queue cannot be looked at.
+    pub fn unconfirmed(&self) -> Result<u64> {
+        let mut command = Command::new(&self.program[0]);
+        command.args(["queue", "stat", "--json", "--state"]).arg(self.folder.join("agent"));
+        let output = run("queue", &mut command, &self.folder)?;
+        let stat: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        stat["readers"][0]["unconfirmed"].as_u64().with_context(|| format!("no reader in {stat}"))
+    }
+
+    /// Waits until its log says this, behind so many bytes.
+    ///
+    /// # Errors
+    /// It does not come within [`PATIENCE`].
+    pub fn until_logged(&self, behind: usize, text: &str) -> Result<()> {
+        let since = Instant::now();
+        while !self.log()?[behind..].contains(text) {
+            ensure!(since.elapsed() < PATIENCE, "the agent's log never said: {text}");
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// All that it has logged.
+    ///
+    /// # Errors
+    /// It has never run.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.folder.join("agent.log"))?)
     }
 
     /// The agent's command that checks its configuration.
@@ -168,7 +210,16 @@ impl Reader {
     /// # Errors
     /// It does not start.
     pub fn start(town: &Town) -> Result<Self> {
-        let mut command = town.tool(&["watch", READER, "--json", "--confirm"])?;
+        Self::start_with(town, &["--confirm"])
+    }
+
+    /// The same with other arguments than that it confirms.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_with(town: &Town, arguments: &[&str]) -> Result<Self> {
+        let mut command = town.tool(&["watch", READER, "--json"])?;
+        command.args(arguments);
         let process = Process::start("watch", &mut command, &town.folder)?;
         let first = process.line()?.context("atedge watch ended")?;
         ensure!(first.contains("\"watching\""), "atedge watch began with {first}");
@@ -191,6 +242,16 @@ impl Reader {
     #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Stops it, which confirms what it has printed; gives all readings so far.
+    ///
+    /// # Errors
+    /// It does not end well.
+    pub fn stop(mut self) -> Result<Vec<Arrival>> {
+        let status = self.process.terminate()?;
+        ensure!(status.success(), "the reader ended with {status}");
+        Ok(std::mem::take(&mut self.arrivals))
     }
 }
 

@@ -49,9 +49,9 @@ impl Gateway {
                 Captured::Reading { reading, ack } => return (reading, ack),
                 Captured::Settled { .. }
                 | Captured::SessionLost { .. }
-                | Captured::Suppressed { .. }
                 | Captured::Reached
-                | Captured::Unreached { .. } => {}
+                | Captured::Unreached { .. }
+                | Captured::Suppressed { .. } => {}
                 Captured::Refused { why, .. } => panic!("refused: {why}"),
             }
         }
@@ -64,9 +64,9 @@ impl Gateway {
                 Captured::Refused { why, .. } => return why,
                 Captured::Settled { .. }
                 | Captured::SessionLost { .. }
-                | Captured::Suppressed { .. }
                 | Captured::Reached
-                | Captured::Unreached { .. } => {}
+                | Captured::Unreached { .. }
+                | Captured::Suppressed { .. } => {}
                 Captured::Reading { reading, .. } => panic!("a reading: {reading:?}"),
             }
         }

@@ -63,12 +63,13 @@ fn what_is_written_reaches_its_part() {
     let day = std::time::Duration::from_secs(24 * 3600);
     let policy = &options.streams[&"process".parse().unwrap()];
     assert_eq!((policy.readers.len(), policy.receipts, policy.ttl), (1, true, day + day / 2));
-    let (readers, flow) = &config.stream_rules()[&"process".parse().unwrap()];
+    let (readers, flow) = &config.send_rules().streams[&"process".parse().unwrap()];
     assert_eq!(readers, &["@plant7ops".parse().unwrap()]);
     assert_eq!(flow.limit, BatchLimit { records: 50, bytes: 8192 });
     assert_eq!((flow.linger, flow.receipts), (std::time::Duration::from_secs(2), true));
     assert_eq!(flow.ttln, day, "servers keep nothing for longer");
     assert!(rules.contains_key(&"boiler.setpoint".parse().unwrap()));
+    assert!(!flow.aead);
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn each_mistake_is_shown_where_it_is() {
         ("to = [\"@plant7ops\"]", "to = []", 17, "a stream needs a reader"),
         ("records = 50", "records = 0", 19, "a batch of nothing"),
         ("8KiB", "8MiB", 19, "too large a batch"),
-        ("[\"receipts\"]", "[\"aead\"]", 18, "aead"),
+        ("[\"receipts\"]", "[\"aaed\"]", 18, "aaed"),
         ("max = \"64MiB\"", "max = 64", 22, "max"),
         ("[outbox]", "[outbox]\nreserved = 1", 22, "unknown setting `reserved`"),
         (

@@ -20,16 +20,22 @@ impl Clock for Noon {
 
 fn field(folder: &Path) -> Field<Noon> {
     let stream = || "process".parse().unwrap();
-    let readers = ["@ops".parse().unwrap()].into();
-    let policy = StreamPolicy { readers, ..StreamPolicy::default() };
+    let policy = StreamPolicy { readers: ["@ops".parse().unwrap()].into(), ..StreamPolicy::default() };
     let options = OutboxOptions::new(folder, BTreeMap::from([(stream(), policy)]));
     let options = OutboxOptions { durability: Durability::None, ..options };
     let Opened { outbox, .. } = Outbox::open(options, Noon.now()).unwrap();
     let limit = BatchLimit { records: 1, bytes: 1 };
-    let (linger, ttln, priority) = (Duration::ZERO, Duration::ZERO, Priority::default());
-    let rules = FlowRules { limit, linger, receipts: false, ttln, priority };
-    let (_, streams) = watch::channel(StreamRules::from([(stream(), (Vec::new(), rules))]));
-    Field::new(outbox, Arc::new(Noon), streams, CancellationToken::new())
+    let rules = FlowRules {
+        limit,
+        linger: Duration::ZERO,
+        receipts: false,
+        aead: false,
+        ttln: Duration::ZERO,
+        priority: Priority::default(),
+    };
+    let streams = BTreeMap::from([(stream(), (Vec::new(), rules))]);
+    let (_, rules) = watch::channel(SendRules { streams, ..SendRules::default() });
+    Field::new(outbox, Arc::new(Noon), rules, CancellationToken::new())
 }
 
 /// Says its process id once, and then nothing.

@@ -16,11 +16,12 @@ fn status() -> Status {
         "memory_kib": 6144, "receipts": 5, "commands": { "done": 2, "rejected": 1 },
         "server": { "reached": "yes", "since_ms": 1, "why": null, "sent": 11, "put_off": 1, "refused": 0, "unreached": 4,
             "reconnects": 2 },
-        "adapters": { "shop": { "state": "degraded", "why": "x", "kept": 7, "repeated": 1, "refused": 2, "dropped": 0, "suppressed": 0,
+        "adapters": { "shop": { "state": "degraded", "why": "x", "kept": 7, "repeated": 1, "refused": 2, "suppressed": 3, "dropped": 4,
             "refused_as": { "route": 2 }, "last_reading_ms": 497_012, "last_error": null } },
         "queue": { "epoch": 3, "records": 5, "bytes": 4096, "oldest_ms": 1_500, "aside": 0, "repeats": 1, "expired": 0,
             "damaged": 0, "dropped": 4, "thinned": 0, "readers": [
-                { "stream": "process", "reader": "@\"ops", "unconfirmed": 3, "confirmed_by": "receipt", "lost": { "dropped": 4 } } ] },
+                { "stream": "process", "reader": "@\"ops", "unconfirmed": 3, "confirmed_by": "receipt",
+                    "lost": { "full": 4 } } ] },
     }))
     .unwrap()
 }
@@ -39,8 +40,8 @@ fn everything_that_is_counted_is_on_the_page() {
         "atedge_readings_total{adapter=\"shop\",result=\"kept\"} 7",
         "atedge_refusals_total{adapter=\"shop\",reason=\"route\"} 2",
         "atedge_last_reading_timestamp_seconds{adapter=\"shop\"} 497.012",
-        "atedge_queue_dropped_total 4",
-        "atedge_lost_records_total{stream=\"process\",reader=\"@\\\"ops\",cause=\"dropped\"} 4",
+        "atedge_readings_total{adapter=\"shop\",result=\"dropped\"} 4",
+        "atedge_lost_records_total{stream=\"process\",reader=\"@\\\"ops\",cause=\"full\"} 4",
         "atedge_queue_oldest_timestamp_seconds 1.500",
         "atedge_unconfirmed_records{stream=\"process\",reader=\"@\\\"ops\"} 3",
     ] {

@@ -1,5 +1,7 @@
 //! What goes, and when.
 
+use std::time::Duration;
+
 use atedge_adapters::StreamName;
 use rusqlite::{OptionalExtension as _, params};
 
@@ -16,8 +18,14 @@ pub struct Expired {
     pub records: u64,
     /// Records that silent readers were passed over for.
     pub passed_over: u64,
+    /// When to look again: soon enough for the shortest time that something is kept, and no sooner.
+    pub again_after: Duration,
 }
 
+/// Between two rounds at least.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+/// Between two rounds at most.
+const MOST_PAUSE: Duration = Duration::from_secs(60);
 /// Above every number of a record: SQLite counts to here.
 const MOST: u64 = i64::MAX as u64;
 
@@ -91,6 +99,8 @@ impl Store {
         if expired.records > 0 {
             self.count("expired", expired.records)?;
         }
+        let kept = self.options.streams.values().map(|policy| policy.ttl.min(policy.hold));
+        expired.again_after = (kept.min().unwrap_or(MOST_PAUSE) / 4).clamp(LEAST_PAUSE, MOST_PAUSE);
         Ok(expired)
     }
 
@@ -150,7 +160,7 @@ impl Store {
     pub(super) fn last_older(
         &self,
         lane: &Aging,
-        age: std::time::Duration,
+        age: Duration,
         now: Stamp,
     ) -> rusqlite::Result<Option<u64>> {
         let (sql, before) = if lane.boot == self.boot {
@@ -175,13 +185,13 @@ impl Store {
         self.options.streams.get(stream)
     }
 
-    fn longest_ttl(&self) -> std::time::Duration {
+    fn longest_ttl(&self) -> Duration {
         let ttls = self.options.streams.values().map(|policy| policy.ttl);
         ttls.max().unwrap_or(super::DEFAULT_TTL)
     }
 }
 
 /// Microseconds, as the database has them.
-pub(super) fn micros(duration: std::time::Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

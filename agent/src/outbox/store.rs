@@ -116,9 +116,9 @@ impl Store {
     }
 
     /// What is configured from now on; the place on disk and how it is written stay as they were opened.
-    pub(super) fn configure(&mut self, options: &OutboxOptions) -> rusqlite::Result<()> {
+    pub(super) fn configure(&mut self, options: OutboxOptions) -> rusqlite::Result<()> {
         let OutboxOptions { folder, durability, vfs, .. } = self.options.clone();
-        self.options = OutboxOptions { folder, durability, vfs, ..options.clone() };
+        self.options = OutboxOptions { folder, durability, vfs, ..options };
         self.follow_readers()
     }
 

@@ -34,6 +34,17 @@ impl Coverage {
         self.gaps.ranges().map(|(first, last)| last - first + 1 - overlap(first, last)).sum()
     }
 
+    /// How many ranges it is made of.
+    pub fn count(&self) -> usize {
+        self.records.count() + self.gaps.count()
+    }
+
+    /// Whether `seq` came or is lost, or the one before it is: taking it makes no further range.
+    pub fn touches(&self, seq: u64) -> bool {
+        let has = |seq| self.records.contains(seq) || self.gaps.contains(seq);
+        seq <= 1 || has(seq) || has(seq - 1)
+    }
+
     /// The receipt for it.
     pub fn receipt(&self, boot: Boot) -> Receipt {
         let all: Vec<(u64, u64)> = self.records.ranges().chain(self.gaps.ranges()).collect();

@@ -46,6 +46,11 @@ impl Seen {
         self.ranges.last_key_value().map_or(0, |(_, last)| *last)
     }
 
+    /// How many ranges it is made of.
+    pub fn count(&self) -> usize {
+        self.ranges.len()
+    }
+
     /// The ranges, ascending.
     pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ranges.iter().map(|(first, last)| (*first, *last))

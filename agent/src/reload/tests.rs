@@ -41,11 +41,11 @@ fn running(folder: &Path, tables: &str) -> Following<SystemClock> {
     let clock = Arc::new(SystemClock::start());
     let state = folder.join("state");
     let Opened { outbox, .. } = Outbox::open(config.outbox_options(state.clone()), clock.now()).unwrap();
-    let (streams, now) = watch::channel(config.stream_rules());
+    let (sending, now) = watch::channel(config.send_rules());
     let field = Field::new(outbox.clone(), clock, now, CancellationToken::new());
     let (declared, _) = watch::channel(Declared::default());
     let mut following =
-        Following { file, tables, rules: Arc::new(rules), state, outbox, field, streams, declared };
+        Following { file, tables, rules: Arc::new(rules), state, outbox, field, sending, declared };
     following.start(config.adapter.keys(), &config.adapter).unwrap();
     following.declare();
     following
@@ -69,7 +69,7 @@ async fn what_differs_is_changed_and_nothing_else() {
     assert_eq!(difference.to_string(), "adapter c added; adapter b changed; stream other added");
     assert_eq!(names(&following), ["a", "b", "c"]);
     assert!(following.field.orders()["a"].same_channel(&untouched), "it went on");
-    let rules = following.streams.borrow()[&"other".parse().unwrap()].clone();
+    let rules = following.sending.borrow().streams[&"other".parse().unwrap()].clone();
     assert_eq!((rules.0.len(), rules.1.linger.as_secs()), (2, 9));
     let readers = following.outbox.stat().await.unwrap().readers;
     assert_eq!(readers.len(), 3, "the queue knows the new readers");

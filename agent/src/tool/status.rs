@@ -105,13 +105,9 @@ fn lines(seen: &Seen) -> Vec<String> {
             None => "no reading yet".to_owned(),
         };
         let counts = adapter.counts;
-        let dropped = match counts.dropped {
-            0 => String::new(),
-            dropped => format!(", {dropped} dropped"),
-        };
         lines.push(format!(
-            "{name:16} {state}, {last}, {} kept, {} repeated, {} refused{dropped}",
-            counts.kept, counts.repeated, counts.refused
+            "{name:16} {state}, {last}, {} kept, {} repeated, {} refused, {} suppressed, {} dropped",
+            counts.kept, counts.repeated, counts.refused, counts.suppressed, counts.dropped
         ));
         if let Some(why) = &adapter.why {
             lines.push(format!("{:16} {why}", ""));
@@ -144,9 +140,9 @@ mod tests {
             "server": { "reached": "no", "since_ms": 380_000, "why": "no route to host", "sent": 1, "put_off": 0,
                 "refused": 0, "unreached": 4, "reconnects": 0 },
             "adapters": {
-                "scale": { "state": "waiting", "why": "/dev/ttyUSB0: unplugged", "kept": 0, "repeated": 0, "refused": 0, "dropped": 0, "suppressed": 0,
+                "scale": { "state": "waiting", "why": "/dev/ttyUSB0: unplugged", "kept": 0, "repeated": 0, "refused": 0, "suppressed": 0, "dropped": 0,
                     "refused_as": {}, "last_reading_ms": null, "last_error": null },
-                "shop": { "state": "running", "why": null, "kept": 7, "repeated": 1, "refused": 2, "dropped": 3, "suppressed": 0, "refused_as": {},
+                "shop": { "state": "running", "why": null, "kept": 7, "repeated": 1, "refused": 2, "suppressed": 0, "dropped": 0, "refused_as": {},
                     "last_reading_ms": 497_000, "last_error": { "at_ms": 100_000, "what": "no route" } },
             },
             "queue": { "epoch": 3, "records": 5, "bytes": 4096, "oldest_ms": null, "aside": 0, "repeats": 1,
@@ -160,11 +156,14 @@ mod tests {
             lines[2],
             "atServer         not reached for 120 s: no route to host".replace("120 s", "2 min")
         );
-        assert_eq!(lines[3], "scale            waiting, no reading yet, 0 kept, 0 repeated, 0 refused");
+        assert_eq!(
+            lines[3],
+            "scale            waiting, no reading yet, 0 kept, 0 repeated, 0 refused, 0 suppressed, 0 dropped"
+        );
         assert_eq!(lines[4], "                 /dev/ttyUSB0: unplugged");
         assert_eq!(
             lines[5],
-            "shop             running, last reading 3 s ago, 7 kept, 1 repeated, 2 refused, 3 dropped"
+            "shop             running, last reading 3 s ago, 7 kept, 1 repeated, 2 refused, 0 suppressed, 0 dropped"
         );
         assert_eq!(lines[6], "                 6 min ago: no route");
     }

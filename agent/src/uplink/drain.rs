@@ -28,8 +28,8 @@ impl Default for DrainRules {
 #[derive(Debug)]
 pub(super) struct Drain {
     rules: DrainRules,
-    /// Most sends under way.
-    most: usize,
+    /// All the places there are.
+    places: usize,
     under_way: usize,
     not_before: Time,
 }
@@ -37,14 +37,23 @@ pub(super) struct Drain {
 impl Drain {
     /// A drain that may use its share of `places`.
     pub(super) fn new(rules: DrainRules, places: usize, dice: &mut Dice) -> Self {
-        let kept = (places as f64 * rules.live).ceil() as usize;
-        let most = places.saturating_sub(kept).max(1);
-        Self { rules, most, under_way: 0, not_before: rules.jitter.mul_f64(dice.part()) }
+        Self { rules, places, under_way: 0, not_before: rules.jitter.mul_f64(dice.part()) }
+    }
+
+    /// It drains by these rules from now on.
+    pub(super) const fn follow(&mut self, rules: DrainRules) {
+        self.rules = rules;
+    }
+
+    /// Most sends under way.
+    fn most(&self) -> usize {
+        let kept = (self.places as f64 * self.rules.live).ceil() as usize;
+        self.places.saturating_sub(kept).max(1)
     }
 
     /// When the next may go; `None` while as many as may be are under way.
     pub(super) fn next(&self) -> Option<Time> {
-        (self.under_way < self.most).then_some(self.not_before)
+        (self.under_way < self.most()).then_some(self.not_before)
     }
 
     /// One goes.

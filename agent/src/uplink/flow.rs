@@ -38,6 +38,8 @@ pub struct FlowRules {
     pub linger: Duration,
     /// Only receipts confirm; else it also does that the reader's server has it.
     pub receipts: bool,
+    /// Its readers get it in sealed envelopes or not at all.
+    pub aead: bool,
     /// How long a server may keep a notification for a reader that is away.
     pub ttln: Duration,
     /// Who goes first of those that are due.
@@ -136,16 +138,16 @@ impl Flow {
         self.rules
     }
 
-    /// It is sent by these rules from now on.
-    pub(super) const fn follow(&mut self, rules: FlowRules) {
-        self.rules = rules;
-    }
-
     /// Whether something has piled up: more than one batch of it, or it waits for long.
     pub(super) fn is_behind(&self, now: Time) -> bool {
         let unsent = usize::try_from((self.last + 1).saturating_sub(self.next)).unwrap_or(usize::MAX);
         let since = now.saturating_sub(self.unsent_since);
         unsent > self.rules.limit.records || (unsent > 0 && since > self.rules.linger + BEHIND)
+    }
+
+    /// It is sent by these rules from now on.
+    pub(super) const fn follow(&mut self, rules: FlowRules) {
+        self.rules = rules;
     }
 
     /// Whether its reader has everything.

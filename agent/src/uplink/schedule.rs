@@ -21,6 +21,15 @@ const UNREACHABLE: Backoff = Backoff { first: Duration::from_millis(500), longes
 /// How the streams are sent, and to whom.
 pub type StreamRules = BTreeMap<StreamName, (Vec<AtSign>, FlowRules)>;
 
+/// All that decides how it is sent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SendRules {
+    /// Each stream.
+    pub streams: StreamRules,
+    /// What has piled up.
+    pub drain: DrainRules,
+}
+
 /// Something to be done for a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -83,7 +92,8 @@ pub struct Schedule {
 
 impl Schedule {
     /// A schedule without flows, for the agent's run `boot`.
-    pub fn new(streams: StreamRules, drain: DrainRules, boot: Boot, seed: u64) -> Self {
+    pub fn new(rules: SendRules, boot: Boot, seed: u64) -> Self {
+        let SendRules { streams, drain } = rules;
         let mut dice = Dice::new(seed);
         Self {
             streams,
@@ -103,27 +113,30 @@ impl Schedule {
 
     /// The streams and their readers are these from now on. Flows to readers that are none any more are
     /// forgotten, whatever is under way for them; new readers' flows are added by [`Schedule::add_waiting`].
-    pub fn configure(&mut self, streams: StreamRules, now: Time) {
-        self.streams = streams;
+    pub fn configure(&mut self, rules: SendRules, now: Time) {
+        self.streams = rules.streams;
+        self.drain.follow(rules.drain);
         let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
         for key in keys {
             let stream = self.flows.get(&key).and_then(|(_, flow)| self.streams.get(&flow.lane.stream));
             let rules = stream.filter(|(readers, _)| readers.contains(&key.reader)).map(|(_, rules)| *rules);
             match rules {
                 Some(rules) => {
-                    self.change(key, now, |flow| flow.iter_mut().for_each(|flow| flow.follow(rules)));
+                    self.change(key, now, |flow| flow.iter_mut().for_each(|flow| flow.follow(rules)))
                 }
-                None => self.forget(key, now),
+                None => self.forget(&key),
             }
         }
     }
 
-    fn forget(&mut self, key: FlowKey, now: Time) {
-        let Some((_, flow)) = self.flows.get(&key) else { return };
-        let (series_of, place) = (series(&key, flow), (flow.lane.boot, key.clone()));
-        self.change(key, now, |flow| *flow = None);
+    fn forget(&mut self, key: &FlowKey) {
+        let Some((class, flow)) = self.flows.remove(key) else { return };
+        if let Some(due) = flow.due() {
+            self.due.entry(class).or_default().remove(&(due, key.clone()));
+        }
+        let series_of = series(key, &flow);
         if let Some(flows) = self.earlier.get_mut(&series_of) {
-            flows.remove(&place);
+            flows.remove(&(flow.lane.boot, key.clone()));
             if flows.is_empty() {
                 self.earlier.remove(&series_of);
             }
@@ -389,11 +402,12 @@ mod tests {
             limit,
             linger: LINGER,
             receipts: true,
+            aead: false,
             ttln: Duration::from_secs(60),
             priority: Priority::default(),
         };
         let streams = StreamRules::from([("process".parse().unwrap(), (vec![reader.clone()], rules))]);
-        let mut schedule = Schedule::new(streams, DrainRules::default(), new, 1);
+        let mut schedule = Schedule::new(SendRules { streams, ..SendRules::default() }, new, 1);
         let left = FlowKey { lane: 1, reader };
         let now = LINGER * 2;
         schedule.on_grown(2, &lane(new), 10, now);
@@ -409,24 +423,70 @@ mod tests {
         assert_eq!(sent(schedule.next(again)), Some((new, 1, 10)));
     }
 
+    /// What has piled up keeps to its rate and its places; what is new goes past it, the important first.
+    #[test]
+    fn what_is_new_goes_past_what_has_piled_up() {
+        let boot = Boot::new(1, 7);
+        let limit = BatchLimit { records: 10, bytes: 1 << 20 };
+        let rules = |priority: u8| FlowRules {
+            limit,
+            linger: Duration::ZERO,
+            receipts: true,
+            aead: false,
+            ttln: Duration::from_secs(60),
+            priority: priority.try_into().unwrap(),
+        };
+        let reader: AtSign = "@ops".parse().unwrap();
+        let stream = |name: &str, priority| (name.parse().unwrap(), (vec![reader.clone()], rules(priority)));
+        let streams = StreamRules::from([stream("history", 9), stream("process", 5), stream("alarm", 0)]);
+        let drain = DrainRules { rate: Some(100), ..DrainRules::default() };
+        let mut schedule = Schedule::new(SendRules { streams, drain }, boot, 1);
+        let lane = |stream: &str| {
+            Arc::new(Lane { device: "oven".parse().unwrap(), stream: stream.parse().unwrap(), boot })
+        };
+        let now = Duration::from_secs(100);
+        schedule.on_grown(1, &lane("history"), 1000, now);
+        schedule.on_grown(2, &lane("process"), 1, now);
+        schedule.on_grown(3, &lane("alarm"), 1, now);
+        let key = |lane| FlowKey { lane, reader: reader.clone() };
+        let next = |schedule: &mut Schedule, now| match schedule.next(now) {
+            Some(Action::Send { key, to, .. }) => Some((key.lane, to)),
+            _ => None,
+        };
+        assert_eq!(next(&mut schedule, now), Some((3, 1)));
+        assert_eq!(next(&mut schedule, now), Some((2, 1)));
+        assert_eq!(next(&mut schedule, now), Some((1, 1000)));
+        schedule.on_taken(&key(1), 500, now);
+        schedule.on_sent(&key(1), 1, 10, true, NoteId::new(boot, 1, 1), now);
+        schedule.on_sent(&key(3), 1, 1, false, NoteId::new(boot, 1, 2), now);
+        assert_eq!(next(&mut schedule, now), None, "500 bytes are to be paid for");
+        schedule.on_grown(3, &lane("alarm"), 2, now);
+        assert_eq!(next(&mut schedule, now), Some((3, 2)), "an alarm does not wait for that");
+        assert_eq!(schedule.deadline(), Some(now + Duration::from_secs(5)));
+        assert_eq!(next(&mut schedule, now + Duration::from_secs(5)), Some((1, 1000)));
+    }
+
     /// Readers come and go while the agent runs; what is under way for one that went must not confuse.
     #[test]
     fn a_changed_configuration_is_followed_at_once() {
         let boot = Boot::new(1, 7);
         let [stays, goes, comes] = ["@stays", "@goes", "@comes"].map(|name| name.parse::<AtSign>().unwrap());
         let limit = BatchLimit { records: 10, bytes: 1 << 20 };
+        let priority = Priority::default();
         let rules = FlowRules {
             limit,
             linger: LINGER,
             receipts: true,
+            aead: false,
             ttln: Duration::from_secs(60),
-            priority: Priority::default(),
+            priority,
         };
         let streams = |readers: [&AtSign; 2], rules| {
             let readers = readers.into_iter().cloned().collect();
-            StreamRules::from([("process".parse().unwrap(), (readers, rules))])
+            let streams = StreamRules::from([("process".parse().unwrap(), (readers, rules))]);
+            SendRules { streams, ..SendRules::default() }
         };
-        let mut schedule = Schedule::new(streams([&stays, &goes], rules), DrainRules::default(), boot, 1);
+        let mut schedule = Schedule::new(streams([&stays, &goes], rules), boot, 1);
         let key = |reader: &AtSign| FlowKey { lane: 1, reader: reader.clone() };
         let waiting = |reader: &AtSign| Waiting { key: key(reader), lane: lane(boot), upto: 0, last: 3 };
         let now = LINGER;
@@ -452,47 +512,5 @@ mod tests {
         assert_eq!(to(schedule.next(now + LINGER)).map(|(reader, _)| reader), Some(comes));
         assert_eq!(to(schedule.next(now + LINGER)).map(|(reader, _)| reader), Some(stays));
         assert_eq!(schedule.next(now + LINGER), None);
-    }
-
-    /// What has piled up keeps to its rate and its places; what is new goes past it, the important first.
-    #[test]
-    fn what_is_new_goes_past_what_has_piled_up() {
-        let boot = Boot::new(1, 7);
-        let limit = BatchLimit { records: 10, bytes: 1 << 20 };
-        let rules = |priority: u8| FlowRules {
-            limit,
-            linger: Duration::ZERO,
-            receipts: true,
-            ttln: Duration::from_secs(60),
-            priority: priority.try_into().unwrap(),
-        };
-        let reader: AtSign = "@ops".parse().unwrap();
-        let stream = |name: &str, priority| (name.parse().unwrap(), (vec![reader.clone()], rules(priority)));
-        let streams = StreamRules::from([stream("history", 9), stream("process", 5), stream("alarm", 0)]);
-        let drain = DrainRules { rate: Some(100), ..DrainRules::default() };
-        let mut schedule = Schedule::new(streams, drain, boot, 1);
-        let lane = |stream: &str| {
-            Arc::new(Lane { device: "oven".parse().unwrap(), stream: stream.parse().unwrap(), boot })
-        };
-        let now = Duration::from_secs(100);
-        schedule.on_grown(1, &lane("history"), 1000, now);
-        schedule.on_grown(2, &lane("process"), 1, now);
-        schedule.on_grown(3, &lane("alarm"), 1, now);
-        let key = |lane| FlowKey { lane, reader: reader.clone() };
-        let next = |schedule: &mut Schedule, now| match schedule.next(now) {
-            Some(Action::Send { key, to, .. }) => Some((key.lane, to)),
-            _ => None,
-        };
-        assert_eq!(next(&mut schedule, now), Some((3, 1)));
-        assert_eq!(next(&mut schedule, now), Some((2, 1)));
-        assert_eq!(next(&mut schedule, now), Some((1, 1000)));
-        schedule.on_taken(&key(1), 500, now);
-        schedule.on_sent(&key(1), 1, 10, true, NoteId::new(boot, 1, 1), now);
-        schedule.on_sent(&key(3), 1, 1, false, NoteId::new(boot, 1, 2), now);
-        assert_eq!(next(&mut schedule, now), None, "500 bytes are to be paid for");
-        schedule.on_grown(3, &lane("alarm"), 2, now);
-        assert_eq!(next(&mut schedule, now), Some((3, 2)), "an alarm does not wait for that");
-        assert_eq!(schedule.deadline(), Some(now + Duration::from_secs(5)));
-        assert_eq!(next(&mut schedule, now + Duration::from_secs(5)), Some((1, 1000)));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::drain::DrainRules;
 use super::flow::{FlowRules, NoteStatus, Pinned, Time};
 use super::pace::Dice;
-use super::schedule::{Action, Schedule, StreamRules};
+use super::schedule::{Action, Schedule, SendRules, StreamRules};
 use crate::outbox::sim::Queue;
 use crate::outbox::{BatchLimit, FlowKey, Priority};
 use crate::payload::{Batch, Coverage, Lane, NoteId, Receipt};
@@ -72,7 +72,7 @@ struct World {
     faults: Faults,
     queue: Queue,
     schedule: Schedule,
-    rules: StreamRules,
+    rules: SendRules,
     now: Time,
     /// Our server: every id it was given.
     stored: BTreeSet<String>,
@@ -91,12 +91,14 @@ impl World {
             limit: BatchLimit { records: 7, bytes: 1 << 16 },
             linger: Duration::from_secs(2),
             receipts,
+            aead: false,
             ttln: Duration::from_secs(3600),
             priority: Priority::default(),
         };
         let rules = StreamRules::from([("process".parse().unwrap(), (vec!["@ops".parse().unwrap()], rules))]);
+        let rules = SendRules { streams: rules, drain: DRAIN };
         let queue = Queue::new();
-        let schedule = Schedule::new(rules.clone(), DRAIN, queue.boot(), seed);
+        let schedule = Schedule::new(rules.clone(), queue.boot(), seed);
         Self {
             dice: Dice::new(seed),
             faults,
@@ -231,7 +233,7 @@ impl World {
 
     fn kill(&mut self) {
         self.queue.crash();
-        self.schedule = Schedule::new(self.rules.clone(), DRAIN, self.queue.boot(), self.dice.next());
+        self.schedule = Schedule::new(self.rules.clone(), self.queue.boot(), self.dice.next());
         for waiting in self.queue.waiting() {
             self.schedule.add_waiting(waiting, self.now);
         }

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use at_client::{
-    CallState, Client, ClientConfig, ClientTls, Dialer, Directory, MonitorConfig, Onboarding, Payload, Trust,
+    CallState, Client, ClientConfig, ClientTls, Dialer, Directory, Envelopes, MonitorConfig, Onboarding,
+    Payload, Trust,
 };
 use at_protocol::verb::{Notify, NotifyList, Verb};
 use at_protocol::{AtSign, Metadata};
@@ -32,7 +33,7 @@ use crate::cmd::{Order, fresh_key, say_state};
 use crate::output::Output;
 use crate::reader::Reader;
 use crate::town::Town;
-use crate::watch::{send_receipts, show_readings};
+use crate::watch::{now, send_receipts, show_readings};
 
 const NAMESPACE: &str = "plant7";
 const GATEWAY: &str = "@plant7gw1";
@@ -305,6 +306,7 @@ async fn operate(
     let mut monitor =
         client.monitor(MonitorConfig { regex: Some(r"\.tel\.".to_owned()), ..MonitorConfig::default() });
     let mut reader = Reader::default();
+    let envelopes = Envelopes::new(client.clone(), None, None);
     let mut confirm = interval(Duration::from_secs(1));
     confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let order = Order {
@@ -329,7 +331,7 @@ async fn operate(
             incoming = monitor.next() => {
                 let incoming = incoming?;
                 if let Payload::Opened(plain) = &incoming.payload
-                    && let Some(opened) = reader.take(&incoming.from, incoming.name.as_str(), plain)
+                    && let Some(opened) = reader.take(&incoming.from, incoming.name.as_str(), plain, now())
                 {
                     show_readings(&incoming, &opened, output)?;
                     let twice = opened.duplicate.iter().filter(|twice| **twice).count() as u64;
@@ -347,7 +349,7 @@ async fn operate(
                 sent.commands.extend(device.commands);
                 sent.scale = sent.scale.or(device.scale);
             }
-            _ = confirm.tick() => send_receipts(client, &mut reader).await,
+            _ = confirm.tick() => send_receipts(&envelopes, &mut reader).await,
             () = stop.cancelled(), if !devices.quiet.is_cancelled() => {
                 devices.quiet.cancel();
                 deadline = Instant::now() + ARRIVAL;

@@ -284,7 +284,8 @@ impl Client {
                 sent.ok_or(OpenError).and_then(|key| open(&key, label.iv_nonce, text))
             }
             AtKey::Shared { owner, .. } | AtKey::CachedShared { owner, .. } => {
-                self.0.peers.open(self.own(), owner, label, text).await.map_err(ask)?
+                let opened = self.0.peers.open(self.own(), owner, label, text).await.map_err(ask)?;
+                opened.map(|opened| opened.plain)
             }
             AtKey::Own { .. } | AtKey::PrivateKey { .. } | AtKey::Private { .. } => {
                 open(&self.0.config.keys.self_key, label.iv_nonce, text)

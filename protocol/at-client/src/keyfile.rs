@@ -86,7 +86,8 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), KeysError> {
     renamed.map_err(|source| KeysError::Write { path: to.to_owned(), source })
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file, mode 0600, as a whole.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let private = Permissions::from_mode(0o600);
     let mut file = tempfile::Builder::new().permissions(private).tempfile_in(folder(path))?;
     file.write_all(bytes)?;

@@ -1,7 +1,7 @@
 //! An asynchronous atProtocol client, on tokio.
 //!
 //! From the outside in: [`Client`] speaks for one atSign — records, notifications, a [`Monitor`] — and
-//! keeps its connections alive; [`onboard`] makes an atSign's first keys; [`login`] proves who one is;
+//! keeps its connections alive; [`Envelopes`] speak for a program of ours to others of ours; [`onboard`] makes an atSign's first keys; [`login`] proves who one is;
 //! [`Wire`] moves lines over any stream; [`Directory`] finds servers and a [`Dialer`] reaches them.
 //!
 //! Nothing here spawns a task (but for the making of RSA keys, which [`onboard`] leaves to a thread and waits
@@ -10,8 +10,11 @@
 
 mod account;
 mod backoff;
+mod caps;
 mod client;
 mod dial;
+mod envelopes;
+mod identity;
 pub mod keyfile;
 mod lenient;
 pub mod login;
@@ -30,8 +33,11 @@ pub mod tls;
 pub mod wire;
 
 pub use account::{ClientConfig, ConnectError, TlsWire, open};
+pub use caps::LEARNT_WITHIN;
 pub use client::{Client, Record, RecordError};
 pub use dial::{AtWire, Dialer, Transport, Way};
+pub use envelopes::{Content, EnvelopeError, Envelopes, Need, Refused};
+pub use identity::{Identity, IdentityError};
 pub use lenient::TrustedTime;
 pub use monitor::{Incoming, Monitor, MonitorConfig, MonitorError, MonitorState, Payload};
 pub use notify::{NotifyRequest, SendError, Status};

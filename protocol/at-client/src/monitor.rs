@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use at_protocol::crypto::OpenError;
+use at_protocol::crypto::{AesKey, OpenError};
 use at_protocol::notification::Frame;
 use at_protocol::response::RemoteError;
 use at_protocol::verb::{self, MessageType, Operation, Verb};
@@ -18,7 +19,7 @@ use crate::account::ConnectError;
 use crate::backoff::Backoff;
 use crate::client::Client;
 use crate::dial::AtWire;
-use crate::peers::Label;
+use crate::peers::{Label, Opened};
 use crate::requests::AskError;
 use crate::wire::{Said, WireError};
 
@@ -65,11 +66,14 @@ pub struct Incoming {
     /// When our server took it, in milliseconds since the epoch. Listen again from this minus one to miss
     /// nothing.
     pub epoch_millis: i64,
+    /// The key of the pair that opened it, for what is inside.
+    pub(crate) pair: Option<Arc<AesKey>>,
 }
 
 /// What a notification says.
 pub enum Payload {
-    /// It was sealed for us. That proves neither sender nor integrity: the seal has no tag.
+    /// It was sealed for us. That proves neither sender nor integrity, as the seal has no tag: see
+    /// [`Envelopes`](crate::Envelopes).
     Opened(Zeroizing<Vec<u8>>),
     /// It was sent in the clear, so that both servers have read it.
     Clear(String),
@@ -355,9 +359,10 @@ impl Cursor {
 fn open(client: Client, name: KeyName, frame: Frame) -> Opening {
     Box::pin(async move {
         match payload(&client, &frame).await {
-            Ok(payload) => Ok(Incoming {
+            Ok((payload, pair)) => Ok(Incoming {
                 name,
                 payload,
+                pair,
                 key: frame.key,
                 id: frame.id,
                 from: frame.from,
@@ -371,17 +376,17 @@ fn open(client: Client, name: KeyName, frame: Frame) -> Opening {
 
 /// # Errors
 /// The own atServer cannot be asked for a key. That it has none is no error: the payload stays closed.
-async fn payload(client: &Client, frame: &Frame) -> Result<Payload, AskError> {
-    let Some(text) = &frame.value else { return Ok(Payload::Nothing) };
+async fn payload(client: &Client, frame: &Frame) -> Result<(Payload, Option<Arc<AesKey>>), AskError> {
+    let Some(text) = &frame.value else { return Ok((Payload::Nothing, None)) };
     let metadata = frame.metadata.clone().unwrap_or_default();
     let iv_nonce = metadata.iv_nonce.as_deref().filter(|nonce| *nonce != "null");
     if !frame.is_encrypted && iv_nonce.is_none() {
-        return Ok(Payload::Clear(text.clone()));
+        return Ok((Payload::Clear(text.clone()), None));
     }
     let label = Label { shared_key_enc: metadata.shared_key_enc.as_deref(), iv_nonce };
     match client.peers().open(client.own(), &frame.from, label, text).await {
-        Ok(Ok(plain)) => Ok(Payload::Opened(plain)),
-        Ok(Err(OpenError)) | Err(AskError::Refused { .. }) => Ok(Payload::Undecryptable),
+        Ok(Ok(Opened { plain, pair })) => Ok((Payload::Opened(plain), pair)),
+        Ok(Err(OpenError)) | Err(AskError::Refused { .. }) => Ok((Payload::Undecryptable, None)),
         Err(error) => Err(error),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use at_protocol::crypto::Sealed;
 use at_protocol::response::ErrorCode;
 use at_protocol::verb::{
     MessageType, Notify, NotifyRemove, NotifyStatus, Operation, Priority, Strategy, Verb,
@@ -94,9 +95,18 @@ impl Client {
     /// # Errors
     /// See [`SendError`].
     pub async fn notify(&self, request: NotifyRequest<'_>) -> Result<String, SendError> {
-        let NotifyRequest { to, name, plain, id, ttln, latest_of, mut metadata } = request;
-        let sealed = self.seal_for(to, plain).await;
-        let sealed = sealed.map_err(|source| SendError::Pair { to: to.clone(), source })?;
+        let sealed = self.seal_for(request.to, request.plain).await;
+        let sealed = sealed.map_err(|source| SendError::Pair { to: request.to.clone(), source })?;
+        self.notify_sealed(request, &sealed).await
+    }
+
+    /// Sends a notification with this content, whatever its plaintext.
+    pub(crate) async fn notify_sealed(
+        &self,
+        request: NotifyRequest<'_>,
+        sealed: &Sealed,
+    ) -> Result<String, SendError> {
+        let NotifyRequest { to, name, plain: _, id, ttln, latest_of, mut metadata } = request;
         sealed.describe(&mut metadata);
         let notify = Notify {
             id: Some(id.map_or_else(random::uuid, str::to_owned)),

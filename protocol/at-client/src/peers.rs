@@ -100,6 +100,13 @@ struct Wrapped {
     key: Arc<AesKey>,
 }
 
+/// What was sealed for us, in the clear.
+pub(crate) struct Opened {
+    pub(crate) plain: Zeroizing<Vec<u8>>,
+    /// The key of the pair that opened it; none where it was our own.
+    pub(crate) pair: Option<Arc<AesKey>>,
+}
+
 /// What is known about a sealed value besides its text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Label<'a> {
@@ -182,9 +189,10 @@ impl Peers {
         from: &AtSign,
         label: Label<'_>,
         text: &str,
-    ) -> Result<Result<Zeroizing<Vec<u8>>, OpenError>, AskError> {
+    ) -> Result<Result<Opened, OpenError>, AskError> {
         if from == own.me() {
-            return Ok(open(&own.config.keys.self_key, label.iv_nonce, text));
+            let plain = open(&own.config.keys.self_key, label.iv_nonce, text);
+            return Ok(plain.map(|plain| Opened { plain, pair: None }));
         }
         let known = self.known(from);
         let enclosed = label.shared_key_enc.filter(|wrapped| *wrapped != "null");
@@ -192,7 +200,7 @@ impl Peers {
         let published = known.published.as_ref().map(|known| Arc::clone(&known.key));
         for key in [enclosed, published].into_iter().flatten() {
             if let Ok(plain) = open(&key, label.iv_nonce, text) {
-                return Ok(Ok(plain));
+                return Ok(Ok(Opened { plain, pair: Some(key) }));
             }
         }
         // A sender of rubbish shall not make us ask for each piece.
@@ -205,7 +213,11 @@ impl Peers {
             known.published = found.clone();
             known.quiet_until = (!news).then(|| Instant::now() + QUIET);
         });
-        Ok(found.map_or(Err(OpenError), |found| open(&found.key, label.iv_nonce, text)))
+        let found = found.ok_or(OpenError);
+        Ok(found.and_then(|found| {
+            let plain = open(&found.key, label.iv_nonce, text)?;
+            Ok(Opened { plain, pair: Some(found.key) })
+        }))
     }
 
     /// `from` has published a key for us, this one.
@@ -297,7 +309,7 @@ async fn is_published(own: Own<'_>, peer: &AtSign, pair: &PairKey) -> Result<boo
     Ok(metadata.set.pub_key_cs.is_none_or(|checksum| checksum == pair.recipient_checksum))
 }
 
-async fn public_key(own: Own<'_>, peer: &AtSign) -> Result<RsaPublicKey, PairError> {
+pub(crate) async fn public_key(own: Own<'_>, peer: &AtSign) -> Result<RsaPublicKey, PairError> {
     let (name, owner) = (name("publickey"), peer.clone());
     let lookup = PLookup { name, owner, shape: Shape::Value, bypass_cache: false };
     let found = match own.look(Verb::PLookup(lookup)).await {

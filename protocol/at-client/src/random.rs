@@ -1,6 +1,7 @@
 //! What must not be guessed, from the operating system.
 
-use at_protocol::crypto::{AesKey, Iv};
+use at_protocol::crypto::{AesKey, Ed25519Secret, Iv};
+use zeroize::Zeroizing;
 
 fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -16,6 +17,16 @@ pub(crate) fn key() -> AesKey {
 /// An initialisation vector, never used before.
 pub(crate) fn iv() -> Iv {
     Iv::from_bytes(bytes())
+}
+
+/// A nonce of an envelope, never used before.
+pub(crate) fn nonce() -> [u8; 12] {
+    bytes()
+}
+
+/// A key to sign with.
+pub(crate) fn signing_key() -> Ed25519Secret {
+    Ed25519Secret::from_seed(&Zeroizing::new(bytes()))
 }
 
 /// A UUID of version 4, for notifications that bring no id of their own.

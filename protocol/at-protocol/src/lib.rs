@@ -9,6 +9,7 @@
 
 pub mod atsign;
 pub mod base2e15;
+pub mod caps;
 pub mod crypto;
 pub mod directory;
 pub mod key;

@@ -98,6 +98,22 @@ impl From<Timestamp> for String {
     }
 }
 
+/// Times in the form without a space, for records that are signed.
+pub(crate) mod iso {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Timestamp;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(crate) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&time.iso())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        Timestamp::deserialize(from)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

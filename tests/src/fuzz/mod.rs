@@ -8,6 +8,7 @@ mod config;
 mod control;
 mod directory;
 mod field;
+mod genuine;
 mod keys;
 mod payload;
 mod seams;
@@ -37,6 +38,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("key_file", keys::key_file),
     ("pkam_key", keys::pkam_key),
     ("sealed", keys::sealed),
+    ("envelope", genuine::envelope),
+    ("caps", genuine::caps),
+    ("pair_statement", genuine::pair_statement),
     ("batch", payload::batch),
     ("receipt", payload::receipt),
     ("decode", field::decode),

@@ -6,6 +6,7 @@ mod at_hand;
 mod atsdk;
 mod black_hole;
 mod certificates;
+mod cheating_server;
 mod classic_peers;
 mod clock;
 mod crash;
@@ -75,6 +76,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
+    Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
     Scenario { group: GATEWAY, name: "modbus-units", run: modbus_units::run },

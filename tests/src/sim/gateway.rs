@@ -10,7 +10,7 @@ use at_protocol::directory::{SignedRecord, record_answer, record_question};
 use atedge_agent::outbox::{BatchLimit, FlowKey, LaneId, Priority, Receipted, Waiting};
 use atedge_agent::payload::{Boot, Lane, NoteId};
 use atedge_agent::uplink::pure::{Action, Pinned, Schedule};
-use atedge_agent::uplink::{DrainRules, FlowRules, NoteStatus, StreamRules};
+use atedge_agent::uplink::{FlowRules, NoteStatus, SendRules, StreamRules};
 use atedge_server::store::Notification;
 
 use super::agenda::Time;
@@ -25,7 +25,7 @@ const DEVICES: u64 = 2;
 const HOME: Host = Host::First;
 
 pub(super) struct Gateway {
-    rules: StreamRules,
+    rules: SendRules,
     // What a crash leaves.
     epoch: u64,
     lanes: Vec<OutLane>,
@@ -70,12 +70,14 @@ impl Gateway {
             limit: BatchLimit { records: 7, bytes: 1 << 16 },
             linger: Duration::from_secs(2),
             receipts: random.below(3) > 0,
+            aead: false,
             ttln: Duration::from_secs(86_400),
             priority: Priority::default(),
         };
         let rules = StreamRules::from([("process".parse().expect("a stream"), (vec![reader()], rules))]);
+        let rules = SendRules { streams: rules, ..SendRules::default() };
         let boot = Boot::new(0, 0);
-        let schedule = Schedule::new(rules.clone(), DrainRules::default(), boot, 0);
+        let schedule = Schedule::new(rules.clone(), boot, 0);
         Self {
             rules,
             epoch: 0,
@@ -191,7 +193,7 @@ impl World {
         gateway.wakes_at = None;
         gateway.session = None;
         gateway.memory = Memory::trusting(trusted, gateway.kept.clone(), instant);
-        gateway.schedule = Schedule::new(gateway.rules.clone(), DrainRules::default(), gateway.boot, seed);
+        gateway.schedule = Schedule::new(gateway.rules.clone(), gateway.boot, seed);
         for (place, lane) in gateway.lanes.iter().enumerate().filter(|(_, lane)| lane.upto < lane.last) {
             let key = FlowKey { lane: id(place), reader: reader() };
             let waiting = Waiting { key, lane: Arc::clone(&lane.lane), upto: lane.upto, last: lane.last };

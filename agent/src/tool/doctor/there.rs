@@ -33,7 +33,7 @@ impl RecordKeeper for Forgetful {
 /// All steps, up to the first that fails.
 pub(super) async fn road(gateway: &GatewayConfig, state: &Path) -> Vec<Finding> {
     let client =
-        match connect::client(gateway, state, &Arc::new(SystemClock::start()), |_| Arc::new(Forgetful)) {
+        match connect::client(gateway, state, Arc::new(SystemClock::start()), |_| Arc::new(Forgetful)) {
             Ok(client) => client,
             Err(error) => {
                 let why = OneLine(error.as_ref()).to_string();

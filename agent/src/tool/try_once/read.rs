@@ -101,12 +101,8 @@ async fn first(captured: &mut mpsc::Receiver<Captured>, told: impl Fn(&str)) -> 
                 return Err(Failed::because(format_args!("refused: {why}")));
             }
             Some(Captured::Unreached { why }) => told(&why),
-            Some(
-                Captured::Reached
-                | Captured::Settled { .. }
-                | Captured::SessionLost { .. }
-                | Captured::Suppressed { .. },
-            ) => {}
+            Some(Captured::Suppressed { .. }) => told("a reading came that the report rules leave out"),
+            Some(Captured::Reached | Captured::Settled { .. } | Captured::SessionLost { .. }) => {}
             None => return Err(Failed::because("it ended by itself")),
         }
     }
@@ -143,8 +139,8 @@ fn undecoded(adapter: AdapterConfig) -> (AdapterConfig, Originals) {
                     pick: std::mem::take(pick),
                     time: time.take(),
                     id: id.take(),
-                    units: std::mem::take(units),
                     device: None,
+                    units: std::mem::take(units),
                 };
                 originals.push((std::mem::replace(stream, number), decoder));
             }

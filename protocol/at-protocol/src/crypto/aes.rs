@@ -1,8 +1,12 @@
 //! The one symmetric construction: AES-256-CTR over PKCS#7-padded text.
 
+use std::fmt;
+
 use aes::Aes256;
+use aws_lc_rs::digest;
 use ctr::Ctr128BE;
 use ctr::cipher::{KeyIvInit, StreamCipher};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{KeyError, OpenError, encoding};
@@ -14,6 +18,11 @@ const BLOCK: usize = 16;
 ///
 /// It has no `Debug` and no `Clone`, and is zeroed when dropped.
 pub struct AesKey(Zeroizing<[u8; 32]>);
+
+/// SHA-256 of an AES key's 32 bytes: names the key and does not give it away. Its text is lower-case hex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyDigest([u8; 32]);
 
 /// Where the 128-bit big-endian counter of CTR starts. Public, but never to be used twice with one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +51,17 @@ impl AesKey {
         Zeroizing::new(encoding::encode(self.0.as_slice()))
     }
 
+    /// What names this key without giving it away.
+    #[must_use]
+    pub fn digest(&self) -> KeyDigest {
+        let digest = digest::digest(&digest::SHA256, self.as_bytes());
+        KeyDigest(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
     /// Encrypts and gives base64. Nobody notices when the result is altered on its way: CTR has no tag.
     #[must_use]
     pub fn encrypt(&self, iv: &Iv, plain: &[u8]) -> String {
@@ -68,6 +88,27 @@ impl AesKey {
 
     fn apply_keystream(&self, iv: &Iv, bytes: &mut [u8]) {
         Ctr128BE::<Aes256>::new((&*self.0).into(), (&iv.0).into()).apply_keystream(bytes);
+    }
+}
+
+impl fmt::Display for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl TryFrom<String> for KeyDigest {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: String) -> Result<Self, hex::FromHexError> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map(|()| Self(bytes))
+    }
+}
+
+impl From<KeyDigest> for String {
+    fn from(digest: KeyDigest) -> Self {
+        digest.to_string()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! There is one symmetric construction ([`AesKey`]), one way to hand a key to somebody ([`RsaPublicKey`]
 //! wraps it) and one way to prove who one is ([`RsaPrivateKey::sign`], checked by [`PkamPublicKey`] or
-//! [`RsaPublicKey`]). [`seal`] puts them together for values.
+//! [`RsaPublicKey`]). [`seal`] puts them together for values; [`envelope`] is what peers of ours add inside.
 //!
 //! Randomness is handed in: keys of AES and IVs come from the caller. The exceptions are inside aws-lc,
 //! which offers no other way: [`RsaPrivateKey::generate`], the random padding of
@@ -15,13 +15,14 @@ mod aes;
 mod cram;
 mod ed25519;
 mod encoding;
+pub mod envelope;
 mod pkam;
 mod rsa;
 pub mod seal;
 #[cfg(test)]
 pub(crate) mod vectors;
 
-pub use aes::{AesKey, Iv};
+pub use aes::{AesKey, Iv, KeyDigest};
 pub use cram::{cram_digest, cram_matches};
 pub use ed25519::{Ed25519Public, Ed25519Secret, Ed25519Signature, InvalidEd25519};
 pub use pkam::{EccPublicKey, PkamPublicKey};

@@ -24,7 +24,7 @@ pub struct Grant {
     /// Whom it may speak for.
     pub atsigns: Vec<Pattern>,
     /// When the grant ends.
-    #[serde(with = "super::record::iso")]
+    #[serde(with = "crate::time::iso")]
     pub not_after: Timestamp,
     /// Who granted it.
     pub registrar: Ed25519Public,

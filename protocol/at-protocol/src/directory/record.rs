@@ -41,7 +41,7 @@ pub struct Location {
     /// Grows with every record of this atSign, whichever node signs it.
     pub seq: u64,
     /// When the record ends.
-    #[serde(with = "iso")]
+    #[serde(with = "crate::time::iso")]
     pub not_after: Timestamp,
 }
 
@@ -95,21 +95,5 @@ impl FromStr for SignedRecord {
 
     fn from_str(text: &str) -> Result<Self, InvalidRecord> {
         Ok(serde_json::from_str(text)?)
-    }
-}
-
-/// Times in the form without a space.
-pub(super) mod iso {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::Timestamp;
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(in super::super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&time.iso())
-    }
-
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::deserialize(from)
     }
 }
