@@ -185,6 +185,16 @@ mod tests {
     }
 
     #[test]
+    fn other_defaults_change_all_adapters() {
+        let difference = after(|tables| {
+            tables["defaults"] = json!({ "interval": "9s" });
+            tables["adapter"]["meter"] = json!({ "type": "modbus-tcp" });
+        })
+        .unwrap();
+        assert_eq!(difference.to_string(), "adapter meter added; adapters shop, scale changed");
+    }
+
+    #[test]
     fn the_order_of_settings_says_nothing() {
         let other = json!({
             "adapter": { "scale": { "baud": 9600, "type": "serial" }, "shop": { "url": "mqtt://a", "type": "mqtt" } },

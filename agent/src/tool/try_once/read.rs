@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atedge_adapters::decode::{Decode, Decoder};
 use atedge_adapters::mqtt::{Route, Version};
+use atedge_adapters::report::ReportConfig;
 use atedge_adapters::{AdapterConfig, Captured, Reading, StreamName, Value};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -122,11 +123,13 @@ fn undecoded(adapter: AdapterConfig) -> (AdapterConfig, Originals) {
     let raw = || Decode::Raw { name: "raw".parse().expect("`raw` is a name"), content_type: None };
     match adapter {
         AdapterConfig::Serial(mut serial) => {
+            serial.report = ReportConfig::default();
             let decode = std::mem::replace(&mut serial.decode, raw());
             let decoder = Decoder::plain(decode, std::mem::take(&mut serial.units));
             (AdapterConfig::Serial(serial), Originals::One(decoder))
         }
         AdapterConfig::Mqtt(mut mqtt) => {
+            mqtt.report = ReportConfig::default();
             let mut originals = Vec::new();
             for route in mqtt.route.values_mut() {
                 let number = originals.len().to_string().parse().expect("digits are a name");
@@ -143,6 +146,8 @@ fn undecoded(adapter: AdapterConfig) -> (AdapterConfig, Originals) {
             }
             // A session of its own, which the broker forgets soon: MQTT 3.1.1 would keep it.
             mqtt.client_id = mqtt.url.is_some().then(|| format!("atedge-try-{}", std::process::id()));
+            // Nor does it take anything from a group.
+            mqtt.share = None;
             mqtt.version = Version::V5;
             mqtt.session_expiry = atedge_adapters::units::Duration::from_secs(60);
             (AdapterConfig::Mqtt(mqtt), Originals::Routes(originals))
