@@ -77,7 +77,7 @@ impl<C: Clock + 'static> Field<C> {
         let tally = self.tallies.of(name);
         tally.begin();
         let intake = Intake {
-            outbox: self.outbox.clone(),
+            outbox: self.outbox.apart(),
             clock: Arc::clone(&self.clock),
             rules: self.rules.clone(),
             tally,

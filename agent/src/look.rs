@@ -1,6 +1,7 @@
 //! A look at the running agent, for people and for machines.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::commands::Handled;
-use crate::outbox::{Outbox, OutboxError, Stat};
-use crate::payload::ClockState;
+use crate::outbox::{OutboxError, Stat, stat_from_outside};
+use crate::payload::{Boot, ClockState};
 use crate::reach::{Reach, ServerStatus};
 use crate::tally::{AdapterStatus, Tallies};
 
@@ -21,8 +22,10 @@ pub struct Look {
     pub gateway: AtSign,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
-    /// The queue.
-    pub outbox: Outbox,
+    /// The run.
+    pub boot: Boot,
+    /// Where the queue is.
+    pub folder: PathBuf,
     /// The adapters.
     pub tallies: Tallies,
     /// The way to our atServer.
@@ -73,12 +76,15 @@ impl Look {
     /// # Errors
     /// When the queue does not answer.
     pub async fn status(&self) -> Result<Status, OutboxError> {
-        let queue = self.outbox.stat().await?;
+        // To count takes a while in a deep queue, which its thread has better use for.
+        let folder = self.folder.clone();
+        let counted = tokio::task::spawn_blocking(move || stat_from_outside(&folder)).await;
+        let queue = counted.unwrap_or(Err(OutboxError::NotStored))?;
         let now = self.clock.now();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             gateway: self.gateway.clone(),
-            boot: self.outbox.boot().to_string(),
+            boot: self.boot.to_string(),
             uptime_s: now.mono_us / 1_000_000,
             now_ms: now.wall_ms(),
             clock: now.state,

@@ -58,8 +58,7 @@ pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
 pub use open::Opened;
 pub use outside::{LaneStat, Which, export, list, purge};
 pub use policy::{
-    DEFAULT_TTL, Durability, InvalidPriority, MinFree, OutboxOptions, Priority, StreamPolicy, Summary, Thin,
-    WhenFull,
+    DEFAULT_TTL, Durability, InvalidPriority, MinFree, OutboxOptions, Priority, StreamPolicy, Thin, WhenFull,
 };
 pub use salvage::Salvaged;
 pub use send::{BatchLimit, FlowKey, Parcel, Receipted, Waiting};
@@ -74,7 +73,7 @@ use worker::{Append, Call, Fresh, Request};
 
 /// The name of the file.
 const FILE: &str = "outbox.db";
-/// Appends that may wait for the thread; more wait for one of them to be answered.
+/// Appends of one handle and its clones that may wait for the thread; more wait for one of them to be answered.
 const APPENDS: usize = 1024;
 /// Other calls that may wait, likewise: so that a full outbox, where appends wait, still learns what was
 /// confirmed.
@@ -142,6 +141,12 @@ impl Outbox {
     /// The boot that new records belong to.
     pub const fn boot(&self) -> Boot {
         self.boot
+    }
+
+    /// Another handle, whose appends are bound by themselves: those that wait for room hold up no others.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { appends: Arc::new(Semaphore::new(APPENDS)), ..self.clone() }
     }
 
     /// Cancelled when the thread has ended by itself, because the file is damaged: the next start mends it.

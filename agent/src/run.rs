@@ -97,11 +97,12 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let Loaded { config, rules, tables, .. } = self.loaded;
         let namespace = config.gateway.namespace.as_str().to_owned();
+        let state = self.state;
         let (reach, handled) = (Arc::<Reach>::default(), Arc::<Handled>::default());
         let counted_receipts = Arc::default();
         let (sending, rules_now) = watch::channel(config.send_rules());
-        let identity = Identity::open(&self.state.join(IDENTITY), "agent", CLAIMS)?;
-        let known = Some(self.state.join(CAPS));
+        let identity = Identity::open(&state.join(IDENTITY), "agent", CLAIMS)?;
+        let known = Some(state.join(CAPS));
         let time = Some(Arc::clone(&clock) as Arc<dyn TrustedTime>);
         let envelopes = Envelopes::on_time(client.clone(), Some(identity), known, time);
         let refusals = envelopes.refusals();
@@ -125,7 +126,7 @@ impl Agent {
             file: self.config,
             tables,
             rules: Arc::new(rules),
-            state: self.state,
+            state: state.clone(),
             outbox: outbox.clone(),
             field,
             sending,
@@ -172,7 +173,8 @@ impl Agent {
         let look = Look {
             gateway: config.gateway.atsign,
             clock: Arc::<SystemClock>::clone(&clock),
-            outbox: outbox.clone(),
+            boot: outbox.boot(),
+            folder: state,
             tallies: following.field.tallies().clone(),
             reach: Arc::clone(&reach),
             receipts: counted_receipts,

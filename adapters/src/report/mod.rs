@@ -8,6 +8,7 @@
 //! is for what may be lost in part, and there is nothing to it that needs every value.
 
 mod filter;
+mod summary;
 mod window;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+pub use self::summary::{Sum, Summary};
 
 use self::filter::Filter;
 use self::window::Windows;
@@ -74,20 +77,6 @@ pub struct WindowConfig {
     /// What is reported of each number: `"mean"`, `"min"`, `"max"` as points `NAME_mean` and so on, and `"last"`
     /// by the point's own name. Of texts and truth values it is the last in any case.
     pub with: Vec<Summary>,
-}
-
-/// What is reported of the numbers in a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Summary {
-    /// Their mean.
-    Mean,
-    /// The least.
-    Min,
-    /// The greatest.
-    Max,
-    /// The one said last.
-    Last,
 }
 
 /// What adapters leave out: the table `[defaults]`.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use atedge_adapters::report::Summary;
 use atedge_adapters::units::{Bytes, Duration, UnitError};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::outbox::{MinFree, Priority, Summary, Thin, WhenFull};
+use crate::outbox::{MinFree, Priority, Thin, WhenFull};
 use crate::uplink::DrainRules;
 
 /// The queue on disk.

@@ -38,7 +38,8 @@ pub(crate) fn look(folder: &Path) -> Look {
     Look {
         gateway: "@gw".parse().unwrap(),
         clock,
-        outbox,
+        boot: outbox.boot(),
+        folder: folder.to_owned(),
         tallies: Tallies::default(),
         reach: Arc::default(),
         receipts: Arc::default(),
@@ -123,7 +124,7 @@ async fn the_status_says_how_all_parts_are() {
     let asked = spawn_blocking(move || Call::new(&socket, &Ask::Status {})?.answer::<Status>());
     let Answer::Done(status) = asked.await.unwrap().unwrap() else { panic!("it was not done") };
     assert_eq!((status.gateway.as_str(), status.version.as_str()), ("gw", env!("CARGO_PKG_VERSION")));
-    assert_eq!(status.boot, look.outbox.boot().to_string());
+    assert_eq!(status.boot, look.boot.to_string());
     assert_eq!(status.adapters["shop"].state, State::Running);
     assert_eq!(status.adapters["scale"].why.as_deref(), Some("unplugged"));
     assert_eq!(status.server.why.as_deref(), Some("no route to host"));

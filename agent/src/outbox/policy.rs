@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use at_protocol::AtSign;
 use atedge_adapters::StreamName;
+use atedge_adapters::report::Summary;
 use serde::{Deserialize, Serialize};
 
 /// How long records of streams that say nothing about it are kept.
@@ -90,20 +91,6 @@ impl Default for Thin {
             with: vec![Summary::Mean, Summary::Min, Summary::Max],
         }
     }
-}
-
-/// One number that stands for many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Summary {
-    /// Their mean.
-    Mean,
-    /// The least.
-    Min,
-    /// The greatest.
-    Max,
-    /// The last.
-    Last,
 }
 
 /// What a stream asks of the queue.

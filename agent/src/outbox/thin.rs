@@ -1,12 +1,16 @@
 //! Many records become one: for a full queue, a coarse past is better than none.
 
-use atedge_adapters::{Point, PointName, StreamName, Value};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use atedge_adapters::report::{Sum, Summary};
+use atedge_adapters::{PointName, StreamName};
 use rusqlite::params;
 
 use super::keep::{Aging, micros};
 use super::send::Stored;
 use super::store::{LaneId, Store};
-use super::{Priority, Summary, Thin, WhenFull};
+use super::{Priority, Thin, WhenFull};
 use crate::clock::Stamp;
 use crate::payload::{Cause, Lane, Record, fragment, parse_fragment};
 
@@ -119,61 +123,24 @@ impl Store {
     }
 }
 
-/// One record with the number and the time of the last: of numbers what `with` says, of everything else the last.
+/// One record with the number and the time of the last, and of each point what `with` says.
 fn summarise(records: &[Record], with: &[Summary]) -> Option<Record> {
     let last = records.last()?;
-    let mut names: Vec<&Point> = Vec::new();
-    for point in records.iter().rev().flat_map(|record| &record.points) {
-        if !names.iter().any(|known| known.name == point.name) {
-            names.push(point);
+    let mut sums: BTreeMap<&PointName, Sum> = BTreeMap::new();
+    for point in records.iter().flat_map(|record| &record.points) {
+        match sums.entry(&point.name) {
+            Entry::Vacant(place) => _ = place.insert(Sum::of(point)),
+            Entry::Occupied(mut sum) => sum.get_mut().add(&point.value),
         }
     }
-    let mut points = Vec::new();
-    for newest in names {
-        let all = records.iter().flat_map(|record| &record.points).filter(|point| point.name == newest.name);
-        let numbers: Option<Vec<f64>> = all.map(|point| number(&point.value)).collect();
-        let named = with.iter().map(|summary| Some((*summary, name_of(&newest.name, *summary)?)));
-        match (numbers, named.collect::<Option<Vec<_>>>()) {
-            (Some(numbers), Some(named)) => points.extend(named.into_iter().map(|(summary, name)| {
-                let value = Value::Float(of(summary, &numbers));
-                Point { name, value, unit: newest.unit.clone() }
-            })),
-            _ => points.push(newest.clone()),
-        }
-    }
+    let points = sums.into_iter().flat_map(|(name, sum)| sum.points(name, with)).collect();
     Some(Record { points, ..last.clone() })
-}
-
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Float(number) => Some(*number),
-        Value::Integer(number) => Some(*number as f64),
-        Value::Bool(_) | Value::Text(_) | Value::Data { .. } => None,
-    }
-}
-
-/// `temperature_mean`; `None` when that is too long for a name.
-fn name_of(name: &PointName, summary: Summary) -> Option<PointName> {
-    let word = match summary {
-        Summary::Mean => "mean",
-        Summary::Min => "min",
-        Summary::Max => "max",
-        Summary::Last => "last",
-    };
-    format!("{name}_{word}").parse().ok()
-}
-
-fn of(summary: Summary, numbers: &[f64]) -> f64 {
-    match summary {
-        Summary::Mean => numbers.iter().map(|number| number / numbers.len() as f64).sum(),
-        Summary::Min => numbers.iter().copied().fold(f64::INFINITY, f64::min),
-        Summary::Max => numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-        Summary::Last => numbers.last().copied().unwrap_or(f64::NAN),
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use atedge_adapters::{Point, Value};
+
     use super::*;
 
     fn record(seq: u64, points: &[(&str, Value)]) -> Record {
@@ -204,11 +171,11 @@ mod tests {
         assert_eq!(
             got,
             [
+                ("on", &Value::Bool(false)),
                 ("t_mean", &Value::Float(23.0)),
                 ("t_min", &Value::Float(20.0)),
                 ("t_max", &Value::Float(26.0)),
-                ("t_last", &Value::Float(23.0)),
-                ("on", &Value::Bool(false)),
+                ("t", &Value::Float(23.0)),
             ]
         );
     }

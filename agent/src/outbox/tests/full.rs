@@ -1,5 +1,7 @@
 //! A full queue: each way to make room does what its name says, and every loss is counted for whom it is one.
 
+use atedge_adapters::report::Summary;
+
 use super::*;
 use crate::outbox::room::Room;
 
