@@ -19,9 +19,16 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// There is no queue there.
 pub fn stat(folder: &Path) -> Result<Value> {
-    let mut command = Command::new(program("atedge-agent")?);
-    command.args(["queue", "stat", "--json", "--state"]).arg(folder);
-    let output = run("stat", &mut command, folder.parent().unwrap_or(folder))?;
+    stat_by(&mut Command::new(program("atedge-agent")?), folder)
+}
+
+/// The same by `agent`, a command that runs the agent's program.
+///
+/// # Errors
+/// There is no queue there.
+pub fn stat_by(agent: &mut Command, folder: &Path) -> Result<Value> {
+    agent.args(["queue", "stat", "--json", "--state"]).arg(folder);
+    let output = run("stat", agent, folder.parent().unwrap_or(folder))?;
     serde_json::from_slice(&output.stdout).with_context(|| {
         format!("queue stat said {} {}", output.status, String::from_utf8_lossy(&output.stderr))
     })
@@ -31,10 +38,22 @@ pub fn stat(folder: &Path) -> Result<Value> {
 ///
 /// # Errors
 /// It is not so within [`PATIENCE`].
-pub fn until(folder: &Path, what: &str, mut enough: impl FnMut(&Value) -> bool) -> Result<Value> {
+pub fn until(folder: &Path, what: &str, enough: impl FnMut(&Value) -> bool) -> Result<Value> {
+    until_by(|| stat(folder), what, enough)
+}
+
+/// The same with another way to look.
+///
+/// # Errors
+/// It is not so within [`PATIENCE`].
+pub fn until_by(
+    mut look: impl FnMut() -> Result<Value>,
+    what: &str,
+    mut enough: impl FnMut(&Value) -> bool,
+) -> Result<Value> {
     let end = Instant::now() + PATIENCE;
     loop {
-        match stat(folder) {
+        match look() {
             Ok(stat) if enough(&stat) => return Ok(stat),
             Ok(stat) if Instant::now() > end => bail!("no {what} within {PATIENCE:?}: {stat}"),
             Err(error) if Instant::now() > end => return Err(error),

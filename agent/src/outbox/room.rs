@@ -18,6 +18,8 @@ const MARGIN: std::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 20);
 /// A file system with less left than it should have still takes records if the database has this much of its
 /// own to put them.
 const OWN_ROOM: u64 = 256 << 10;
+/// What the log may grow to: it is cut back to [`WAL_KEPT`], but a group goes into it whole before that.
+const LOG_MOST: u64 = 2 * WAL_KEPT as u64;
 /// Pause between two looks for records that are too old, or that can be thinned, while the outbox is full.
 const LOOK_AGAIN_US: u64 = 10_000_000;
 
@@ -94,7 +96,8 @@ impl Store {
         };
         let log = self.options.folder.join(format!("{FILE}-wal"));
         let log = log.metadata().map_or(0, |file| file.len());
-        disk.f_bavail * disk.f_frsize >= least + u64::from(WAL_KEPT).saturating_sub(log)
+        let grown = LOG_MOST.min(disk.f_blocks * disk.f_frsize / 8);
+        disk.f_bavail * disk.f_frsize >= least + grown.saturating_sub(log)
     }
 
     /// Drops the oldest records that no stream keeps for sure, of the least important streams first and of none

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::gateway::{Gateway, READER, gateway_town};
@@ -23,6 +23,8 @@ const RATE: f64 = 1_048_576.0;
 const EACH: f64 = 53.0;
 /// How late what is new may be, in seconds.
 const LATE: f64 = 2.0;
+/// Between two looks at a file: nobody tells when it is written.
+const LOOK: Duration = Duration::from_millis(50);
 /// How soon after the start of the agent a device is read.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -40,11 +42,12 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     until(&state, "backlog", |stat| unconfirmed(stat, "process", READER) == READINGS)?;
 
     // The next start finds all of it, and reads devices at once.
+    written(&first)?;
     gateway.kill()?;
     std::fs::remove_file(&first)?;
     let spawned = now()?;
     gateway.start()?;
-    let began: f64 = std::fs::read_to_string(&first)?.trim().parse()?;
+    let began: f64 = written(&first)?.parse()?;
     run.note("first_reading_after_ms", ((began - spawned) * 1000.0).round());
     ensure!(began - spawned < SOON.as_secs_f64(), "the first reading came after {} s", began - spawned);
 
@@ -94,6 +97,18 @@ fn in_order(next: &mut BTreeMap<String, f64>, line: &Value) -> Result<()> {
     let before = next.insert(device, n);
     ensure!(before.is_none_or(|before| before < n), "{line} came after {before:?}");
     Ok(())
+}
+
+/// What a device writes into a file when it is first read.
+fn written(path: &Path) -> Result<String> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.ends_with('\n') => return Ok(text.trim().to_owned()),
+            _ if Instant::now() > end => bail!("{} is not written", path.display()),
+            _ => std::thread::sleep(LOOK),
+        }
+    }
 }
 
 fn now() -> Result<f64> {
