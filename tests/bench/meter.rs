@@ -13,12 +13,16 @@ pub(crate) fn cpu_of(process: u32) -> Result<Duration> {
     let tasks = format!("/proc/{process}/task");
     for thread in std::fs::read_dir(&tasks).with_context(|| tasks.clone())? {
         match on_cpu(&thread?.path()) {
-            // It has ended since it was listed.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // It has ended since it was listed, or since its file was opened (proc(5)).
+            Err(error) if error.kind() == ErrorKind::NotFound || is_gone(&error) => {}
             figure => spent += figure.with_context(|| tasks.clone())?,
         }
     }
     Ok(Duration::from_nanos(spent))
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 /// Processor time of the calling thread.
