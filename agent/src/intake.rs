@@ -143,7 +143,7 @@ impl<C: Clock> Intake<C> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::mpsc as std_mpsc;
 
@@ -156,7 +156,7 @@ mod tests {
     use crate::tally::Counts;
     use crate::uplink::FlowRules;
 
-    struct Noon;
+    pub(crate) struct Noon;
 
     impl Clock for Noon {
         fn now(&self) -> Stamp {
@@ -186,7 +186,8 @@ mod tests {
         Captured::Reading { reading, ack }
     }
 
-    fn intake(outbox: &Outbox) -> Intake<Noon> {
+    /// The stream `process` is configured.
+    pub(crate) fn rules() -> watch::Receiver<SendRules> {
         let limit = BatchLimit { records: 1, bytes: 1 };
         let rules = FlowRules {
             limit,
@@ -197,7 +198,11 @@ mod tests {
             priority: Priority::default(),
         };
         let streams = BTreeMap::from([("process".parse().unwrap(), (Vec::new(), rules))]);
-        let (_, rules) = watch::channel(SendRules { streams, ..SendRules::default() });
+        watch::channel(SendRules { streams, ..SendRules::default() }).1
+    }
+
+    fn intake(outbox: &Outbox) -> Intake<Noon> {
+        let rules = rules();
         let (tally, taps) = (Arc::default(), Taps::default());
         Intake { outbox: outbox.clone(), clock: Arc::new(Noon), rules, tally, adapter: "shop".into(), taps }
     }

@@ -8,7 +8,7 @@ use atedge_agent::config::{self, Loaded};
 use atedge_agent::run::Agent;
 use atedge_agent::tool;
 use atedge_service::{Exit, OneLine, config::layered, init_tracing, stop_signal};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What `--version` says. A build that acknowledges too early, to prove that tests notice, says so.
@@ -35,7 +35,7 @@ enum What {
     #[command(after_help = "Example: atedge-agent run --config agent.toml --state state")]
     Run {
         #[command(flatten)]
-        config: ConfigArgs,
+        config: tool::ConfigArgs,
         #[command(flatten)]
         agent: tool::AgentArgs,
     },
@@ -51,13 +51,6 @@ enum What {
     Sim(tool::Sim),
     #[command(subcommand)]
     Queue(tool::Queue),
-}
-
-#[derive(Args)]
-struct ConfigArgs {
-    /// The configuration; the *.toml in the folder beside it that ends in .d belong to it.
-    #[arg(long, value_name = "FILE", default_value = "/etc/atedge/agent.toml")]
-    config: PathBuf,
 }
 
 fn main() -> ExitCode {

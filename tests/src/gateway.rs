@@ -1,5 +1,6 @@
 //! The gateway under test: an agent with its configuration, and the reader it sends to.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -236,6 +237,21 @@ impl Reader {
             self.arrivals.extend(Arrival::parse(&line.context("atedge watch ended")?)?);
         }
         Ok(true)
+    }
+
+    /// Reads on until all these numbers have arrived, or nothing has come for `patience`.
+    ///
+    /// # Errors
+    /// As [`Self::until`].
+    pub fn until_all(&mut self, patience: Duration, mut missing: BTreeSet<u64>) -> Result<bool> {
+        let mut read = 0;
+        self.until(patience, |arrivals| {
+            for arrival in &arrivals[read..] {
+                missing.remove(&arrival.n);
+            }
+            read = arrivals.len();
+            missing.is_empty()
+        })
     }
 
     /// Its process.

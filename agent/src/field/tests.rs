@@ -4,19 +4,9 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use super::*;
-use crate::clock::Stamp;
-use crate::outbox::{BatchLimit, Durability, Opened, OutboxOptions, Priority, StreamPolicy};
-use crate::payload::ClockState;
+use crate::intake::tests::{Noon, rules};
+use crate::outbox::{Durability, Opened, OutboxOptions, StreamPolicy};
 use crate::tally::{Counts, State};
-use crate::uplink::FlowRules;
-
-struct Noon;
-
-impl Clock for Noon {
-    fn now(&self) -> Stamp {
-        Stamp { wall_us: 1_800_000_000_000_000, mono_us: 0, state: ClockState::Sync }
-    }
-}
 
 fn field(folder: &Path) -> Field<Noon> {
     let stream = || "process".parse().unwrap();
@@ -24,18 +14,7 @@ fn field(folder: &Path) -> Field<Noon> {
     let options = OutboxOptions::new(folder, BTreeMap::from([(stream(), policy)]));
     let options = OutboxOptions { durability: Durability::None, ..options };
     let Opened { outbox, .. } = Outbox::open(options, Noon.now()).unwrap();
-    let limit = BatchLimit { records: 1, bytes: 1 };
-    let rules = FlowRules {
-        limit,
-        linger: Duration::ZERO,
-        receipts: false,
-        aead: false,
-        ttln: Duration::ZERO,
-        priority: Priority::default(),
-    };
-    let streams = BTreeMap::from([(stream(), (Vec::new(), rules))]);
-    let (_, rules) = watch::channel(SendRules { streams, ..SendRules::default() });
-    Field::new(outbox, Arc::new(Noon), rules, CancellationToken::new())
+    Field::new(outbox, Arc::new(Noon), rules(), CancellationToken::new())
 }
 
 /// Says its process id once, and then nothing.

@@ -44,7 +44,7 @@ use crate::config::{self, AgentConfig};
 pub struct ConfigArgs {
     /// The configuration; the *.toml in the folder beside it that ends in .d belong to it.
     #[arg(long, value_name = "FILE", default_value = "/etc/atedge/agent.toml")]
-    config: PathBuf,
+    pub config: PathBuf,
 }
 
 impl ConfigArgs {

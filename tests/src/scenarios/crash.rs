@@ -150,15 +150,7 @@ pub(super) fn readings(numbers: Range<u64>) -> Vec<(String, String)> {
 
 /// Waits until every acknowledged reading has arrived, or nothing more comes.
 pub(super) fn await_arrivals(reader: &mut Reader, view: &View) -> Result<()> {
-    let mut missing = numbers(view, "")?;
-    let mut read = 0;
-    reader.until(SILENCE, |arrivals| {
-        for arrival in &arrivals[read..] {
-            missing.remove(&arrival.n);
-        }
-        read = arrivals.len();
-        missing.is_empty()
-    })?;
+    reader.until_all(SILENCE, numbers(view, "")?)?;
     Ok(())
 }
 

@@ -280,15 +280,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     shape.edited = Some(99);
     shape.second_reader = false;
     editing.follow(&shape, &mut devices, false)?;
-    let mut missing = devices.said.clone();
-    let mut read = 0;
-    reader.until(SILENCE, |arrivals| {
-        for arrival in &arrivals[read..] {
-            missing.remove(&arrival.n);
-        }
-        read = arrivals.len();
-        missing.is_empty()
-    })?;
+    reader.until_all(SILENCE, devices.said.clone())?;
     editing.gateway.stop()?;
     let account = Account::of(&devices.said, &reader.arrivals);
     let log = fs::read_to_string(town.folder.join("agent.log"))?;
