@@ -33,6 +33,7 @@ pub mod pure {
     pub use super::schedule::{Action, Schedule};
 }
 
+use crate::failpoint::Failpoint;
 use crate::outbox::{FlowKey, Outbox, OutboxError, Parcel, Receipted};
 use crate::payload::{Lane, NoteId, name};
 use flow::Pinned;
@@ -185,11 +186,11 @@ impl<R: Road> Uplink<R> {
                 };
                 let id = NoteId::new(lane.boot, first, attempt);
                 let name = name::telemetry(&lane.device, &lane.stream, &self.namespace);
-                match self
-                    .road
-                    .notify(Note { to: &key.reader, id: Some(&id), name: &name, plain: &json, ttln })
-                    .await
-                {
+                let note = Note { to: &key.reader, id: Some(&id), name: &name, plain: &json, ttln };
+                Failpoint::SendBefore.pass();
+                let sent = self.road.notify(note).await;
+                Failpoint::SendAfter.pass();
+                match sent {
                     Ok(()) => Ok(Outcome::Sent { key, from, last, bytes: json.len(), more: last < to, id }),
                     // What only tells of gaps is refused for its name, and so would be all else.
                     Err(RoadError::Refused(_)) if records == 0 => Ok(Outcome::Gone { key, from, to: last }),
