@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::commands::Handled;
-use crate::outbox::{OutboxError, Stat, stat_from_outside};
+use crate::outbox::{OutboxError, Stat, Trouble, stat_from_outside};
 use crate::payload::{Boot, ClockState};
 use crate::reach::{Reach, ServerStatus};
 use crate::tally::{AdapterStatus, Tallies};
@@ -34,6 +34,8 @@ pub struct Look {
     pub receipts: Arc<AtomicU64>,
     /// Receipts that were not known to be genuine.
     pub receipts_refused: Arc<AtomicU64>,
+    /// Why the queue takes nothing, while that is so.
+    pub trouble: Trouble,
     /// Commands, by how they ended.
     pub handled: Arc<Handled>,
 }
@@ -66,6 +68,9 @@ pub struct Status {
     pub commands: BTreeMap<String, u64>,
     /// Its adapters.
     pub adapters: BTreeMap<String, AdapterStatus>,
+    /// Why its disk takes nothing now, so that no device is acknowledged anything; absent where it does.
+    #[serde(default)]
+    pub disk: Option<String>,
     /// Its queue, with the backlog of each reader.
     pub queue: Stat,
 }
@@ -94,6 +99,7 @@ impl Look {
             receipts_refused: self.receipts_refused.load(Ordering::Relaxed),
             commands: self.handled.look(),
             adapters: self.tallies.look(now.wall_ms()),
+            disk: self.trouble.look(),
             queue,
         })
     }

@@ -24,6 +24,7 @@ mod append;
 mod gap;
 mod keep;
 mod ledger;
+mod log;
 mod open;
 mod outside;
 mod policy;
@@ -40,6 +41,7 @@ mod store;
 mod tests;
 mod thin;
 mod timefix;
+mod trouble;
 mod worker;
 
 use std::path::PathBuf;
@@ -64,6 +66,7 @@ pub use salvage::Salvaged;
 pub use send::{BatchLimit, FlowKey, Parcel, Receipted, Waiting};
 pub use stat::{Backlog, ConfirmedBy, Stat, stat_from_outside};
 pub use store::{Grown, LaneId};
+pub use trouble::Trouble;
 pub use worker::Thread;
 
 use crate::clock::Stamp;
@@ -122,6 +125,7 @@ pub struct Outbox {
     calls: Arc<Semaphore>,
     fresh: Arc<Fresh>,
     failed: CancellationToken,
+    trouble: Trouble,
     boot: Boot,
 }
 
@@ -152,6 +156,11 @@ impl Outbox {
     /// Cancelled when the thread has ended by itself, because the file is damaged: the next start mends it.
     pub fn failed(&self) -> CancellationToken {
         self.failed.clone()
+    }
+
+    /// Tells why nothing is stored, while that is so.
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
     }
 
     /// Appends `capture`; done after the COMMIT. Waits while the outbox is full.

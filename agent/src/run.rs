@@ -179,6 +179,7 @@ impl Agent {
             reach: Arc::clone(&reach),
             receipts: counted_receipts,
             receipts_refused: refusals,
+            trouble: outbox.trouble(),
             handled,
         };
         let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());

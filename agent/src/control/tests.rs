@@ -15,7 +15,7 @@ use super::*;
 use crate::clock::{Clock as _, SystemClock};
 use crate::difference::Difference;
 use crate::look::{Look, Status};
-use crate::outbox::{Durability, Opened, Outbox, OutboxOptions};
+use crate::outbox::{Durability, Opened, Outbox, OutboxOptions, Trouble};
 use crate::tally::{State, Tallies};
 use crate::tap::{Tapped, Taps};
 
@@ -44,6 +44,7 @@ pub(crate) fn look(folder: &Path) -> Look {
         reach: Arc::default(),
         receipts: Arc::default(),
         receipts_refused: Arc::default(),
+        trouble: Trouble::default(),
         handled: Arc::default(),
     }
 }

@@ -5,18 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::OptionalExtension as _;
-use rusqlite::types::Type;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::log::Reach;
 use super::seal::{SealKey, SealKeyError, Segments};
-use super::store::{Store, connect, is_damage};
+use super::store::{Store, connect, damage, is_damage};
 use super::worker::{Fresh, Thread};
-use super::{APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, salvage, schema, worker};
+use super::{
+    APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, Trouble, salvage, schema, worker,
+};
 use crate::clock::Stamp;
 
-/// Keeps a second agent out; held by the thread.
+/// Keeps a second agent out; held by the thread. Holds something once there is a database.
 const LOCK: &str = "outbox.lock";
 /// The key that wraps the segment keys.
 pub(super) const SEAL_KEY: &str = "seal.key";
@@ -46,18 +48,24 @@ impl Outbox {
         let boot = store.boot;
         let (requests, received) = std::sync::mpsc::channel();
         let fresh = Arc::new(Fresh::default());
-        let failed = CancellationToken::new();
-        let thread =
-            worker::start(store, received, Arc::clone(&fresh), failed.clone(), lock).map_err(in_folder)?;
+        let (failed, trouble) = (CancellationToken::new(), Trouble::default());
+        let told =
+            worker::Told { fresh: Arc::clone(&fresh), trouble: trouble.clone(), failed: failed.clone() };
+        let thread = worker::start(store, received, told, lock).map_err(in_folder)?;
         let (appends, calls) = (Arc::new(Semaphore::new(APPENDS)), Arc::new(Semaphore::new(CALLS)));
-        let outbox = Outbox { requests, appends, calls, fresh, failed, boot };
+        let outbox = Outbox { requests, appends, calls, fresh, failed, trouble, boot };
         Ok(Opened { outbox, thread, salvaged })
     }
 }
 
 pub(super) fn lock(folder: &Path) -> Result<File, OutboxError> {
     let path = folder.join(LOCK);
-    let file = File::create(&path).map_err(|cause| OutboxError::Folder { path: path.clone(), cause })?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|cause| OutboxError::Folder { path: path.clone(), cause })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OutboxError::InUse(folder.to_owned())),
@@ -80,7 +88,15 @@ pub(super) fn open_store(
     }
     loop {
         match open_whole(&path, &options, &seal_key) {
-            Ok(store) => return Ok((store, salvaged)),
+            Ok(store) => {
+                // From now on an empty file is no new one.
+                let lock = options.folder.join(LOCK);
+                if lock.metadata().is_ok_and(|file| file.len() == 0) {
+                    std::fs::write(&lock, "made\n")
+                        .map_err(|cause| OutboxError::Folder { path: lock, cause })?;
+                }
+                return Ok((store, salvaged));
+            }
             Err(Why::Damaged(cause)) if salvaged.is_none() => {
                 error!(%cause, "the outbox cannot be read");
                 salvaged = Some(salvage::repair(&options, &seal_key, now)?);
@@ -105,7 +121,15 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal_key: &Arc<SealKey>) -> 
         true => Why::Damaged(cause),
         false => Why::Other(OutboxError::Open { path: path.to_owned(), cause }),
     };
+    let marked = options.folder.join(LOCK).metadata().is_ok_and(|lock| lock.len() > 0);
+    if marked && path.metadata().is_ok_and(|file| file.len() == 0) {
+        return Err(Why::Damaged(damage("it is empty and was not")));
+    }
+    let reached = Reach::of(path).filter(|reached| !reached.is_of_another(path));
     let db = connect(path, options).map_err(failed)?;
+    if reached.is_some_and(|reached| reached.is_cut(Reach::of(path))) {
+        return Err(Why::Damaged(damage("its log ends before it did")));
+    }
     let version = schema::version(&db).map_err(failed)?;
     if version > schema::VERSION {
         return Err(Why::Other(OutboxError::Version { path: path.to_owned(), version }));
@@ -115,8 +139,7 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal_key: &Arc<SealKey>) -> 
     let newest: Option<(i64, Vec<u8>)> =
         db.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(failed)?;
     if newest.is_some_and(|(id, wrapped)| !segments.is_ours(id, &wrapped)) {
-        let foreign = "its keys do not open with this seal key";
-        return Err(Why::Damaged(rusqlite::Error::InvalidColumnType(1, foreign.into(), Type::Blob)));
+        return Err(Why::Damaged(damage("its keys do not open with this seal key")));
     }
     Store::begin(db, options.clone(), segments, 0).map_err(failed)
 }

@@ -92,6 +92,9 @@ fn lines(seen: &Seen) -> Vec<String> {
         format!("clock            {clock}"),
         format!("atServer         {connection}"),
     ];
+    if let Some(why) = &seen.disk {
+        lines.push(format!("disk             takes nothing, so devices wait: {why}; free it or mend it"));
+    }
     for (name, adapter) in adapters {
         let state = match adapter.state {
             State::Starting => "starting",

@@ -34,7 +34,7 @@ struct Kills {
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let kills = if run.long { Kills { agent: 1_000, server: 100 } } else { Kills { agent: 50, server: 10 } };
     let agent = program("atedge-agent")?.display().to_string();
-    let mut scene = Scene::set(run, vec![agent])?;
+    let mut scene = Scene::set(run, vec![agent], "")?;
     storm(run, &mut scene, &kills)?;
     run.note("agent_kills", kills.agent);
     run.note("server_kills", kills.server);
@@ -47,7 +47,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 /// No reading was lost, or there is no such agent.
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
     let kills = Kills { agent: 12, server: 0 };
-    let mut scene = Scene::set(run, sabotaged_agent()?)?;
+    let mut scene = Scene::set(run, sabotaged_agent()?, "")?;
     storm(run, &mut scene, &kills)?;
     let lost = scene.end(run)?.accounts.lost();
     ensure!(lost > 0, "the sabotage was not noticed: no reading was lost");
@@ -96,20 +96,21 @@ fn storm(run: &Run, scene: &mut Scene, kills: &Kills) -> Result<()> {
 pub(super) struct Scene {
     pub(super) town: Town,
     pub(super) gateway: Gateway,
-    broker: Broker,
+    pub(super) broker: Broker,
     plant: Plant,
     reader: Reader,
     committed: Committed,
 }
 
 impl Scene {
-    /// Has something of every device arrive in peace.
-    pub(super) fn set(run: &Run, agent: Vec<String>) -> Result<Self> {
+    /// Starts `agent`, a program and its arguments, with these further settings; something of every device arrives in
+    /// peace.
+    pub(super) fn set(run: &Run, agent: Vec<String>, settings: &str) -> Result<Self> {
         let town = gateway_town(&run.folder)?;
         let mut broker = Broker::start(&run.folder, CLIENT)?;
         let mut plant = Plant::start()?;
         let tables = mqtt_tables(&broker.address).replacen("version", "keep_alive = \"5s\"\nversion", 1);
-        let mut gateway = Gateway::with_program(agent, &town, &(tables + &plant.tables()))?;
+        let mut gateway = Gateway::with_program(agent, &town, &(tables + &plant.tables() + settings))?;
         let mut reader = Reader::start(&town)?;
         gateway.start()?;
         broker.until("the agent's subscription", |view| view.subscribed)?;

@@ -48,6 +48,7 @@ mod server_crash;
 mod several_readers;
 mod silent_peers;
 mod slow_senders;
+mod spoilt_queue;
 mod transcripts;
 mod udp_blocked;
 
@@ -83,6 +84,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
+    Scenario { group: GATEWAY, name: "spoilt-queue", run: spoilt_queue::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
     Scenario { group: GATEWAY, name: "modbus-units", run: modbus_units::run },
     Scenario { group: GATEWAY, name: "rogue-mqtt", run: rogue_mqtt::run },
