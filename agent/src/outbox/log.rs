@@ -26,7 +26,8 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// What the index of the database at `path` says; nothing if there is none that can be relied on.
+    /// What the index of the database at `path` says; nothing if there is none that can be relied on. Not while this
+    /// process has the database open: closing a file lets go of all locks that the process has on it (`fcntl(2)`).
     pub(super) fn of(path: &Path) -> Option<Self> {
         let mut index = [0; INDEX];
         File::open(beside(path, "-shm")).ok()?.read_exact(&mut index).ok()?;
@@ -59,10 +60,10 @@ impl Reach {
         sums == [word(24), word(28)] && self.salts.map(u32::from_be) != [word(16), word(20)]
     }
 
-    /// Whether something that was committed is in neither the log nor the database, now that it goes as far as `now`.
-    pub(super) fn is_cut(self, now: Option<Self>) -> bool {
-        let kept = now.filter(|now| now.salts == self.salts).map_or(0, |now| now.pages);
-        self.pages > self.moved && kept < self.pages
+    /// Whether something that was committed is in neither the log nor the database, now that so many pages of the log
+    /// read.
+    pub(super) fn is_cut(self, pages: u32) -> bool {
+        self.pages > self.moved && pages < self.pages
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::error;
 
 use super::log::Reach;
 use super::seal::{SealKey, SealKeyError, Segments};
-use super::store::{Store, connect, damage, is_damage};
+use super::store::{Store, connect, damage, is_damage, move_log};
 use super::worker::{Fresh, Thread};
 use super::{
     APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, Trouble, salvage, schema, worker,
@@ -127,7 +127,9 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal_key: &Arc<SealKey>) -> 
     }
     let reached = Reach::of(path).filter(|reached| !reached.is_of_another(path));
     let db = connect(path, options).map_err(failed)?;
-    if reached.is_some_and(|reached| reached.is_cut(Reach::of(path))) {
+    if let Some(reached) = reached
+        && reached.is_cut(move_log(&db).map_err(failed)?)
+    {
         return Err(Why::Damaged(damage("its log ends before it did")));
     }
     let version = schema::version(&db).map_err(failed)?;

@@ -348,6 +348,11 @@ fn page_size(db: &Connection) -> rusqlite::Result<u64> {
     db.prepare_cached("PRAGMA page_size")?.query_row([], |row| row.get(0))
 }
 
+/// Moves the log into the database; gives how many of its pages read.
+pub(super) fn move_log(db: &Connection) -> rusqlite::Result<u32> {
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
+}
+
 /// That the file is damaged, in a way that SQLite does not see.
 pub(super) fn damage(how: &str) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(
@@ -364,6 +369,8 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
             rusqlite::Error::InvalidColumnType(..)
                 | rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::IntegralValueOutOfRange(..)
+                // What we ask is right where the tables are.
+                | rusqlite::Error::SqlInputError { .. }
         )
 }
 

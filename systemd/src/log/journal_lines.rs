@@ -15,6 +15,7 @@ pub(super) fn start(filter: EnvFilter) -> Started {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .event_format(JournalLine)
+        .log_internal_errors(false)
         .try_init()
 }
 

@@ -60,6 +60,12 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
             die(&mut scene, *point, time, &mut random).with_context(|| format!("at {}", name(*point)))?;
             deaths += 1;
         }
+        if run.long {
+            scene.gateway.start()?;
+            scene.catch_up()?;
+            scene.gateway.kill()?;
+            deaths += 1;
+        }
         run.progress(name(*point).as_str());
     }
     scene.gateway.start()?;

@@ -16,8 +16,11 @@ mod descriptors;
 mod directory_down;
 mod disk_damage;
 mod disk_full;
+mod failing_disk;
 mod failpoints;
 mod flaps;
+mod flash_wear;
+mod full_disk;
 mod full_queue;
 mod handshake_flood;
 mod hostile;
@@ -34,6 +37,7 @@ mod outage;
 mod padding_oracle;
 mod partition;
 mod peer_crash;
+mod read_only_disk;
 mod rebinding;
 mod refusals;
 mod reload;
@@ -84,6 +88,10 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
+    Scenario { group: GATEWAY, name: "full-disk", run: full_disk::run },
+    Scenario { group: GATEWAY, name: "failing-disk", run: failing_disk::run },
+    Scenario { group: GATEWAY, name: "read-only-disk", run: read_only_disk::run },
+    Scenario { group: GATEWAY, name: "flash-wear", run: flash_wear::run },
     Scenario { group: GATEWAY, name: "spoilt-queue", run: spoilt_queue::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
     Scenario { group: GATEWAY, name: "modbus-units", run: modbus_units::run },
