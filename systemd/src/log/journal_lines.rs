@@ -14,8 +14,8 @@ pub(super) fn start(filter: EnvFilter) -> Started {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .event_format(JournalLine)
         .log_internal_errors(false)
+        .event_format(JournalLine)
         .try_init()
 }
 

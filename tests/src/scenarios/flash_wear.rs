@@ -10,14 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use crate::broker::Broker;
 use crate::gateway::{CLIENT, Gateway, Reader, gateway_town, mqtt_tables};
 use crate::plant::publish;
-use crate::process::Process;
+use crate::process::{PATIENCE, Process};
 use crate::publisher::Publisher;
 use crate::scenario::Run;
 
 /// Readings that come at once, and how often: 500 in a second.
 const BURST: u64 = 20;
 const EVERY: Duration = Duration::from_millis(40);
-/// How long idleness is watched.
+/// How long idleness is watched at a time: twice that is longer than from one ping to the next.
 const IDLE: Duration = Duration::from_secs(3);
 /// Most syncs in a second with 50 ms, of writing and of moving the log into the database now and then.
 const SYNCS: f64 = 20.0;
@@ -42,7 +42,8 @@ fn wear(run: &mut Run, spare: &str) -> Result<f64> {
     let town = gateway_town(&run.subfolder(spare)?)?;
     let mut broker = Broker::start(&town.folder, CLIENT)?;
     let settings = format!("[outbox]\nspare_flash = \"{spare}\"\n");
-    let mut gateway = Gateway::new(&town, &(mqtt_tables(&broker.address) + &settings))?;
+    let tables = mqtt_tables(&broker.address).replacen("version", "keep_alive = \"5s\"\nversion", 1);
+    let mut gateway = Gateway::new(&town, &(tables + &settings))?;
     gateway.start()?;
     broker.until("the agent's subscription", |view| view.subscribed)?;
     let mut reader = Reader::start(&town)?;
@@ -64,9 +65,10 @@ fn wear(run: &mut Run, spare: &str) -> Result<f64> {
         reader.until(Duration::from_millis(500), |_| false)?;
     }
     // The broker's next answer to a ping settles the last deliveries.
-    let since = Instant::now();
-    while watch_idle(&gateway)? != (0, 0) {
-        ensure!(since.elapsed() < crate::process::PATIENCE, "it never comes to rest");
+    let (since, mut quiet) = (Instant::now(), 0);
+    while quiet < 2 {
+        ensure!(since.elapsed() < PATIENCE, "it never comes to rest");
+        quiet = if watch_idle(&gateway)? == (0, 0) { quiet + 1 } else { 0 };
     }
     let (idle, idle_bytes) = watch_idle(&gateway)?;
     run.note(
@@ -117,7 +119,7 @@ impl Syncs {
             .context("strace is needed: apt-get install strace")?;
         let since = Instant::now();
         while !std::fs::read_to_string(&log)?.contains("attached") {
-            ensure!(since.elapsed() < crate::process::PATIENCE, "strace does not attach");
+            ensure!(since.elapsed() < PATIENCE, "strace does not attach");
             sleep(Duration::from_millis(10));
         }
         Ok(Self { strace, trace })
