@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use at_protocol::AtSign;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::commands::Handled;
 use crate::outbox::{OutboxError, Stat, stat_from_outside};
 use crate::payload::{Boot, ClockState};
 use crate::reach::{Reach, ServerStatus};
+use crate::standing::Standing;
 use crate::tally::{AdapterStatus, Tallies};
 
 /// What is looked at.
@@ -36,6 +38,8 @@ pub struct Look {
     pub receipts_refused: Arc<AtomicU64>,
     /// Commands, by how they ended.
     pub handled: Arc<Handled>,
+    /// Whether another box is this gateway.
+    pub standing: watch::Receiver<Standing>,
 }
 
 /// How an agent is.
@@ -55,6 +59,9 @@ pub struct Status {
     pub clock: ClockState,
     /// Memory in use (resident), in KiB; absent where the system does not say.
     pub memory_kib: Option<u64>,
+    /// Whether it alone is the gateway.
+    #[serde(default)]
+    pub standing: Standing,
     /// Its atServer.
     pub server: ServerStatus,
     /// Receipts of readers that were taken.
@@ -89,6 +96,7 @@ impl Look {
             now_ms: now.wall_ms(),
             clock: now.state,
             memory_kib: memory_kib(),
+            standing: self.standing.borrow().clone(),
             server: self.reach.look(),
             receipts: self.receipts.load(Ordering::Relaxed),
             receipts_refused: self.receipts_refused.load(Ordering::Relaxed),

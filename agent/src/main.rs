@@ -40,6 +40,7 @@ enum What {
         agent: tool::AgentArgs,
     },
     Reload(tool::Reload),
+    Claim(tool::Claim),
     Status(tool::Status),
     Tap(tool::Tap),
     Try(tool::Try),
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         What::Run { config, agent } => run(config.config, agent),
         What::Reload(reload) => reload.run(),
+        What::Claim(claim) => claim.run(),
         What::Check(check) => check.run(),
         What::Doctor(doctor) => doctor.run(),
         What::Ports(ports) => ports.run(),

@@ -29,6 +29,7 @@ use crate::outbox::{Expired, Opened, Outbox};
 use crate::payload::ClockState;
 use crate::reach::{Counted, Reach};
 use crate::reload::{Following, ReloadError};
+use crate::standing::{Guard, Guarded};
 use crate::uplink::Uplink;
 
 /// Receipts, and requests, that wait to be dealt with; when there are this many, nothing more is heard.
@@ -73,15 +74,16 @@ impl Agent {
         let client = connect::client(&self.loaded.config.gateway, &self.state, time, |file| Arc::new(file))?;
         let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
         let Opened { outbox, thread, salvaged } = opened;
-        if let Some(saved) = salvaged {
+        if let Some(saved) = &salvaged {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
         }
         if let Some(seen) = outbox.seen_s().await.context("ask the outbox what time it was")? {
             clock.not_before(seen);
         }
         info!(boot = %outbox.boot(), gateway = %self.loaded.config.gateway.atsign, "the outbox is open");
+        let guard = Guard::new(client.clone(), outbox.clone(), salvaged.is_some());
         let dialer = client.config().dialer.clone();
-        let result = self.run_with(outbox, client, clock, stop).await;
+        let result = self.run_with(outbox, client, guard, clock, stop).await;
         dialer.close(FAREWELL).await;
         tokio::task::spawn_blocking(move || thread.join()).await.context("close the outbox")?;
         result
@@ -92,6 +94,7 @@ impl Agent {
         self,
         outbox: Outbox,
         client: Client,
+        guard: Guard,
         clock: Arc<SystemClock>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -106,12 +109,14 @@ impl Agent {
         let time = Some(Arc::clone(&clock) as Arc<dyn TrustedTime>);
         let envelopes = Envelopes::on_time(client.clone(), Some(identity), known, time);
         let refusals = envelopes.refusals();
+        let guard = Arc::new(guard);
+        let sealing = ClientRoad {
+            envelopes: envelopes.clone(),
+            rules: rules_now.clone(),
+            namespace: namespace.clone(),
+        };
         let road = Counted {
-            road: ClientRoad {
-                envelopes: envelopes.clone(),
-                rules: rules_now.clone(),
-                namespace: namespace.clone(),
-            },
+            road: Guarded { road: sealing, guard: Arc::clone(&guard) },
             reach: Arc::clone(&reach),
             clock: Arc::clone(&clock),
         };
@@ -151,6 +156,7 @@ impl Agent {
             envelopes: envelopes.clone(),
             rules: rules_now,
             outbox: outbox.clone(),
+            guard: Arc::clone(&guard),
             namespace: namespace.clone(),
             receipts: to_uplink,
             requests: to_commands,
@@ -180,7 +186,11 @@ impl Agent {
             receipts: counted_receipts,
             receipts_refused: refusals,
             handled,
+            standing: guard.standing(),
         };
+        let (claim, claims) = mpsc::channel(1);
+        let stop_guard = adapters_stop.clone();
+        stages.spawn(async move { guard.run(claims, stop_guard).await.context("look for clones") });
         let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
         stages
             .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
@@ -212,7 +222,7 @@ impl Agent {
         let (reload, reloads) = mpsc::channel(1);
         match Place::take(self.socket.clone()) {
             Ok(place) => {
-                let desk = Desk { place, reload, look, taps: following.field.taps().clone() };
+                let desk = Desk { place, reload, claim, look, taps: following.field.taps().clone() };
                 let stop_desk = adapters_stop.clone();
                 stages.spawn(async move {
                     desk.run(stop_desk).await;

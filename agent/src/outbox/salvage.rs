@@ -43,7 +43,7 @@ pub(super) fn quarantine(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Each table with the number of columns in its primary key, which come first; `record` goes by itself.
-const TABLES: [(&str, usize); 12] = [
+const TABLES: [(&str, usize); 13] = [
     ("meta", 1),
     ("segment", 1),
     ("lane", 1),
@@ -56,6 +56,7 @@ const TABLES: [(&str, usize); 12] = [
     ("device_id", 1),
     ("command", 2),
     ("command_floor", 1),
+    ("claim", 1),
 ];
 
 /// Copies what reads and opens from the file `damaged` into `db`, which is new. Only errors of `db` are

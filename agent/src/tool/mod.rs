@@ -3,6 +3,7 @@
 
 mod agent;
 mod check;
+mod claim;
 mod doctor;
 mod peek;
 mod ports;
@@ -26,6 +27,7 @@ use clap::Args;
 
 pub use agent::AgentArgs;
 pub use check::Check;
+pub use claim::Claim;
 pub use doctor::Doctor;
 pub use peek::Peek;
 pub use ports::Ports;

@@ -13,6 +13,7 @@ use crate::look::Status as Seen;
 use crate::outbox::stat_from_outside;
 use crate::payload::ClockState;
 use crate::reach::Reached;
+use crate::standing::{FROZEN, Standing};
 use crate::tally::State;
 
 /// Show how the agent is: its connection, its adapters, what waits.
@@ -92,6 +93,15 @@ fn lines(seen: &Seen) -> Vec<String> {
         format!("clock            {clock}"),
         format!("atServer         {connection}"),
     ];
+    match &seen.standing {
+        Standing::Unknown | Standing::Alone => {}
+        Standing::Unwatched { why } => {
+            lines.push(format!("standing         a clone would go unnoticed: {why}"))
+        }
+        Standing::Frozen { other } => {
+            lines.push(format!("FROZEN           {FROZEN} (the other: boot {other})"))
+        }
+    }
     for (name, adapter) in adapters {
         let state = match adapter.state {
             State::Starting => "starting",

@@ -10,6 +10,7 @@ mod certificates;
 mod cheating_server;
 mod classic_peers;
 mod clock;
+mod clones;
 mod crash;
 mod demo;
 mod descriptors;
@@ -78,6 +79,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
+    Scenario { group: GATEWAY, name: "clones", run: clones::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
