@@ -210,11 +210,12 @@ impl Guard {
             Err(error) => return Err(error.into()),
         };
         let Claims { boots: former, frozen } = claims;
-        let verdict = match judge(found, own, &former) {
-            Verdict::Freeze(_) if self.forgetful && former.is_empty() => Verdict::Claim,
-            verdict => verdict,
-        };
-        match verdict {
+        let has_forgotten = self.forgetful && former.is_empty();
+        match judge(found, own, &former) {
+            Verdict::Freeze(_) if has_forgotten => {
+                self.take_over(found).await?;
+                self.turn(Standing::Alone);
+            }
             Verdict::Freeze(other) => {
                 if let Some(EpochRecord { boot, rival: None, .. }) = found
                     && !frozen
