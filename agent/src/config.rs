@@ -260,7 +260,7 @@ impl AgentConfig {
             let title = format!("cannot read {}: {cause}", ca.display());
             errors.push(sources.complaint(&["gateway", "ca"], &title, "expected a PEM file"));
         }
-        if let Err(cause) = keys::load(&self.gateway.keys) {
+        if let Err(cause) = keys::check(&self.gateway.keys) {
             let expected = "expected the file that `atedge onboard` wrote";
             errors.push(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
         }

@@ -8,6 +8,7 @@ use at_client::{Client, ClientConfig, ClientTls, Dialer, Directory, RecordKeeper
 use crate::config::GatewayConfig;
 use crate::keys;
 use crate::records::RecordFile;
+use crate::seal::Seal;
 
 /// In the state folder: the directory's records that were believed.
 const RECORDS: &str = "records.jsonl";
@@ -20,12 +21,13 @@ const RECORDS: &str = "records.jsonl";
 pub fn client(
     gateway: &GatewayConfig,
     state: &Path,
+    seal: Option<&Seal>,
     time: Arc<dyn TrustedTime>,
     keep: impl FnOnce(RecordFile) -> Arc<dyn RecordKeeper>,
 ) -> anyhow::Result<Client> {
     let trust = Trust::System { and: gateway.ca.clone() };
     let tls = ClientTls::with_time(&trust, time)?;
-    let keys = Arc::new(keys::load(&gateway.keys)?);
+    let (keys, _) = keys::load(&gateway.keys, seal)?;
     let mut directory = Directory::new(gateway.directory.clone(), tls.clone());
     let registrars = gateway.registrars();
     if !registrars.is_empty() {
@@ -35,7 +37,7 @@ pub fn client(
     let dialer = Dialer::new(tls, gateway.transport);
     Ok(Client::new(ClientConfig {
         atsign: gateway.atsign.clone(),
-        keys,
+        keys: Arc::new(keys),
         directory: Arc::new(directory),
         dialer,
     }))

@@ -26,6 +26,7 @@ pub mod reach;
 pub mod records;
 pub mod reload;
 pub mod run;
+pub mod seal;
 pub mod tally;
 pub mod tap;
 pub mod tool;

@@ -68,6 +68,7 @@ pub use worker::Thread;
 
 use crate::clock::Stamp;
 use crate::payload::{Boot, Lane, Receipt};
+use crate::seal::SealError;
 use store::Store;
 use worker::{Append, Call, Fresh, Request};
 
@@ -101,7 +102,7 @@ pub enum OutboxError {
         /// What SQLite said.
         cause: rusqlite::Error,
     },
-    /// The folder, the lock or the seal key.
+    /// The folder or the lock.
     #[error("cannot use {} for the outbox: {cause}", path.display())]
     Folder {
         /// Which file or folder.
@@ -109,6 +110,9 @@ pub enum OutboxError {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// The seal key.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The group that this call was in was not committed; nothing of it has happened. The log says why.
     #[error("the outbox could not store it")]
     NotStored,

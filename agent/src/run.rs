@@ -1,7 +1,7 @@
 //! The running agent: its tasks, and how they end.
 
 use std::future::pending;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +18,11 @@ use tracing::{error, info, warn};
 
 use crate::clock::{Clock, SystemClock};
 use crate::commands::{Commands, Declared, Handled};
-use crate::config::{Loaded, MetricsConfig};
+use crate::config::{GatewayConfig, Loaded, MetricsConfig};
 use crate::connect;
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
+use crate::keys;
 use crate::link::{ClientRoad, Ear, announce};
 use crate::look::Look;
 use crate::metrics::MetricsServer;
@@ -29,6 +30,7 @@ use crate::outbox::{Expired, Opened, Outbox};
 use crate::payload::ClockState;
 use crate::reach::{Counted, Reach};
 use crate::reload::{Following, ReloadError};
+use crate::seal::Seal;
 use crate::uplink::Uplink;
 
 /// Receipts, and requests, that wait to be dealt with; when there are this many, nothing more is heard.
@@ -37,8 +39,6 @@ const HEARD: usize = 64;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the farewell to the atServer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// In the state folder: the key by which the agent vouches for what it sends.
-const IDENTITY: &str = "identity.pem";
 /// In the state folder: what is known of readers.
 const CAPS: &str = "caps.jsonl";
 /// What the agent announces: it takes receipts, and sends none.
@@ -70,9 +70,14 @@ impl Agent {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
         let time = Arc::clone(&clock) as Arc<dyn TrustedTime>;
-        let client = connect::client(&self.loaded.config.gateway, &self.state, time, |file| Arc::new(file))?;
+        let gateway = &self.loaded.config.gateway;
         let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
-        let Opened { outbox, thread, salvaged } = opened;
+        let Opened { outbox, thread, salvaged, seal } = opened;
+        let client = connect::client(gateway, &self.state, Some(&seal), time, |file| Arc::new(file))?;
+        let identity = keys::identity(&self.state, &seal, CLAIMS)?;
+        if let Err(error) = keep_sealed(gateway, &self.state, &seal) {
+            warn!("{}; the next start tries again", OneLine(error.as_ref()));
+        }
         if let Some(saved) = salvaged {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
         }
@@ -81,7 +86,7 @@ impl Agent {
         }
         info!(boot = %outbox.boot(), gateway = %self.loaded.config.gateway.atsign, "the outbox is open");
         let dialer = client.config().dialer.clone();
-        let result = self.run_with(outbox, client, clock, stop).await;
+        let result = self.run_with(outbox, client, identity, clock, stop).await;
         dialer.close(FAREWELL).await;
         tokio::task::spawn_blocking(move || thread.join()).await.context("close the outbox")?;
         result
@@ -92,6 +97,7 @@ impl Agent {
         self,
         outbox: Outbox,
         client: Client,
+        identity: Identity,
         clock: Arc<SystemClock>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -101,7 +107,6 @@ impl Agent {
         let (reach, handled) = (Arc::<Reach>::default(), Arc::<Handled>::default());
         let counted_receipts = Arc::default();
         let (sending, rules_now) = watch::channel(config.send_rules());
-        let identity = Identity::open(&state.join(IDENTITY), "agent", CLAIMS)?;
         let known = Some(state.join(CAPS));
         let time = Some(Arc::clone(&clock) as Arc<dyn TrustedTime>);
         let envelopes = Envelopes::on_time(client.clone(), Some(identity), known, time);
@@ -244,6 +249,12 @@ impl Agent {
         watchdog.await.ok();
         result
     }
+}
+
+/// Seals the keys that are not, and, when everything is, lets go of the key that a credential has taken over from.
+fn keep_sealed(gateway: &GatewayConfig, state: &Path, seal: &Seal) -> anyhow::Result<()> {
+    keys::keep_sealed(&gateway.keys, state, seal)?;
+    Ok(seal.settle()?)
 }
 
 type Stages = JoinSet<anyhow::Result<()>>;

@@ -9,6 +9,8 @@ use atedge_adapters::StreamName;
 use atedge_adapters::report::Summary;
 use serde::{Deserialize, Serialize};
 
+use crate::seal::Place;
+
 /// How long records of streams that say nothing about it are kept.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -146,8 +148,10 @@ pub enum MinFree {
 /// How to open an outbox.
 #[derive(Clone, Debug)]
 pub struct OutboxOptions {
-    /// The folder of the database, its lock and its seal key.
+    /// The folder of the database and its lock.
     pub folder: PathBuf,
+    /// Where the seal key is.
+    pub seal: Place,
     /// Size of the database, in bytes, from which on it is full.
     pub max_bytes: u64,
     /// It is full as well when the file system has no more than this left.
@@ -167,8 +171,10 @@ pub struct OutboxOptions {
 impl OutboxOptions {
     /// An outbox in `folder` for `streams`: 512 MiB and no reserve, durable.
     pub fn new(folder: impl Into<PathBuf>, streams: BTreeMap<StreamName, StreamPolicy>) -> Self {
+        let folder = folder.into();
         Self {
-            folder: folder.into(),
+            seal: Place::of(&folder),
+            folder,
             max_bytes: 512 << 20,
             min_free: MinFree::Bytes(0),
             reserve: BTreeMap::new(),

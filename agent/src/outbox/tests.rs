@@ -1,5 +1,6 @@
 //! The outbox as its users see it, on a real file in a temporary folder.
 
+mod credential;
 mod damage;
 mod full;
 mod model;
@@ -384,7 +385,8 @@ async fn a_full_outbox_holds_appends_back_until_there_is_room() {
 #[tokio::test]
 async fn groups_are_told_to_the_sender_and_everything_is_written_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
-    let Opened { outbox, thread, salvaged } = Outbox::open(options(folder.path(), &["@ops"]), now()).unwrap();
+    let Opened { outbox, thread, salvaged, .. } =
+        Outbox::open(options(folder.path(), &["@ops"]), now()).unwrap();
     assert_eq!(salvaged, None);
     let mut on_the_way = Vec::new();
     for value in 0..100 {

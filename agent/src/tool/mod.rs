@@ -4,6 +4,7 @@
 mod agent;
 mod check;
 mod doctor;
+mod keys;
 mod peek;
 mod ports;
 mod queue;
@@ -27,6 +28,7 @@ use clap::Args;
 pub use agent::AgentArgs;
 pub use check::Check;
 pub use doctor::Doctor;
+pub use keys::Keys;
 pub use peek::Peek;
 pub use ports::Ports;
 pub use queue::Queue;

@@ -15,6 +15,7 @@ use super::Finding;
 use crate::clock::SystemClock;
 use crate::config::GatewayConfig;
 use crate::connect;
+use crate::seal::Seal;
 
 /// How long each step may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,15 +32,16 @@ impl RecordKeeper for Forgetful {
 }
 
 /// All steps, up to the first that fails.
-pub(super) async fn road(gateway: &GatewayConfig, state: &Path) -> Vec<Finding> {
-    let client =
-        match connect::client(gateway, state, Arc::new(SystemClock::start()), |_| Arc::new(Forgetful)) {
-            Ok(client) => client,
-            Err(error) => {
-                let why = OneLine(error.as_ref()).to_string();
-                return vec![Finding::skipped("atServer", format_args!("nobody can be asked: {why}"))];
-            }
-        };
+pub(super) async fn road(gateway: &GatewayConfig, state: &Path, seal: Option<&Seal>) -> Vec<Finding> {
+    let client = match connect::client(gateway, state, seal, Arc::new(SystemClock::start()), |_| {
+        Arc::new(Forgetful)
+    }) {
+        Ok(client) => client,
+        Err(error) => {
+            let why = OneLine(error.as_ref()).to_string();
+            return vec![Finding::skipped("atServer", format_args!("nobody can be asked: {why}"))];
+        }
+    };
     let mut findings = Vec::new();
     let found = timeout(PATIENCE, client.config().directory.find(&gateway.atsign)).await;
     let address = match found {

@@ -1,0 +1,71 @@
+//! `keys`: the gateway's keys, for whoever has to keep a copy of them.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use at_protocol::AtSign;
+use atedge_service::Exit;
+use atedge_service::files::create_private;
+use clap::{Args, Subcommand};
+
+use super::agent::StateArgs;
+use super::{Complaint, ConfigArgs, run, say};
+use crate::keys;
+use crate::seal::{Place, Seal};
+
+/// The keys of the atSigns that this gateway speaks for.
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Write the keys as a plain .atKeys file, to be kept elsewhere: who has that file has the atSign.
+    #[command(after_help = "Example: sudo atedge-agent keys export --to /run/gw.atKeys")]
+    Export(ExportArgs),
+}
+
+/// Which keys, and where to.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    state: StateArgs,
+    /// The new file, or `-` for standard output.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+}
+
+impl Keys {
+    /// Runs the command.
+    #[must_use]
+    pub fn run(self) -> Exit {
+        let Self::Export(args) = self;
+        run(async { args.export() })
+    }
+}
+
+impl ExportArgs {
+    fn export(&self) -> Result<Exit, Complaint> {
+        let gateway = self.config.offline()?.gateway;
+        self.write(&gateway.atsign, &gateway.keys)
+    }
+
+    fn write(&self, atsign: &AtSign, source: &atedge_adapters::SecretSource) -> Result<Exit, Complaint> {
+        let seal = Seal::look(Place::of(&self.state.state));
+        let (keys, _) = keys::load(source, seal.as_ref().ok()).map_err(|error| match seal {
+            Err(why) => Complaint::failed(format_args!("{error}: {why}")),
+            Ok(_) => Complaint::failed(error),
+        })?;
+        let json = keys.to_json(atsign);
+        if self.to.as_os_str() == "-" {
+            let written = std::io::stdout().write_all(json.as_bytes());
+            written.map_err(|error| Complaint::failed(format_args!("cannot write: {error}")))?;
+            return Ok(Exit::Done);
+        }
+        let (to, shown) = (&self.to, self.to.display());
+        create_private(to, json.as_bytes())
+            .map_err(|error| Complaint::failed(format_args!("cannot write {shown}: {error}")))?;
+        say(format_args!(
+            "the keys of {atsign} are in {shown}, plain: keep that file where nobody else comes"
+        ));
+        Ok(Exit::Done)
+    }
+}
