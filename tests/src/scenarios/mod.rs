@@ -47,6 +47,7 @@ mod server_crash;
 mod several_readers;
 mod silent_peers;
 mod slow_senders;
+mod stolen_disk;
 mod transcripts;
 mod udp_blocked;
 
@@ -78,6 +79,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
+    Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
