@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 use crate::seal::file::{self, Content, Lies, What};
 use crate::seal::{Seal, random_key};
 
-/// In the state folder: the key by which the agent vouches for what it sends.
-const IDENTITY: &str = "identity.pem";
+/// In the state folder: the key by which the agent vouches for what it sends as its gateway.
+pub const IDENTITY: &str = "identity.pem";
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +104,7 @@ pub fn load(source: &SecretSource, seal: Option<&Seal>) -> Result<(AtKeys, Lies)
 }
 
 /// Seals the keys that `source` refers to, if they lie in the folder `state`, which is the agent's own, and are not
-/// sealed yet, or with a key that is none any more.
+/// sealed yet.
 ///
 /// # Errors
 /// See [`KeysError`]; the file is as it was.
@@ -114,7 +114,7 @@ pub fn keep_sealed(source: &SecretSource, state: &Path, seal: &Seal) -> Result<(
         return Err(KeysError::Foreign(path.clone()));
     };
     match lies {
-        Lies::Sealed => return Ok(()),
+        Lies::Sealed | Lies::UnderFormer => return Ok(()),
         Lies::Plain if !is_within(path, state) => {
             warn!(
                 file = %path.display(),
@@ -122,7 +122,7 @@ pub fn keep_sealed(source: &SecretSource, state: &Path, seal: &Seal) -> Result<(
             );
             return Ok(());
         }
-        Lies::Plain | Lies::UnderFormer => {}
+        Lies::Plain => {}
     }
     file::write(path, seal, What::AtKeys, &text)
         .map_err(|cause| KeysError::Unsealed { path: path.clone(), cause })?;
@@ -141,13 +141,12 @@ pub(crate) fn is_within(path: &Path, folder: &Path) -> bool {
 ///
 /// # Errors
 /// See [`KeysError`].
-pub fn identity(state: &Path, seal: &Seal, claims: Claims) -> Result<Identity, KeysError> {
-    let path = state.join(IDENTITY);
+pub fn identity(path: &Path, seal: &Seal, claims: Claims) -> Result<Identity, KeysError> {
     let keep = |secret: &Ed25519Secret| {
-        file::write(&path, seal, What::Identity, &secret.to_pem())
-            .map_err(|cause| KeysError::Unsealed { path: path.clone(), cause })
+        file::write(path, seal, What::Identity, &secret.to_pem())
+            .map_err(|cause| KeysError::Unsealed { path: path.to_owned(), cause })
     };
-    let content = match read_file(&path) {
+    let content = match read_file(path) {
         Err(KeysError::Unreadable(SecretError::Unreadable { cause, .. }))
             if cause.kind() == io::ErrorKind::NotFound =>
         {
@@ -157,10 +156,10 @@ pub fn identity(state: &Path, seal: &Seal, claims: Claims) -> Result<Identity, K
         }
         content => content?,
     };
-    let unknown = || KeysError::Identity(path.clone());
+    let unknown = || KeysError::Identity(path.to_owned());
     let (text, lies) = content.open(seal, What::Identity).ok_or_else(unknown)?;
     let secret = Ed25519Secret::from_pem(&text).map_err(|_| unknown())?;
-    if lies != Lies::Sealed {
+    if lies == Lies::Plain {
         keep(&secret)?;
     }
     Ok(Identity::new(secret, "agent", claims, false))
@@ -210,7 +209,7 @@ mod tests {
 
         let seal = Seal::open(place.clone()).ok().unwrap();
         assert_eq!(lie(&seal), [Some(Lies::Plain), Some(Lies::Plain)]);
-        let made = identity(&state, &seal, Claims::default()).ok().unwrap();
+        let made = identity(&state.join(IDENTITY), &seal, Claims::default()).ok().unwrap();
         all_sealed(&seal);
         assert_eq!(lie(&seal), [Some(Lies::Sealed), Some(Lies::Plain)]);
         assert!(matches!(load(&sources[0], None), Err(KeysError::Locked(_))));
@@ -222,16 +221,26 @@ mod tests {
         pass(&mut place, 7);
         let seal = Seal::open(place.clone()).ok().unwrap();
         assert_eq!(lie(&seal)[0], Some(Lies::UnderFormer));
-        all_sealed(&seal);
-        assert_eq!(identity(&state, &seal, Claims::default()).ok().unwrap().public(), made.public());
+        file::follow(&state, &seal).unwrap();
+        assert_eq!(lie(&seal)[0], Some(Lies::Sealed));
+        assert_eq!(
+            identity(&state.join(IDENTITY), &seal, Claims::default()).ok().unwrap().public(),
+            made.public()
+        );
         seal.settle().unwrap();
         let seal = Seal::open(place.clone()).ok().unwrap();
         assert_eq!(lie(&seal)[0], Some(Lies::Sealed));
-        assert_eq!(identity(&state, &seal, Claims::default()).ok().unwrap().public(), made.public());
+        assert_eq!(
+            identity(&state.join(IDENTITY), &seal, Claims::default()).ok().unwrap().public(),
+            made.public()
+        );
 
         pass(&mut place, 8);
         let other = Seal::open(place).ok().unwrap();
         assert!(matches!(load(&sources[0], Some(&other)), Err(KeysError::Foreign(_))));
-        assert!(matches!(identity(&state, &other, Claims::default()), Err(KeysError::Identity(_))));
+        assert!(matches!(
+            identity(&state.join(IDENTITY), &other, Claims::default()),
+            Err(KeysError::Identity(_))
+        ));
     }
 }

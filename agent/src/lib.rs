@@ -31,3 +31,4 @@ pub mod tally;
 pub mod tap;
 pub mod tool;
 pub mod uplink;
+pub mod voice;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use at_protocol::AtSign;
+use atedge_adapters::DeviceName;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
@@ -14,6 +15,7 @@ use crate::outbox::{OutboxError, Stat, stat_from_outside};
 use crate::payload::{Boot, ClockState};
 use crate::reach::{Reach, ServerStatus};
 use crate::tally::{AdapterStatus, Tallies};
+use crate::voice::{Own, VoiceStatus};
 
 /// What is looked at.
 #[derive(Clone)]
@@ -30,10 +32,12 @@ pub struct Look {
     pub tallies: Tallies,
     /// The way to our atServer.
     pub reach: Arc<Reach>,
+    /// The devices with an atSign of their own.
+    pub own: Own,
     /// Receipts that were taken.
     pub receipts: Arc<AtomicU64>,
-    /// Receipts that were not known to be genuine.
-    pub receipts_refused: Arc<AtomicU64>,
+    /// Receipts that were not known to be genuine, of each atSign.
+    pub receipts_refused: Vec<Arc<AtomicU64>>,
     /// Commands, by how they ended.
     pub handled: Arc<Handled>,
 }
@@ -57,6 +61,9 @@ pub struct Status {
     pub memory_kib: Option<u64>,
     /// Its atServer.
     pub server: ServerStatus,
+    /// The devices with an atSign of their own.
+    #[serde(default)]
+    pub own: BTreeMap<String, VoiceStatus>,
     /// Receipts of readers that were taken.
     pub receipts: u64,
     /// Receipts that were not known to be genuine, or came again.
@@ -90,13 +97,18 @@ impl Look {
             clock: now.state,
             memory_kib: memory_kib(),
             server: self.reach.look(),
+            own: self.own.iter().map(own).collect(),
             receipts: self.receipts.load(Ordering::Relaxed),
-            receipts_refused: self.receipts_refused.load(Ordering::Relaxed),
+            receipts_refused: self.receipts_refused.iter().map(|one| one.load(Ordering::Relaxed)).sum(),
             commands: self.handled.look(),
             adapters: self.tallies.look(now.wall_ms()),
             queue,
         })
     }
+}
+
+fn own((device, (atsign, reach)): (&DeviceName, &(AtSign, Arc<Reach>))) -> (String, VoiceStatus) {
+    (device.to_string(), VoiceStatus { atsign: atsign.clone(), server: reach.look() })
 }
 
 fn memory_kib() -> Option<u64> {

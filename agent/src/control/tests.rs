@@ -18,6 +18,7 @@ use crate::look::{Look, Status};
 use crate::outbox::{Durability, Opened, Outbox, OutboxOptions};
 use crate::tally::{State, Tallies};
 use crate::tap::{Tapped, Taps};
+use crate::voice::Own;
 
 struct Bench {
     _folder: tempfile::TempDir,
@@ -43,7 +44,8 @@ pub(crate) fn look(folder: &Path) -> Look {
         tallies: Tallies::default(),
         reach: Arc::default(),
         receipts: Arc::default(),
-        receipts_refused: Arc::default(),
+        own: Own::default(),
+        receipts_refused: Vec::new(),
         handled: Arc::default(),
     }
 }

@@ -10,9 +10,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::seal::Segments;
+use super::share::Fresh;
 use super::store::{Store, connect, is_damage};
-use super::worker::{Fresh, Thread};
-use super::{APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, salvage, schema, worker};
+use super::worker::Thread;
+use super::{
+    APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, Share, salvage, schema, worker,
+};
 use crate::clock::Stamp;
 use crate::seal::{Seal, SealError};
 
@@ -44,16 +47,16 @@ impl Outbox {
         let in_folder = |cause| OutboxError::Folder { path: folder.clone(), cause };
         std::fs::create_dir_all(&folder).map_err(in_folder)?;
         let lock = lock(&folder)?;
+        let fresh = Arc::new(Fresh::new(&options.apart));
         let (store, salvaged) = open_store(options, now)?;
         let seal = store.segments.seal_key();
         let boot = store.boot;
         let (requests, received) = std::sync::mpsc::channel();
-        let fresh = Arc::new(Fresh::default());
         let failed = CancellationToken::new();
         let thread =
             worker::start(store, received, Arc::clone(&fresh), failed.clone(), lock).map_err(in_folder)?;
         let (appends, calls) = (Arc::new(Semaphore::new(APPENDS)), Arc::new(Semaphore::new(CALLS)));
-        let outbox = Outbox { requests, appends, calls, fresh, failed, boot };
+        let outbox = Outbox { requests, appends, calls, fresh, share: Share::Rest, failed, boot };
         Ok(Opened { outbox, thread, salvaged, seal })
     }
 }

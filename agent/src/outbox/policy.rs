@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use at_protocol::AtSign;
-use atedge_adapters::StreamName;
 use atedge_adapters::report::Summary;
+use atedge_adapters::{DeviceName, StreamName};
 use serde::{Deserialize, Serialize};
 
 use crate::seal::Place;
@@ -158,6 +158,8 @@ pub struct OutboxOptions {
     pub min_free: MinFree,
     /// Of the size, what only records of this priority, or more important ones, may take.
     pub reserve: BTreeMap<Priority, u64>,
+    /// Devices that are sent for by themselves: see [`Outbox::share`](super::Outbox::share).
+    pub apart: BTreeSet<DeviceName>,
     /// The streams that are configured.
     pub streams: BTreeMap<StreamName, StreamPolicy>,
     /// How long a group waits for more to share its COMMIT.
@@ -178,6 +180,7 @@ impl OutboxOptions {
             max_bytes: 512 << 20,
             min_free: MinFree::Bytes(0),
             reserve: BTreeMap::new(),
+            apart: BTreeSet::new(),
             streams,
             linger: Duration::ZERO,
             durability: Durability::Full,

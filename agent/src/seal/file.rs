@@ -108,6 +108,31 @@ pub fn write(path: &Path, seal: &Seal, what: What, text: &str) -> io::Result<()>
     }
 }
 
+/// Seals anew what lies below `folder` and was sealed with a key that a credential has taken over from.
+///
+/// # Errors
+/// When one of the files cannot be written; those after it are as they were.
+pub fn follow(folder: &Path, seal: &Seal) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() {
+            follow(&path, seal)?;
+        }
+        // Most is neither text nor small. A socket or a link is nothing of ours.
+        let Some((Content::Sealed(sealed), _)) = kind.is_file().then(|| Content::read(&path).ok()).flatten()
+        else {
+            continue;
+        };
+        for what in [What::AtKeys, What::Identity] {
+            if let Some((text, Lies::UnderFormer)) = Content::Sealed(sealed.clone()).open(seal, what) {
+                write(&path, seal, what, &text)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Place;

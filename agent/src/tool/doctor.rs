@@ -90,11 +90,13 @@ impl Doctor {
         };
         findings.push(here::disk(state, config.outbox.max.get()));
         findings.push(at_rest::keys(&config.gateway.keys, state, seal));
+        let own = config.device.values().map(|device| at_rest::keys(&device.keys, state, seal));
+        findings.extend(own);
         findings.extend(here::ports(&config.adapter));
         if self.offline {
             findings.push(Finding::skipped("atServer", "--offline"));
         } else {
-            findings.extend(there::road(&config.gateway, state, seal).await);
+            findings.extend(there::road(&config, state, seal).await);
         }
         findings
     }

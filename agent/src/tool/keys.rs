@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use at_protocol::AtSign;
+use atedge_adapters::{DeviceName, SecretSource};
 use atedge_service::Exit;
 use atedge_service::files::create_private;
 use clap::{Args, Subcommand};
@@ -28,6 +29,9 @@ pub struct ExportArgs {
     config: ConfigArgs,
     #[command(flatten)]
     state: StateArgs,
+    /// Those of this device, which has an atSign of its own; those of the gateway without.
+    #[arg(long, value_name = "NAME")]
+    device: Option<DeviceName>,
     /// The new file, or `-` for standard output.
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
@@ -44,11 +48,17 @@ impl Keys {
 
 impl ExportArgs {
     fn export(&self) -> Result<Exit, Complaint> {
-        let gateway = self.config.offline()?.gateway;
-        self.write(&gateway.atsign, &gateway.keys)
+        let config = self.config.offline()?;
+        let Some(name) = &self.device else {
+            return self.write(&config.gateway.atsign, &config.gateway.keys);
+        };
+        let no_such =
+            || Complaint::usage(format_args!("{name} has no atSign of its own: there is no [device.{name}]"));
+        let device = config.device.get(name).ok_or_else(no_such)?;
+        self.write(&device.atsign, &device.keys)
     }
 
-    fn write(&self, atsign: &AtSign, source: &atedge_adapters::SecretSource) -> Result<Exit, Complaint> {
+    fn write(&self, atsign: &AtSign, source: &SecretSource) -> Result<Exit, Complaint> {
         let seal = Seal::look(Place::of(&self.state.state));
         let (keys, _) = keys::load(source, seal.as_ref().ok()).map_err(|error| match seal {
             Err(why) => Complaint::failed(format_args!("{error}: {why}")),

@@ -30,6 +30,7 @@ mod moving;
 mod noisy_tenant;
 mod one_connection;
 mod outage;
+mod own_atsigns;
 mod padding_oracle;
 mod partition;
 mod peer_crash;
@@ -77,6 +78,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
+    Scenario { group: GATEWAY, name: "own-atsigns", run: own_atsigns::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
     Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
