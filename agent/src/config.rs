@@ -311,7 +311,7 @@ impl AgentConfig {
     pub fn check_device_keys(&self, sources: &Sources) -> Vec<ConfigError> {
         let complain = |(name, device): (&DeviceName, &DeviceConfig)| {
             let cause = keys::check(&device.keys).err()?.to_string();
-            let expected = "expected the file that `atedge onboard` or `atedge enroll` wrote for it";
+            let expected = "expected the file that `atedge onboard` wrote for it";
             Some(sources.complaint(&["device", name.as_str(), "keys"], &cause, expected))
         };
         self.device.iter().filter_map(complain).collect()

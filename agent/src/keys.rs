@@ -33,8 +33,8 @@ pub enum KeysError {
     },
     /// It is sealed with another key, or damaged.
     #[error(
-        "{} does not open with the seal key of this gateway: it is damaged, or was sealed elsewhere; put back what \
-         `atedge-agent keys export` wrote, or make new keys with `atedge enroll`",
+        "{} does not open with the seal key of this gateway: it is damaged, or was sealed elsewhere; put back a plain \
+         copy of it, such as `atedge-agent keys export` wrote",
         .0.display()
     )]
     Foreign(PathBuf),

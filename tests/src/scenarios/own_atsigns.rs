@@ -150,8 +150,8 @@ fn command(town: &Town, atsign: &str, device: &str, wait: &str) -> Result<Option
     let ended = run_command("cmd", &mut command, &town.folder)?;
     let said = String::from_utf8_lossy(&ended.stdout).into_owned();
     let states = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let states = states.filter_map(|line| Some(line["payload"]["state"].as_str()?.to_owned()));
-    Ok(states.last())
+    let mut states = states.filter_map(|line| Some(line["payload"]["state"].as_str()?.to_owned()));
+    Ok(states.next_back())
 }
 
 /// Sockets for UDP of a process, and connections over TCP to a port.

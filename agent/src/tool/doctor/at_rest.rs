@@ -92,9 +92,7 @@ pub(super) fn keys(source: &SecretSource, state: &Path, seal: Option<&Seal>) -> 
             error,
             "that is as it should be while the agent does not run and the seal key is a credential",
         ),
-        Err(error) => {
-            Finding::bad(what, error, "`keys` names the file that `atedge onboard` or `atedge enroll` wrote")
-        }
+        Err(error) => Finding::bad(what, error, "`keys` names the file that `atedge onboard` wrote"),
     }
 }
 

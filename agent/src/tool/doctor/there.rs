@@ -67,7 +67,7 @@ async fn own(way: &Way, name: &DeviceName, device: &DeviceConfig, seal: Option<&
         Ok(Err(error)) => Finding::bad(
             what,
             format_args!("{name}: {error}"),
-            "its readings wait, the others go on; use the keys that `atedge onboard` or `atedge enroll` wrote for it",
+            "its readings wait, the others go on; use the keys that `atedge onboard` wrote for it",
         ),
         Err(_) => Finding::bad(what, format_args!("{name}: no answer in time"), "check the network"),
     }
