@@ -218,7 +218,7 @@ impl Ear {
             return Ok(false);
         };
         match incoming.name.as_str().parse::<RpcName>() {
-            Ok(rpc) if rpc.kind == Kind::Request && rpc.base == self.namespace => {
+            Ok(rpc) if rpc.kind == Kind::Request && rpc.base == self.namespace && self.is_for_us(&rpc) => {
                 if !self.guard.may_act() {
                     warn!(from = %incoming.from, "a command is left undone: this gateway is frozen");
                     return Ok(false);
@@ -228,6 +228,12 @@ impl Ear {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Whether the device that is asked something answers as this atSign.
+    fn is_for_us(&self, request: &RpcName) -> bool {
+        let device = request.domain.strip_prefix("cmd.").and_then(|device| device.parse().ok());
+        device.is_some_and(|device| self.outbox.is_for(&device))
     }
 
     /// Takes a receipt from a reader of the stream, once, and in an envelope if the reader has those.

@@ -52,6 +52,8 @@ enum What {
     Sim(tool::Sim),
     #[command(subcommand)]
     Queue(tool::Queue),
+    #[command(subcommand)]
+    Keys(tool::Keys),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         What::Scan(scan) => scan.run(),
         What::Peek(peek) => peek.run(),
         What::Queue(queue) => queue.run(),
+        What::Keys(keys) => keys.run(),
         What::Status(status) => status.run(),
         What::Tap(tap) => tap.run(),
         What::Try(attempt) => attempt.run(),

@@ -12,6 +12,7 @@ use crate::payload::ClockState;
 use crate::reach::Reached;
 use crate::standing::Standing;
 use crate::tally::{Counts, State};
+use crate::voice::VoiceStatus;
 
 /// The states of an adapter, each a series.
 const STATES: [(State, &str); 5] = [
@@ -75,6 +76,15 @@ fn agent(page: &mut Page, status: &Status) {
     }
     let reached = u8::from(server.reached == Reached::Yes);
     page.one("atedge_server_reached", "gauge", "Whether our atServer answered last.", reached);
+    page.metric(
+        "atedge_device_server_reached",
+        "gauge",
+        "The same of each device with an atSign of its own.",
+    );
+    for (device, VoiceStatus { atsign, server }) in &status.own {
+        let labels = [("device", device.as_str()), ("atsign", &atsign.to_string())];
+        page.sample("atedge_device_server_reached", &labels, u8::from(server.reached == Reached::Yes));
+    }
     page.one(
         "atedge_server_reconnects_total",
         "counter",

@@ -19,6 +19,7 @@ use crate::outbox::{Durability, Opened, Outbox, OutboxOptions};
 use crate::standing::{Claimed, Claiming, Standing};
 use crate::tally::{State, Tallies};
 use crate::tap::{Tapped, Taps};
+use crate::voice::Own;
 
 struct Bench {
     _folder: tempfile::TempDir,
@@ -45,7 +46,8 @@ pub(crate) fn look(folder: &Path) -> Look {
         tallies: Tallies::default(),
         reach: Arc::default(),
         receipts: Arc::default(),
-        receipts_refused: Arc::default(),
+        own: Own::default(),
+        receipts_refused: Vec::new(),
         handled: Arc::default(),
         standing: watch::channel(Standing::default()).1,
     }

@@ -76,7 +76,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     let opened = std::fs::read_to_string(&valve)?;
     ensure!(opened.lines().count() == 1, "carried out {} times", opened.lines().count());
 
-    let ids: Vec<String> = reader.records["process"].iter().map(|record| id(record)).collect();
+    let ids: Vec<String> = reader.records["process"].iter().map(id).collect();
     let distinct: std::collections::BTreeSet<&String> = ids.iter().collect();
     ensure!(distinct.len() == ids.len(), "a number was given twice");
     run.note("records", ids.len());

@@ -31,6 +31,7 @@ mod moving;
 mod noisy_tenant;
 mod one_connection;
 mod outage;
+mod own_atsigns;
 mod padding_oracle;
 mod partition;
 mod peer_crash;
@@ -48,6 +49,7 @@ mod server_crash;
 mod several_readers;
 mod silent_peers;
 mod slow_senders;
+mod stolen_disk;
 mod transcripts;
 mod udp_blocked;
 
@@ -77,9 +79,11 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
+    Scenario { group: GATEWAY, name: "own-atsigns", run: own_atsigns::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
     Scenario { group: GATEWAY, name: "clones", run: clones::run },
+    Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
