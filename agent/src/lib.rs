@@ -13,6 +13,7 @@ pub mod config;
 pub mod connect;
 pub mod control;
 pub mod difference;
+pub mod failpoint;
 pub mod field;
 pub mod intake;
 pub mod keys;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::commands::Request;
+use crate::failpoint::Failpoint;
 use crate::outbox::{Outbox, OutboxError, Receipted};
 use crate::payload::{NoteId, Receipt, name};
 use crate::standing::Guard;
@@ -191,7 +192,9 @@ impl Ear {
                         let millis = u64::try_from(incoming.epoch_millis).unwrap_or(0);
                         let urgent = self.hear(incoming, &mut heard_before).await?;
                         if let Some(millis) = place.reach(millis, urgent) {
+                            Failpoint::HeardBefore.pass();
                             self.outbox.set_heard_until(millis).await?;
+                            Failpoint::HeardAfter.pass();
                         }
                     }
                     Err(error) => {
@@ -264,7 +267,10 @@ impl Ear {
                 return Ok(());
             }
         };
-        match self.outbox.receipt(from.clone(), device, stream, receipt).await? {
+        Failpoint::ReceiptHeard.pass();
+        let taken = self.outbox.receipt(from.clone(), device, stream, receipt).await?;
+        Failpoint::ReceiptTaken.pass();
+        match taken {
             // The uplink has ended only when the agent stops.
             Some(receipt) => drop(self.receipts.send(receipt).await),
             None => debug!(%from, name, "a receipt for nothing that was sent"),

@@ -11,9 +11,9 @@ use atedge_service::{Exit, OneLine, config::layered, init_tracing, stop_signal};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What `--version` says. A build that acknowledges too early, to prove that tests notice, says so.
-const VERSION: &str = match cfg!(feature = "sabotage") {
-    true => concat!(env!("CARGO_PKG_VERSION"), "+sabotage"),
+/// What `--version` says. A build that can be told to fail, for tests, says so.
+const VERSION: &str = match cfg!(feature = "failpoints") {
+    true => concat!(env!("CARGO_PKG_VERSION"), "+failpoints"),
     false => env!("CARGO_PKG_VERSION"),
 };
 

@@ -17,6 +17,7 @@ mod descriptors;
 mod directory_down;
 mod disk_damage;
 mod disk_full;
+mod failpoints;
 mod flaps;
 mod full_queue;
 mod handshake_flood;
@@ -75,6 +76,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "reload", run: reload::run },
     Scenario { group: GATEWAY, name: "crash", run: crash::run },
     Scenario { group: GATEWAY, name: "crash-sabotaged", run: crash::run_sabotaged },
+    Scenario { group: GATEWAY, name: "failpoints", run: failpoints::run },
+    Scenario { group: GATEWAY, name: "failpoints-sabotaged", run: failpoints::run_sabotaged },
     Scenario { group: ROAD, name: "all-killed", run: all_killed::run },
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
