@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use at_protocol::AtSign;
+use atedge_adapters::DeviceName;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
@@ -42,6 +43,8 @@ use schedule::{Action, Schedule};
 /// A notification on its way out, not yet sealed.
 #[derive(Debug, Clone, Copy)]
 pub struct Note<'a> {
+    /// Who says it.
+    pub device: &'a DeviceName,
     /// To whom.
     pub to: &'a AtSign,
     /// The id that it must have; any, where absent.
@@ -186,7 +189,14 @@ impl<R: Road> Uplink<R> {
                 };
                 let id = NoteId::new(lane.boot, first, attempt);
                 let name = name::telemetry(&lane.device, &lane.stream, &self.namespace);
-                let note = Note { to: &key.reader, id: Some(&id), name: &name, plain: &json, ttln };
+                let note = Note {
+                    device: &lane.device,
+                    to: &key.reader,
+                    id: Some(&id),
+                    name: &name,
+                    plain: &json,
+                    ttln,
+                };
                 Failpoint::SendBefore.pass();
                 let sent = self.road.notify(note).await;
                 Failpoint::SendAfter.pass();

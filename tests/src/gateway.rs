@@ -50,6 +50,33 @@ impl Gateway {
         Ok(Self { program, config, folder: town.folder.clone(), process: None })
     }
 
+    /// What somebody has who copies its disk to another box. It must not run.
+    ///
+    /// # Errors
+    /// A file cannot be copied.
+    pub fn cloned(&self, folder: &Path) -> Result<Self> {
+        let config = folder.join("agent.toml");
+        std::fs::create_dir_all(folder.join("agent"))?;
+        std::fs::copy(&self.config, &config)?;
+        for file in std::fs::read_dir(self.folder.join("agent"))? {
+            let file = file?;
+            if file.file_type()?.is_file() {
+                std::fs::copy(file.path(), folder.join("agent").join(file.file_name()))?;
+            }
+        }
+        Ok(Self { program: self.program.clone(), config, folder: folder.to_owned(), process: None })
+    }
+
+    /// How it says that it is.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let output = run("status", self.ask("status", false).arg("--json"), &self.folder)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&said).with_context(|| format!("`status` said {said}"))
+    }
+
     /// Has its stream require this of readers, as a TOML list, from its next start on.
     ///
     /// # Errors
@@ -138,15 +165,6 @@ impl Gateway {
         command
     }
 
-    /// What it says of itself while it runs; nothing where it does not answer.
-    ///
-    /// # Errors
-    /// It cannot be asked.
-    pub fn status(&self) -> Result<serde_json::Value> {
-        let output = run("status", self.ask("status", false).arg("--json"), &self.folder)?;
-        Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
-    }
-
     /// Looks until it says of its disk that it takes nothing, or that it does; how long that took.
     ///
     /// # Errors
@@ -154,7 +172,8 @@ impl Gateway {
     pub fn until_disk(&self, takes: bool) -> Result<Duration> {
         let since = Instant::now();
         loop {
-            let status = self.status()?;
+            // Its queue may not let itself be looked at.
+            let status = self.status().unwrap_or_default();
             if status["running"] == true && status["agent"]["disk"].is_null() == takes {
                 return Ok(since.elapsed());
             }

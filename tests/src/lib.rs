@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod broker;
+pub mod canary;
 pub mod commander;
 pub mod crowd;
 pub mod federation;

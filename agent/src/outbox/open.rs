@@ -10,18 +10,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::log::Reach;
-use super::seal::{SealKey, SealKeyError, Segments};
+use super::seal::Segments;
+use super::share::Fresh;
 use super::store::{Store, connect, damage, is_damage, move_log};
-use super::worker::{Fresh, Thread};
+use super::worker::Thread;
 use super::{
-    APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, Trouble, salvage, schema, worker,
+    APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, Share, Trouble, salvage, schema,
+    worker,
 };
 use crate::clock::Stamp;
+use crate::seal::{Seal, SealError};
 
 /// Keeps a second agent out; held by the thread. Holds something once there is a database.
 const LOCK: &str = "outbox.lock";
-/// The key that wraps the segment keys.
-pub(super) const SEAL_KEY: &str = "seal.key";
 
 /// An outbox at work.
 pub struct Opened {
@@ -31,6 +32,8 @@ pub struct Opened {
     pub thread: Thread,
     /// What was saved, if the file was damaged.
     pub salvaged: Option<Salvaged>,
+    /// The seal key.
+    pub seal: Arc<Seal>,
 }
 
 impl Outbox {
@@ -44,17 +47,18 @@ impl Outbox {
         let in_folder = |cause| OutboxError::Folder { path: folder.clone(), cause };
         std::fs::create_dir_all(&folder).map_err(in_folder)?;
         let lock = lock(&folder)?;
+        let fresh = Arc::new(Fresh::new(&options.apart));
         let (store, salvaged) = open_store(options, now)?;
+        let seal = store.segments.seal_key();
         let boot = store.boot;
         let (requests, received) = std::sync::mpsc::channel();
-        let fresh = Arc::new(Fresh::default());
         let (failed, trouble) = (CancellationToken::new(), Trouble::default());
         let told =
             worker::Told { fresh: Arc::clone(&fresh), trouble: trouble.clone(), failed: failed.clone() };
         let thread = worker::start(store, received, told, lock).map_err(in_folder)?;
         let (appends, calls) = (Arc::new(Semaphore::new(APPENDS)), Arc::new(Semaphore::new(CALLS)));
-        let outbox = Outbox { requests, appends, calls, fresh, failed, trouble, boot };
-        Ok(Opened { outbox, thread, salvaged })
+        let outbox = Outbox { requests, appends, calls, fresh, share: Share::Rest, failed, trouble, boot };
+        Ok(Opened { outbox, thread, salvaged, seal })
     }
 }
 
@@ -78,16 +82,28 @@ pub(super) fn open_store(
     options: OutboxOptions,
     now: Stamp,
 ) -> Result<(Store, Option<Salvaged>), OutboxError> {
+    let seal = Arc::new(Seal::open(options.seal.clone())?);
+    let (mut store, salvaged) = open_or_salvage(options, &seal, now)?;
+    if seal.takes_over() {
+        let path = store.options.folder.join(FILE);
+        store.rewrap().map_err(|cause| OutboxError::Open { path, cause })?;
+    }
+    Ok((store, salvaged))
+}
+
+fn open_or_salvage(
+    options: OutboxOptions,
+    seal: &Arc<Seal>,
+    now: Stamp,
+) -> Result<(Store, Option<Salvaged>), OutboxError> {
     let path = options.folder.join(FILE);
-    let (seal_key, key_is_new) = seal_key(&options.folder)?;
-    let seal_key = Arc::new(seal_key);
-    let without_its_key = key_is_new && path.exists();
+    let without_its_key = seal.is_new() && path.exists();
     let mut salvaged = None;
     if without_its_key || salvage::is_due(&path) {
-        salvaged = Some(salvage::repair(&options, &seal_key, now)?);
+        salvaged = Some(salvage::repair(&options, seal, now)?);
     }
     loop {
-        match open_whole(&path, &options, &seal_key) {
+        match open_whole(&path, &options, seal) {
             Ok(store) => {
                 // From now on an empty file is no new one.
                 let lock = options.folder.join(LOCK);
@@ -99,7 +115,7 @@ pub(super) fn open_store(
             }
             Err(Why::Damaged(cause)) if salvaged.is_none() => {
                 error!(%cause, "the outbox cannot be read");
-                salvaged = Some(salvage::repair(&options, &seal_key, now)?);
+                salvaged = Some(salvage::repair(&options, seal, now)?);
             }
             Err(Why::Damaged(cause)) => return Err(OutboxError::Open { path, cause }),
             Err(Why::Other(error)) => return Err(error),
@@ -116,7 +132,7 @@ enum Why {
 }
 
 /// Opens the file that is there, or a new one.
-fn open_whole(path: &Path, options: &OutboxOptions, seal_key: &Arc<SealKey>) -> Result<Store, Why> {
+fn open_whole(path: &Path, options: &OutboxOptions, seal: &Arc<Seal>) -> Result<Store, Why> {
     let failed = |cause: rusqlite::Error| match is_damage(&cause) {
         true => Why::Damaged(cause),
         false => Why::Other(OutboxError::Open { path: path.to_owned(), cause }),
@@ -136,32 +152,15 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal_key: &Arc<SealKey>) -> 
     if version > schema::VERSION {
         return Err(Why::Other(OutboxError::Version { path: path.to_owned(), version }));
     }
-    let segments = Segments::new(Arc::clone(seal_key));
+    let segments = Segments::new(Arc::clone(seal));
     let newest = "SELECT id, wrapped FROM segment ORDER BY id DESC LIMIT 1";
     let newest: Option<(i64, Vec<u8>)> =
         db.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(failed)?;
     if newest.is_some_and(|(id, wrapped)| !segments.is_ours(id, &wrapped)) {
+        if seal.is_suspect() {
+            return Err(Why::Other(SealError::Another(options.folder.clone()).into()));
+        }
         return Err(Why::Damaged(damage("its keys do not open with this seal key")));
     }
     Store::begin(db, options.clone(), segments, 0).map_err(failed)
-}
-
-/// The seal key, and whether it was made just now. A key file that holds no key is moved away.
-fn seal_key(folder: &Path) -> Result<(SealKey, bool), OutboxError> {
-    let path = folder.join(SEAL_KEY);
-    let failed = |cause| OutboxError::Folder { path: path.clone(), cause };
-    let was_there = path.exists();
-    match SealKey::open_or_create(&path) {
-        Ok(key) => Ok((key, !was_there)),
-        Err(SealKeyError::Io(cause)) => Err(failed(cause)),
-        Err(SealKeyError::Malformed) => {
-            error!(file = %path.display(), "the seal key is damaged; what was sealed with it cannot be read");
-            std::fs::rename(&path, folder.join("seal.key.damaged")).map_err(failed)?;
-            match SealKey::open_or_create(&path) {
-                Ok(key) => Ok((key, true)),
-                Err(SealKeyError::Io(cause)) => Err(failed(cause)),
-                Err(cause @ SealKeyError::Malformed) => Err(failed(std::io::Error::other(cause))),
-            }
-        }
-    }
 }

@@ -14,12 +14,13 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row, params_from_iter};
 use tracing::error;
 
-use super::seal::{SealKey, Segments};
+use super::seal::Segments;
 use super::store::{LaneId, Store, connect, number, text};
 use super::{FILE, OutboxError, OutboxOptions};
 use crate::clock::Stamp;
 use crate::failpoint::Failpoint;
 use crate::payload::Boot;
+use crate::seal::Seal;
 
 /// What was saved from a damaged outbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,11 +65,7 @@ fn target(path: &Path) -> Option<PathBuf> {
 
 /// Moves the damaged database of `options` away, and puts a new one in its place, with what still reads. `now`
 /// gives it an epoch when the damaged one no longer says its own.
-pub(super) fn repair(
-    options: &OutboxOptions,
-    seal_key: &Arc<SealKey>,
-    now: Stamp,
-) -> Result<Salvaged, OutboxError> {
+pub(super) fn repair(options: &OutboxOptions, seal: &Arc<Seal>, now: Stamp) -> Result<Salvaged, OutboxError> {
     let (path, new) = (options.folder.join(FILE), options.folder.join(NEW));
     let in_folder = |cause| OutboxError::Folder { path: options.folder.clone(), cause };
     let damaged = quarantine(&path).map_err(in_folder)?;
@@ -78,7 +75,7 @@ pub(super) fn repair(
         unless_missing(std::fs::remove_file(file)).map_err(in_folder)?;
     }
     let opened = |cause| OutboxError::Open { path: new.clone(), cause };
-    let saved = rebuild(options, seal_key, &new, &damaged, now).map_err(opened)?;
+    let saved = rebuild(options, seal, &new, &damaged, now).map_err(opened)?;
     Failpoint::Salvaged.pass();
     let replace = || {
         std::fs::rename(&new, &path)?;
@@ -93,13 +90,13 @@ pub(super) fn repair(
 /// Makes the database `new`, with what still reads of `damaged`; all of it in the one file.
 fn rebuild(
     options: &OutboxOptions,
-    seal_key: &Arc<SealKey>,
+    seal: &Arc<Seal>,
     new: &Path,
     damaged: &Path,
     now: Stamp,
 ) -> rusqlite::Result<Salvaged> {
     let mut db = connect(new, options)?;
-    let segments = Segments::new(Arc::clone(seal_key));
+    let segments = Segments::new(Arc::clone(seal));
     let saved = salvage(&mut db, damaged, &segments)?;
     // Without the old epoch, the seconds since 1970: no outbox was started that often.
     let at_least = if saved.epoch_known { 0 } else { u64::try_from(now.wall_us / 1_000_000).unwrap_or(0) };
@@ -148,7 +145,7 @@ fn unless_missing(done: io::Result<()>) -> io::Result<()> {
 }
 
 /// Each table with the number of columns in its primary key, which come first; `record` goes by itself.
-const TABLES: [(&str, usize); 12] = [
+const TABLES: [(&str, usize); 13] = [
     ("meta", 1),
     ("segment", 1),
     ("lane", 1),
@@ -161,6 +158,7 @@ const TABLES: [(&str, usize); 12] = [
     ("device_id", 1),
     ("command", 2),
     ("command_floor", 1),
+    ("claim", 1),
 ];
 
 /// Copies what reads and opens from the file `damaged` into `db`, which is new. Only errors of `db` are

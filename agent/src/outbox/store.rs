@@ -133,8 +133,8 @@ impl Store {
 
     /// What is configured from now on; the place on disk and how it is written stay as they were opened.
     pub(super) fn configure(&mut self, options: OutboxOptions) -> rusqlite::Result<()> {
-        let OutboxOptions { folder, durability, vfs, .. } = self.options.clone();
-        self.options = OutboxOptions { folder, durability, vfs, ..options };
+        let OutboxOptions { folder, seal, durability, vfs, .. } = self.options.clone();
+        self.options = OutboxOptions { folder, seal, durability, vfs, ..options };
         self.follow_readers()
     }
 
@@ -167,6 +167,23 @@ impl Store {
     /// The lanes that grew in the last group; they are told once.
     pub(super) fn take_grown(&mut self) -> Grown {
         std::mem::take(&mut self.grown)
+    }
+
+    /// Wraps anew the keys that a former seal key has wrapped, and leaves nothing of how they were.
+    pub(super) fn rewrap(&mut self) -> rusqlite::Result<()> {
+        self.db.pragma_update(None, "secure_delete", true)?;
+        self.group(|store| {
+            let mut select = store.db.prepare("SELECT id, wrapped FROM segment")?;
+            let all = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+            for (id, wrapped) in all.collect::<Result<Vec<(i64, _)>, _>>()? {
+                if let Some(wrapped) = store.segments.rewrap(id, &wrapped) {
+                    store.db.execute("UPDATE segment SET wrapped = ? WHERE id = ?", params![wrapped, id])?;
+                }
+            }
+            Ok(())
+        })?;
+        self.db.pragma_update(None, "secure_delete", false)?;
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
     /// After the disk failed under a commit, what the page cache says may not be on disk. A new connection

@@ -2,18 +2,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use atedge_adapters::StreamName;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::room::Room;
-use super::store::{Grown, Store, is_damage, is_disk_failure, is_passing};
+use super::share::Fresh;
+use super::store::{Store, is_damage, is_disk_failure, is_passing};
 use super::{Appended, Capture, Trouble};
 use crate::failpoint::{Failpoint, is_sabotaged};
 
@@ -56,33 +57,6 @@ pub(super) enum Request {
     Append(Append),
     /// Anything else.
     Call(Box<dyn Call>),
-}
-
-/// The lanes that grew, for the one who sends them on.
-#[derive(Default)]
-pub(super) struct Fresh {
-    lanes: Mutex<Grown>,
-    wake: Notify,
-}
-
-impl Fresh {
-    /// What grew since the last call; waits until there is something.
-    pub(super) async fn take(&self) -> Grown {
-        loop {
-            let lanes = std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner));
-            if !lanes.is_empty() {
-                return lanes;
-            }
-            self.wake.notified().await;
-        }
-    }
-
-    fn put(&self, grown: Grown) {
-        if !grown.is_empty() {
-            self.lanes.lock().unwrap_or_else(PoisonError::into_inner).extend(grown);
-            self.wake.notify_one();
-        }
-    }
 }
 
 /// The thread. It ends when the last [`Outbox`](super::Outbox) is dropped.

@@ -10,6 +10,7 @@ mod certificates;
 mod cheating_server;
 mod classic_peers;
 mod clock;
+mod clones;
 mod crash;
 mod demo;
 mod descriptors;
@@ -34,6 +35,7 @@ mod moving;
 mod noisy_tenant;
 mod one_connection;
 mod outage;
+mod own_atsigns;
 mod padding_oracle;
 mod partition;
 mod peer_crash;
@@ -53,6 +55,7 @@ mod several_readers;
 mod silent_peers;
 mod slow_senders;
 mod spoilt_queue;
+mod stolen_disk;
 mod transcripts;
 mod udp_blocked;
 
@@ -84,8 +87,11 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
+    Scenario { group: GATEWAY, name: "own-atsigns", run: own_atsigns::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
+    Scenario { group: GATEWAY, name: "clones", run: clones::run },
+    Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: GATEWAY, name: "full-disk", run: full_disk::run },

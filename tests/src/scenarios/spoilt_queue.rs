@@ -145,7 +145,7 @@ fn value(device: &str, n: u64) -> String {
 async fn look(folder: &Path) -> Result<Look> {
     let mut looked = Look::default();
     for _ in 0..3 {
-        let Opened { outbox, thread, salvaged } =
+        let Opened { outbox, thread, salvaged, .. } =
             Outbox::open(options(folder)?, NOW).context("it does not open")?;
         looked.salvaged |= salvaged.is_some();
         let taken = take_all(&outbox, &mut looked).await;
