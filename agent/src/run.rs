@@ -26,6 +26,7 @@ use crate::connect::Way;
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
 use crate::keys::{self, IDENTITY, KeysError};
+use crate::latest::Publisher;
 use crate::link::ClientRoad;
 use crate::look::Look;
 use crate::metrics::MetricsServer;
@@ -174,6 +175,20 @@ impl Agent {
         following.declare();
 
         let mut stages = JoinSet::new();
+        let publisher = Publisher {
+            newest: following.field.newest().clone(),
+            gateway: client.clone(),
+            own: own.iter().map(|(name, voice)| (name.clone(), voice.envelopes.client().clone())).collect(),
+            rules: rules_now.clone(),
+            guard: Arc::clone(&guard),
+            clock: Arc::clone(&clock),
+            namespace: namespace.clone(),
+        };
+        let stop_publisher = adapters_stop.clone();
+        stages.spawn(async move {
+            publisher.run(stop_publisher).await;
+            Ok(())
+        });
         stages.spawn(gateway.speak(adapters_stop.clone(), uplink_stop.clone()));
         for (device, voice) in own {
             stages.spawn(voice.speak_for(device, adapters_stop.clone(), uplink_stop.clone()));

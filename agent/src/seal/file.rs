@@ -1,5 +1,6 @@
 //! Files of the agent's own, sealed where they lie.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -108,6 +109,11 @@ pub fn write(path: &Path, seal: &Seal, what: What, text: &str) -> io::Result<()>
     }
 }
 
+/// Whether a file of this name belongs to the queue's database.
+fn is_database(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(crate::outbox::FILE.as_bytes())
+}
+
 /// Seals anew what lies below `folder` and was sealed with a key that a credential has taken over from.
 ///
 /// # Errors
@@ -118,6 +124,10 @@ pub fn follow(folder: &Path, seal: &Seal) -> io::Result<()> {
         let (path, kind) = (entry.path(), entry.file_type()?);
         if kind.is_dir() {
             follow(&path, seal)?;
+        }
+        // This process has the database open: to close any file of it would drop SQLite's locks on it (fcntl(2)).
+        if is_database(&entry.file_name()) {
+            continue;
         }
         // Most is neither text nor small. A socket or a link is nothing of ours.
         let Some((Content::Sealed(sealed), _)) = kind.is_file().then(|| Content::read(&path).ok()).flatten()
@@ -137,6 +147,26 @@ pub fn follow(folder: &Path, seal: &Seal) -> io::Result<()> {
 mod tests {
     use super::super::Place;
     use super::*;
+    use crate::clock::Stamp;
+    use crate::payload::ClockState;
+
+    #[test]
+    fn a_search_for_what_is_sealed_takes_no_lock_from_the_queue() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = crate::outbox::OutboxOptions::new(folder.path(), std::collections::BTreeMap::new());
+        let now = Stamp { wall_us: 0, mono_us: 0, state: ClockState::Sync };
+        let opened = crate::outbox::Outbox::open(options, now).unwrap();
+        let shared = folder.path().join("outbox.db-shm").metadata().unwrap().ino();
+        let locks = || {
+            let all = std::fs::read_to_string("/proc/locks").unwrap();
+            let ours = format!(" {} ", std::process::id());
+            all.lines().filter(|lock| lock.contains(&ours) && lock.contains(&format!(":{shared} "))).count()
+        };
+        let before = locks();
+        assert!(before > 0, "the queue is open");
+        follow(folder.path(), &opened.seal).unwrap();
+        assert_eq!(locks(), before);
+    }
 
     #[test]
     fn a_file_is_sealed_where_it_lies_and_opens_as_what_it_is() {
