@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use at_protocol::AtSign;
 use atedge_adapters::DeviceName;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::commands::Handled;
 use crate::outbox::{OutboxError, Stat, stat_from_outside};
 use crate::payload::{Boot, ClockState};
 use crate::reach::{Reach, ServerStatus};
+use crate::standing::Standing;
 use crate::tally::{AdapterStatus, Tallies};
 use crate::voice::{Own, VoiceStatus};
 
@@ -40,6 +42,8 @@ pub struct Look {
     pub receipts_refused: Vec<Arc<AtomicU64>>,
     /// Commands, by how they ended.
     pub handled: Arc<Handled>,
+    /// Whether another box is this gateway.
+    pub standing: watch::Receiver<Standing>,
 }
 
 /// How an agent is.
@@ -59,6 +63,9 @@ pub struct Status {
     pub clock: ClockState,
     /// Memory in use (resident), in KiB; absent where the system does not say.
     pub memory_kib: Option<u64>,
+    /// Whether it alone is the gateway.
+    #[serde(default)]
+    pub standing: Standing,
     /// Its atServer.
     pub server: ServerStatus,
     /// The devices with an atSign of their own.
@@ -96,6 +103,7 @@ impl Look {
             now_ms: now.wall_ms(),
             clock: now.state,
             memory_kib: memory_kib(),
+            standing: self.standing.borrow().clone(),
             server: self.reach.look(),
             own: self.own.iter().map(own).collect(),
             receipts: self.receipts.load(Ordering::Relaxed),

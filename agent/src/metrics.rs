@@ -10,6 +10,7 @@ use crate::look::Status;
 use crate::outbox::Backlog;
 use crate::payload::ClockState;
 use crate::reach::Reached;
+use crate::standing::Standing;
 use crate::tally::{Counts, State};
 use crate::voice::VoiceStatus;
 
@@ -67,6 +68,9 @@ fn agent(page: &mut Page, status: &Status) {
     page.one("atedge_uptime_seconds", "gauge", "Time since the agent started.", status.uptime_s);
     let right = u8::from(status.clock == ClockState::Sync);
     page.one("atedge_clock_synchronised", "gauge", "Whether the clock is right.", right);
+    let frozen = u8::from(matches!(status.standing, Standing::Frozen { .. }));
+    let help = "Whether another box is, or was, this gateway, so that nothing is sent.";
+    page.one("atedge_frozen", "gauge", help, frozen);
     if let Some(kib) = status.memory_kib {
         page.one("process_resident_memory_bytes", "gauge", "Memory in use.", kib * 1024);
     }

@@ -21,6 +21,7 @@
 //! agent starts all the same.
 
 mod append;
+mod claim;
 mod gap;
 mod keep;
 mod ledger;
@@ -54,6 +55,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use append::{Appended, Capture};
+pub use claim::Claims;
 pub use keep::Expired;
 pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
 pub use open::Opened;

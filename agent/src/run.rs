@@ -34,6 +34,7 @@ use crate::payload::ClockState;
 use crate::reach::{Counted, Reach};
 use crate::reload::{Following, ReloadError};
 use crate::seal::{Seal, file};
+use crate::standing::{Guard, Guarded};
 use crate::voice::{GRACE, HEARD, Own, Voice, Voices};
 
 /// In the state folder: what is known of readers.
@@ -75,14 +76,15 @@ impl Agent {
         if let Err(error) = keep_sealed(config, &self.state, &seal) {
             warn!("{}; the next start tries again", OneLine(error.as_ref()));
         }
-        if let Some(saved) = salvaged {
+        if let Some(saved) = &salvaged {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
         }
         if let Some(seen) = outbox.seen_s().await.context("ask the outbox what time it was")? {
             clock.not_before(seen);
         }
         info!(boot = %outbox.boot(), gateway = %self.loaded.config.gateway.atsign, "the outbox is open");
-        let result = self.run_with(outbox, speakers, clock, stop).await;
+        let guard = Guard::new(speakers.gateway.0.clone(), outbox.clone(), salvaged.is_some());
+        let result = self.run_with(outbox, speakers, Arc::new(guard), clock, stop).await;
         way.close().await;
         tokio::task::spawn_blocking(move || thread.join()).await.context("close the outbox")?;
         result
@@ -93,6 +95,7 @@ impl Agent {
         self,
         outbox: Outbox,
         speakers: Speakers,
+        guard: Arc<Guard>,
         clock: Arc<SystemClock>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -107,14 +110,16 @@ impl Agent {
             let (client, identity) = speaker;
             let (known, time) = (state.join(known), Arc::clone(&clock) as Arc<dyn TrustedTime>);
             let envelopes = Envelopes::on_time(client, Some(identity), Some(known), Some(time));
-            let road = ClientRoad {
+            let sealing = ClientRoad {
                 envelopes: envelopes.clone(),
                 rules: rules_now.clone(),
                 namespace: namespace.clone(),
             };
+            let road = Guarded { road: sealing, guard: Arc::clone(&guard) };
             Voice {
                 outbox,
                 envelopes,
+                guard: Arc::clone(&guard),
                 road: Counted { road, reach: Arc::clone(reach), clock: Arc::clone(&clock) },
                 rules: rules_now.clone(),
                 namespace: namespace.clone(),
@@ -197,7 +202,11 @@ impl Agent {
             receipts: counted_receipts,
             receipts_refused: refusals,
             handled,
+            standing: guard.standing(),
         };
+        let (claim, claims) = mpsc::channel(1);
+        let stop_guard = adapters_stop.clone();
+        stages.spawn(async move { guard.run(claims, stop_guard).await.context("look for clones") });
         let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
         stages
             .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
@@ -224,7 +233,7 @@ impl Agent {
         let (reload, reloads) = mpsc::channel(1);
         match Place::take(self.socket.clone()) {
             Ok(place) => {
-                let desk = Desk { place, reload, look, taps: following.field.taps().clone() };
+                let desk = Desk { place, reload, claim, look, taps: following.field.taps().clone() };
                 let stop_desk = adapters_stop.clone();
                 stages.spawn(async move {
                     desk.run(stop_desk).await;

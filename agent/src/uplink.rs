@@ -34,6 +34,7 @@ pub mod pure {
     pub use super::schedule::{Action, Schedule};
 }
 
+use crate::failpoint::Failpoint;
 use crate::outbox::{FlowKey, Outbox, OutboxError, Parcel, Receipted};
 use crate::payload::{Lane, NoteId, name};
 use flow::Pinned;
@@ -196,7 +197,10 @@ impl<R: Road> Uplink<R> {
                     plain: &json,
                     ttln,
                 };
-                match self.road.notify(note).await {
+                Failpoint::SendBefore.pass();
+                let sent = self.road.notify(note).await;
+                Failpoint::SendAfter.pass();
+                match sent {
                     Ok(()) => Ok(Outcome::Sent { key, from, last, bytes: json.len(), more: last < to, id }),
                     // What only tells of gaps is refused for its name, and so would be all else.
                     Err(RoadError::Refused(_)) if records == 0 => Ok(Outcome::Gone { key, from, to: last }),

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod link;
 pub mod net;
 pub mod peer;
+pub mod plant;
 pub mod powercut;
 pub mod process;
 pub mod publisher;

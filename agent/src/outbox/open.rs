@@ -1,10 +1,11 @@
 //! Opening the outbox, whatever the last run or the disk has left.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::OptionalExtension as _;
+use rusqlite::types::Type;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -21,8 +22,6 @@ use crate::seal::{Seal, SealError};
 
 /// Keeps a second agent out; held by the thread.
 const LOCK: &str = "outbox.lock";
-/// Beside the database: the last run found it damaged.
-const DAMAGED: &str = "outbox.damaged";
 
 /// An outbox at work.
 pub struct Opened {
@@ -91,36 +90,28 @@ fn open_or_salvage(
     now: Stamp,
 ) -> Result<(Store, Option<Salvaged>), OutboxError> {
     let path = options.folder.join(FILE);
-    let marker = options.folder.join(DAMAGED);
     let without_its_key = seal.is_new() && path.exists();
-    if !marker.exists() && !without_its_key {
+    let mut salvaged = None;
+    if without_its_key || salvage::is_due(&path) {
+        salvaged = Some(salvage::repair(&options, seal, now)?);
+    }
+    loop {
         match open_whole(&path, &options, seal) {
-            Ok(store) => return Ok((store, None)),
-            Err(Why::Damaged(cause)) => error!(%cause, "the outbox cannot be read"),
+            Ok(store) => return Ok((store, salvaged)),
+            Err(Why::Damaged(cause)) if salvaged.is_none() => {
+                error!(%cause, "the outbox cannot be read");
+                salvaged = Some(salvage::repair(&options, seal, now)?);
+            }
+            Err(Why::Damaged(cause)) => return Err(OutboxError::Open { path, cause }),
             Err(Why::Other(error)) => return Err(error),
         }
     }
-    let in_folder = |path: &Path, cause| OutboxError::Folder { path: path.to_owned(), cause };
-    let damaged = salvage::quarantine(&path).map_err(|cause| in_folder(&path, cause))?;
-    error!(file = %damaged.display(), "the outbox was damaged and has been moved away");
-    let opened = |cause| OutboxError::Open { path: path.clone(), cause };
-    let mut db = connect(&path, &options).map_err(opened)?;
-    let segments = Segments::new(Arc::clone(seal));
-    let salvaged = salvage::salvage(&mut db, &damaged, &segments).map_err(opened)?;
-    // Without the old epoch, the seconds since 1970: no outbox was started that often.
-    let at_least = if salvaged.epoch_known { 0 } else { u64::try_from(now.wall_us / 1_000_000).unwrap_or(0) };
-    let mut store = Store::begin(db, options, segments, at_least).map_err(opened)?;
-    store.group(Store::count_all_holes).map_err(opened)?;
-    if marker.exists() {
-        std::fs::remove_file(&marker).map_err(|cause| in_folder(&marker, cause))?;
-    }
-    Ok((store, Some(salvaged)))
 }
 
 /// Why a file does not open as it is.
 enum Why {
     /// Moving it away cures it.
-    Damaged(String),
+    Damaged(rusqlite::Error),
     /// It does not.
     Other(OutboxError),
 }
@@ -128,7 +119,7 @@ enum Why {
 /// Opens the file that is there, or a new one.
 fn open_whole(path: &Path, options: &OutboxOptions, seal: &Arc<Seal>) -> Result<Store, Why> {
     let failed = |cause: rusqlite::Error| match is_damage(&cause) {
-        true => Why::Damaged(cause.to_string()),
+        true => Why::Damaged(cause),
         false => Why::Other(OutboxError::Open { path: path.to_owned(), cause }),
     };
     let db = connect(path, options).map_err(failed)?;
@@ -144,15 +135,8 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal: &Arc<Seal>) -> Result<
         if seal.is_suspect() {
             return Err(Why::Other(SealError::Another(options.folder.clone()).into()));
         }
-        return Err(Why::Damaged("its keys do not open with this seal key".into()));
+        let foreign = "its keys do not open with this seal key";
+        return Err(Why::Damaged(rusqlite::Error::InvalidColumnType(1, foreign.into(), Type::Blob)));
     }
     Store::begin(db, options.clone(), segments, 0).map_err(failed)
-}
-
-/// Leaves word for the next start that the file at `path` is damaged.
-pub(super) fn mark_damaged(path: &Path) {
-    let marker: PathBuf = path.with_file_name(DAMAGED);
-    if let Err(cause) = std::fs::write(&marker, b"") {
-        error!(%cause, file = %marker.display(), "cannot leave word that the outbox is damaged");
-    }
 }

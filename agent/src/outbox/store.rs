@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, pa
 use super::room::Tried;
 use super::seal::Segments;
 use super::{Durability, FlowKey, OutboxOptions, schema};
+use crate::failpoint::Failpoint;
 use crate::payload::{Boot, Lane};
 
 /// The number of a lane in this outbox.
@@ -76,9 +77,23 @@ pub(super) fn connect(path: &Path, options: &OutboxOptions) -> rusqlite::Result<
     db.pragma_update(None, "synchronous", synchronous)?;
     db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     db.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
+    #[cfg(feature = "failpoints")]
+    db.wal_hook(Some(checkpoint))?;
     db.set_prepared_statement_cache_capacity(64);
     schema::migrate(&mut db)?;
     Ok(db)
+}
+
+/// What SQLite does by itself after a commit, where it can be seen.
+#[cfg(feature = "failpoints")]
+fn checkpoint(log: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
+    if u32::try_from(pages).is_ok_and(|pages| pages >= WAL_PAGES) {
+        Failpoint::CheckpointBefore.pass();
+        // The next commit tries again.
+        log.checkpoint().ok();
+        Failpoint::CheckpointAfter.pass();
+    }
+    Ok(())
 }
 
 impl Store {
@@ -112,6 +127,7 @@ impl Store {
             store.segment()?;
             store.follow_readers()
         })?;
+        Failpoint::EpochKept.pass();
         Ok(store)
     }
 
@@ -130,7 +146,9 @@ impl Store {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let result = work(self).and_then(|value| {
             self.keep_numbers()?;
+            Failpoint::CommitBefore.pass();
             self.db.prepare_cached("COMMIT")?.execute([])?;
+            Failpoint::CommitAfter.pass();
             Ok(value)
         });
         if result.is_err() {
@@ -176,6 +194,11 @@ impl Store {
         let closed = std::mem::replace(&mut self.db, Connection::open_in_memory()?);
         drop(closed);
         self.db = connect(path, &self.options)?;
+        self.empty_log()
+    }
+
+    /// Moves all of the log into the database, and syncs that.
+    pub(super) fn empty_log(&self) -> rusqlite::Result<()> {
         self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
@@ -292,6 +315,7 @@ impl Store {
             self.db.query_row("SELECT ifnull(max(id), 0) + 1 FROM segment", [], |row| row.get(0))?;
         let wrapped = self.segments.begin(id);
         self.db.execute("INSERT INTO segment VALUES(?, ?)", params![id, wrapped])?;
+        Failpoint::SegmentMade.pass();
         Ok(id)
     }
 

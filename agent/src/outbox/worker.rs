@@ -16,13 +16,14 @@ use super::room::Room;
 use super::share::Fresh;
 use super::store::{Store, is_damage, is_disk_failure, is_passing};
 use super::{Appended, Capture};
+use crate::failpoint::{Failpoint, is_sabotaged};
 
 /// Most requests that share one COMMIT.
 const GROUP: usize = 512;
 
 /// After so many records of a stream it is asked again whether there is room: a few over it do no harm.
 const ASK: u32 = 64;
-/// How long the sabotaged build waits between its answer and the COMMIT.
+/// How long a sabotaged agent waits between its answer and the COMMIT.
 const SABOTAGE: Duration = Duration::from_millis(50);
 
 /// Pause before what the disk would not take is tried again.
@@ -166,14 +167,15 @@ impl Worker {
         let appended = store.group(|store| {
             calls.iter_mut().try_for_each(|call| call.run(store))?;
             let mut appended = append_some(store, appends)?;
-            if cfg!(feature = "sabotage") {
-                // The sabotaged build answers before the COMMIT, and gives a crash time to fall in between.
+            if is_sabotaged() {
+                // Answers before the COMMIT, and gives a crash time to fall in between.
                 tell(calls, appends, std::mem::take(&mut appended));
                 std::thread::sleep(SABOTAGE);
             }
             Ok(appended)
         })?;
         tell(calls, appends, appended);
+        Failpoint::Answered.pass();
         if self.said.take().is_some() {
             info!("the outbox stores again");
         }
@@ -185,7 +187,7 @@ impl Worker {
     fn mend(&mut self, cause: &rusqlite::Error) -> bool {
         if is_damage(cause) {
             error!(%cause, "the outbox is damaged; the next start moves it away and saves what still reads");
-            super::open::mark_damaged(&self.path);
+            super::salvage::mark(&self.path);
             return false;
         }
         if !is_passing(cause) {

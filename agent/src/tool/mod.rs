@@ -3,6 +3,7 @@
 
 mod agent;
 mod check;
+mod claim;
 mod doctor;
 mod keys;
 mod peek;
@@ -27,6 +28,7 @@ use clap::Args;
 
 pub use agent::AgentArgs;
 pub use check::Check;
+pub use claim::Claim;
 pub use doctor::Doctor;
 pub use keys::Keys;
 pub use peek::Peek;

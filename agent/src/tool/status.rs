@@ -13,6 +13,7 @@ use crate::look::Status as Seen;
 use crate::outbox::stat_from_outside;
 use crate::payload::ClockState;
 use crate::reach::{Reached, ServerStatus};
+use crate::standing::{FROZEN, Standing};
 use crate::tally::State;
 use crate::voice::VoiceStatus;
 
@@ -96,6 +97,15 @@ fn lines(seen: &Seen) -> Vec<String> {
         format!("clock            {clock}"),
         format!("atServer         {}", reached(server)),
     ];
+    match &seen.standing {
+        Standing::Unknown | Standing::Alone => {}
+        Standing::Unwatched { why } => {
+            lines.push(format!("standing         a clone would go unnoticed: {why}"))
+        }
+        Standing::Frozen { other } => {
+            lines.push(format!("FROZEN           {FROZEN} (the other: boot {other})"))
+        }
+    }
     for (device, VoiceStatus { atsign, server }) in own {
         lines.push(format!("{device:16} as {atsign} {}", reached(server)));
     }

@@ -10,12 +10,14 @@ mod certificates;
 mod cheating_server;
 mod classic_peers;
 mod clock;
+mod clones;
 mod crash;
 mod demo;
 mod descriptors;
 mod directory_down;
 mod disk_damage;
 mod disk_full;
+mod failpoints;
 mod flaps;
 mod full_queue;
 mod handshake_flood;
@@ -74,6 +76,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "reload", run: reload::run },
     Scenario { group: GATEWAY, name: "crash", run: crash::run },
     Scenario { group: GATEWAY, name: "crash-sabotaged", run: crash::run_sabotaged },
+    Scenario { group: GATEWAY, name: "failpoints", run: failpoints::run },
+    Scenario { group: GATEWAY, name: "failpoints-sabotaged", run: failpoints::run_sabotaged },
     Scenario { group: ROAD, name: "all-killed", run: all_killed::run },
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
@@ -81,6 +85,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "own-atsigns", run: own_atsigns::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
+    Scenario { group: GATEWAY, name: "clones", run: clones::run },
     Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
