@@ -78,8 +78,8 @@ use share::Fresh;
 use store::Store;
 use worker::{Append, Call, Request};
 
-/// The name of the file, and what the names of those begin with that SQLite keeps beside it.
-pub(crate) const FILE: &str = "outbox.db";
+/// The name of the file.
+const FILE: &str = "outbox.db";
 /// Appends of one handle and its clones that may wait for the thread; more wait for one of them to be answered.
 const APPENDS: usize = 1024;
 /// Other calls that may wait, likewise: so that a full outbox, where appends wait, still learns what was

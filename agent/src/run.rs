@@ -310,15 +310,16 @@ impl Speakers {
 /// Seals the keys that are not, and, when everything is sealed with the seal key that there is now, lets go of the one
 /// that a credential has taken over from.
 fn keep_sealed(config: &AgentConfig, state: &Path, seal: &Seal) -> anyhow::Result<()> {
-    for source in
-        std::iter::once(&config.gateway.keys).chain(config.device.values().map(|device| &device.keys))
-    {
-        // One that cannot be read has been complained of.
-        if let Err(error @ KeysError::Unsealed { .. }) = keys::keep_sealed(source, state, seal) {
-            warn!("{error}; the next start tries again");
+    let sources =
+        std::iter::once(&config.gateway.keys).chain(config.device.values().map(|device| &device.keys));
+    let kept: Vec<_> = sources.map(|source| keys::keep_sealed(source, state, seal)).collect();
+    file::follow(state, seal).context("seal the keys anew")?;
+    for error in kept.into_iter().filter_map(Result::err) {
+        // One that cannot be read has been complained of, and the seal key makes no difference to it.
+        if matches!(error, KeysError::Unsealed { .. }) {
+            return Err(error.into());
         }
     }
-    file::follow(state, seal).context("seal the keys anew")?;
     Ok(seal.settle()?)
 }
 
