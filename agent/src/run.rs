@@ -216,6 +216,7 @@ impl Agent {
             own: Own::new(looked_at),
             receipts: counted_receipts,
             receipts_refused: refusals,
+            trouble: outbox.trouble(),
             handled,
             standing: guard.standing(),
         };

@@ -28,6 +28,8 @@ pub fn init_tracing(default: &str) {
             .with_writer(std::io::stderr)
             .with_ansi(terminal)
             .with_target(false)
+            // To say on standard error that standard error takes nothing would end the program.
+            .log_internal_errors(false)
             .try_init()
     };
     // The only failure is that somebody logs already.

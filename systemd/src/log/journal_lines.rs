@@ -14,6 +14,7 @@ pub(super) fn start(filter: EnvFilter) -> Started {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .event_format(JournalLine)
         .try_init()
 }

@@ -17,8 +17,11 @@ mod descriptors;
 mod directory_down;
 mod disk_damage;
 mod disk_full;
+mod failing_disk;
 mod failpoints;
 mod flaps;
+mod flash_wear;
+mod full_disk;
 mod full_queue;
 mod handshake_flood;
 mod hostile;
@@ -37,6 +40,7 @@ mod own_atsigns;
 mod padding_oracle;
 mod partition;
 mod peer_crash;
+mod read_only_disk;
 mod rebinding;
 mod refusals;
 mod reload;
@@ -51,6 +55,7 @@ mod server_crash;
 mod several_readers;
 mod silent_peers;
 mod slow_senders;
+mod spoilt_queue;
 mod stolen_disk;
 mod transcripts;
 mod udp_blocked;
@@ -91,6 +96,11 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
+    Scenario { group: GATEWAY, name: "full-disk", run: full_disk::run },
+    Scenario { group: GATEWAY, name: "failing-disk", run: failing_disk::run },
+    Scenario { group: GATEWAY, name: "read-only-disk", run: read_only_disk::run },
+    Scenario { group: GATEWAY, name: "flash-wear", run: flash_wear::run },
+    Scenario { group: GATEWAY, name: "spoilt-queue", run: spoilt_queue::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
     Scenario { group: GATEWAY, name: "modbus-units", run: modbus_units::run },
     Scenario { group: GATEWAY, name: "rogue-mqtt", run: rogue_mqtt::run },
