@@ -255,9 +255,8 @@ impl<R: Road, C: Clock> Commands<R, C> {
         let name = RpcName { kind, id: *request, domain: format!("cmd.{device}"), base }.to_string();
         let ttln = Duration::from_millis(rpc::TTLN_MS);
         let mut pauses = ANSWER_AGAIN.iter();
-        while let Err(error) =
-            self.road.notify(Note { to: atsign, id: None, name: &name, plain: &plain, ttln }).await
-        {
+        let note = Note { device, to: atsign, id: None, name: &name, plain: &plain, ttln };
+        while let Err(error) = self.road.notify(note).await {
             match pauses.next() {
                 Some(pause) => sleep(*pause).await,
                 None => {

@@ -12,7 +12,7 @@ use at_protocol::crypto::Ed25519Public;
 use at_protocol::directory::{Address, Registrar, Registrars};
 use atedge_adapters::modbus::{ModbusRtuConfig, ModbusTcpConfig};
 use atedge_adapters::units::{Bytes, Duration};
-use atedge_adapters::{AdapterConfig, Defaults, SecretSource, StreamName};
+use atedge_adapters::{AdapterConfig, Defaults, DeviceName, SecretSource, StreamName};
 use atedge_service::config::{ConfigError, Sources};
 use serde::Deserialize;
 use serde_json::Value;
@@ -42,6 +42,9 @@ pub struct AgentConfig {
     pub schema: u32,
     /// Who this gateway is, and where its servers are.
     pub gateway: GatewayConfig,
+    /// The devices that have an atSign of their own: `[device.NAME]`. All others are named below the gateway's.
+    #[serde(default)]
+    pub device: BTreeMap<DeviceName, DeviceConfig>,
     /// What adapters leave out.
     #[serde(default)]
     pub defaults: Defaults,
@@ -91,6 +94,16 @@ impl GatewayConfig {
         let registrar = |key: &Ed25519Public| Registrar { key: key.clone(), atsigns: Vec::new() };
         Registrars::new(self.registrar.iter().map(registrar).collect())
     }
+}
+
+/// A device with an atSign of its own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// Its atSign: its readings come from it, and commands to the device go to it.
+    pub atsign: AtSign,
+    /// The keys of that: `"file:PATH"`, or `"credential:NAME"` for one that systemd passes on.
+    pub keys: SecretSource,
 }
 
 /// A namespace of the fleet: 1 to 32 of `a-z`, `0-9` and `_`.
@@ -260,7 +273,7 @@ impl AgentConfig {
             let title = format!("cannot read {}: {cause}", ca.display());
             errors.push(sources.complaint(&["gateway", "ca"], &title, "expected a PEM file"));
         }
-        if let Err(cause) = keys::load(&self.gateway.keys) {
+        if let Err(cause) = keys::check(&self.gateway.keys) {
             let expected = "expected the file that `atedge onboard` wrote";
             errors.push(sources.complaint(&["gateway", "keys"], &cause.to_string(), expected));
         }
@@ -274,9 +287,34 @@ impl AgentConfig {
             let expected = "expected 127.0.0.1, or `allow_remote = true` beside it";
             errors.push(sources.complaint(&["metrics", "listen"], &title, expected));
         }
+        errors.extend(self.check_devices(sources));
         errors.extend(self.check_adapters(sources));
         errors.extend(self.check_streams(sources));
         errors
+    }
+
+    fn check_devices(&self, sources: &Sources) -> Vec<ConfigError> {
+        let mut taken = BTreeMap::from([(&self.gateway.atsign, "the gateway")]);
+        let mut errors = Vec::new();
+        for (name, device) in &self.device {
+            if let Some(who) = taken.insert(&device.atsign, name.as_str()) {
+                let title = format!("{} is {who} already", device.atsign);
+                let expected =
+                    "expected an atSign for each; without a table the device is named below the gateway's";
+                errors.push(sources.complaint(&["device", name.as_str(), "atsign"], &title, expected));
+            }
+        }
+        errors
+    }
+
+    /// What is wrong with the keys of devices: each costs its own device, and the others nothing.
+    pub fn check_device_keys(&self, sources: &Sources) -> Vec<ConfigError> {
+        let complain = |(name, device): (&DeviceName, &DeviceConfig)| {
+            let cause = keys::check(&device.keys).err()?.to_string();
+            let expected = "expected the file that `atedge onboard` wrote for it";
+            Some(sources.complaint(&["device", name.as_str(), "keys"], &cause, expected))
+        };
+        self.device.iter().filter_map(complain).collect()
     }
 
     fn check_adapters(&self, sources: &Sources) -> Vec<ConfigError> {
@@ -362,6 +400,7 @@ impl AgentConfig {
             min_free: queue.min_free,
             reserve: queue.reserve.iter().map(|(priority, bytes)| (*priority, bytes.get())).collect(),
             linger: queue.spare_flash.get(),
+            apart: self.device.keys().cloned().collect(),
             ..OutboxOptions::new(folder, streams)
         }
     }
@@ -379,7 +418,10 @@ impl AgentConfig {
         let streams = self.stream.iter();
         let streams =
             streams.map(|(name, stream)| (name.clone(), (stream.to.clone(), rules(stream)))).collect();
-        SendRules { streams, drain: self.outbox.drain.rules() }
+        // Each atSign drains by itself; together they keep to the rate.
+        let mut drain = self.outbox.drain.rules();
+        drain.rate = drain.rate.map(|rate| (rate / (1 + self.device.len() as u64)).max(1));
+        SendRules { streams, drain }
     }
 }
 

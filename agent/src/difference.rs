@@ -215,6 +215,9 @@ mod tests {
             let fixed = after(|tables| tables["gateway"] = change).unwrap_err();
             assert_eq!(fixed.path, path);
         }
+        let boiler = json!({ "boiler": { "atsign": "@boiler07", "keys": "file:k" } });
+        let fixed = after(|tables| tables["device"] = boiler).unwrap_err();
+        assert_eq!(fixed.path, ["device", "boiler"]);
         let fixed = after(|tables| tables["metrics"] = json!({ "listen": "127.0.0.1:1" })).unwrap_err();
         assert_eq!(fixed.path, ["metrics", "listen"], "what nobody follows is refused as well");
     }

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
+use crate::failpoint::Failpoint;
 use crate::normalise::normalise;
 use crate::outbox::{Appended, Appending, Capture, Outbox};
 use crate::tally::Tally;
@@ -75,7 +76,9 @@ impl<C: Clock> Intake<C> {
                     Ok(capture) => {
                         self.taps.reading(&self.adapter, &capture);
                         let capture = Arc::new(capture);
+                        Failpoint::Captured.pass();
                         let appending = self.outbox.submit(Arc::clone(&capture)).await.ok();
+                        Failpoint::Submitted.pass();
                         waiting.push_back(Waiting { capture, ack, appending });
                     }
                     Err(why) => {
@@ -87,7 +90,9 @@ impl<C: Clock> Intake<C> {
             }
             Captured::Settled { session, packets } => {
                 // Should it not be stored, a delivery is remembered for longer than need be.
+                Failpoint::SettleBefore.pass();
                 self.outbox.settle(session, packets).await.ok();
+                Failpoint::SettleAfter.pass();
             }
             Captured::SessionLost { session } => {
                 self.outbox.forget_session(session).await.ok();
@@ -135,7 +140,9 @@ impl<C: Clock> Intake<C> {
                     Appended::Repeated => self.tally.repeated(),
                     Appended::Dropped => self.tally.dropped(),
                 }
+                Failpoint::AckBefore.pass();
                 ack.accept();
+                Failpoint::AckAfter.pass();
             }
             Err(_) => first.appending = None,
         }

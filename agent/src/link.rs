@@ -1,6 +1,7 @@
 //! The agent's way to its atServer: notifications out, receipts and requests in.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use at_client::{
@@ -17,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::commands::Request;
+use crate::failpoint::Failpoint;
 use crate::outbox::{Outbox, OutboxError, Receipted};
 use crate::payload::{NoteId, Receipt, name};
+use crate::standing::Guard;
 use crate::uplink::{FlowRules, Note, NoteStatus, Road, RoadError, SendRules};
 
 /// What was heard this long before the last thing dealt with is heard again after a start: requests that
@@ -152,6 +155,8 @@ pub struct Ear {
     pub rules: watch::Receiver<SendRules>,
     /// Takes the receipts, and keeps how far was heard.
     pub outbox: Outbox,
+    /// Whether requests may be dealt with.
+    pub guard: Arc<Guard>,
     /// The last part of key names.
     pub namespace: String,
     /// Where receipts go that the outbox has taken. When it is full, nothing more is heard.
@@ -166,6 +171,10 @@ impl Ear {
     /// # Errors
     /// When the outbox no longer answers.
     pub async fn run(self, stop: CancellationToken) -> Result<(), OutboxError> {
+        tokio::select! {
+            () = self.guard.known() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
         let since = self.outbox.heard_until().await?.map(|millis| millis.saturating_sub(HEAR_AGAIN_MS));
         let since = since.and_then(|millis| i64::try_from(millis).ok()).map(Timestamp::from_millis);
         let regex = format!(r"(receipt|request)\..*\.{}@", self.namespace);
@@ -183,7 +192,9 @@ impl Ear {
                         let millis = u64::try_from(incoming.epoch_millis).unwrap_or(0);
                         let urgent = self.hear(incoming, &mut heard_before).await?;
                         if let Some(millis) = place.reach(millis, urgent) {
+                            Failpoint::HeardBefore.pass();
                             self.outbox.set_heard_until(millis).await?;
+                            Failpoint::HeardAfter.pass();
                         }
                     }
                     Err(error) => {
@@ -210,12 +221,22 @@ impl Ear {
             return Ok(false);
         };
         match incoming.name.as_str().parse::<RpcName>() {
-            Ok(rpc) if rpc.kind == Kind::Request && rpc.base == self.namespace => {
+            Ok(rpc) if rpc.kind == Kind::Request && rpc.base == self.namespace && self.is_for_us(&rpc) => {
+                if !self.guard.may_act() {
+                    warn!(from = %incoming.from, "a command is left undone: this gateway is frozen");
+                    return Ok(false);
+                }
                 drop(self.requests.send(Request { from: incoming.from, name: rpc, plain }).await);
                 Ok(true)
             }
             _ => Ok(false),
         }
+    }
+
+    /// Whether the device that is asked something answers as this atSign.
+    fn is_for_us(&self, request: &RpcName) -> bool {
+        let device = request.domain.strip_prefix("cmd.").and_then(|device| device.parse().ok());
+        device.is_some_and(|device| self.outbox.is_for(&device))
     }
 
     /// Takes a receipt from a reader of the stream, once, and in an envelope if the reader has those.
@@ -246,7 +267,10 @@ impl Ear {
                 return Ok(());
             }
         };
-        match self.outbox.receipt(from.clone(), device, stream, receipt).await? {
+        Failpoint::ReceiptHeard.pass();
+        let taken = self.outbox.receipt(from.clone(), device, stream, receipt).await?;
+        Failpoint::ReceiptTaken.pass();
+        match taken {
             // The uplink has ended only when the agent stops.
             Some(receipt) => drop(self.receipts.send(receipt).await),
             None => debug!(%from, name, "a receipt for nothing that was sent"),

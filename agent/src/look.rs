@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use at_protocol::AtSign;
+use atedge_adapters::DeviceName;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::commands::Handled;
 use crate::outbox::{OutboxError, Stat, stat_from_outside};
 use crate::payload::{Boot, ClockState};
 use crate::reach::{Reach, ServerStatus};
+use crate::standing::Standing;
 use crate::tally::{AdapterStatus, Tallies};
+use crate::voice::{Own, VoiceStatus};
 
 /// What is looked at.
 #[derive(Clone)]
@@ -30,12 +34,16 @@ pub struct Look {
     pub tallies: Tallies,
     /// The way to our atServer.
     pub reach: Arc<Reach>,
+    /// The devices with an atSign of their own.
+    pub own: Own,
     /// Receipts that were taken.
     pub receipts: Arc<AtomicU64>,
-    /// Receipts that were not known to be genuine.
-    pub receipts_refused: Arc<AtomicU64>,
+    /// Receipts that were not known to be genuine, of each atSign.
+    pub receipts_refused: Vec<Arc<AtomicU64>>,
     /// Commands, by how they ended.
     pub handled: Arc<Handled>,
+    /// Whether another box is this gateway.
+    pub standing: watch::Receiver<Standing>,
 }
 
 /// How an agent is.
@@ -55,8 +63,14 @@ pub struct Status {
     pub clock: ClockState,
     /// Memory in use (resident), in KiB; absent where the system does not say.
     pub memory_kib: Option<u64>,
+    /// Whether it alone is the gateway.
+    #[serde(default)]
+    pub standing: Standing,
     /// Its atServer.
     pub server: ServerStatus,
+    /// The devices with an atSign of their own.
+    #[serde(default)]
+    pub own: BTreeMap<String, VoiceStatus>,
     /// Receipts of readers that were taken.
     pub receipts: u64,
     /// Receipts that were not known to be genuine, or came again.
@@ -89,14 +103,20 @@ impl Look {
             now_ms: now.wall_ms(),
             clock: now.state,
             memory_kib: memory_kib(),
+            standing: self.standing.borrow().clone(),
             server: self.reach.look(),
+            own: self.own.iter().map(own).collect(),
             receipts: self.receipts.load(Ordering::Relaxed),
-            receipts_refused: self.receipts_refused.load(Ordering::Relaxed),
+            receipts_refused: self.receipts_refused.iter().map(|one| one.load(Ordering::Relaxed)).sum(),
             commands: self.handled.look(),
             adapters: self.tallies.look(now.wall_ms()),
             queue,
         })
     }
+}
+
+fn own((device, (atsign, reach)): (&DeviceName, &(AtSign, Arc<Reach>))) -> (String, VoiceStatus) {
+    (device.to_string(), VoiceStatus { atsign: atsign.clone(), server: reach.look() })
 }
 
 fn memory_kib() -> Option<u64> {

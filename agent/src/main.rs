@@ -11,9 +11,9 @@ use atedge_service::{Exit, OneLine, config::layered, init_tracing, stop_signal};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What `--version` says. A build that acknowledges too early, to prove that tests notice, says so.
-const VERSION: &str = match cfg!(feature = "sabotage") {
-    true => concat!(env!("CARGO_PKG_VERSION"), "+sabotage"),
+/// What `--version` says. A build that can be told to fail, for tests, says so.
+const VERSION: &str = match cfg!(feature = "failpoints") {
+    true => concat!(env!("CARGO_PKG_VERSION"), "+failpoints"),
     false => env!("CARGO_PKG_VERSION"),
 };
 
@@ -40,6 +40,7 @@ enum What {
         agent: tool::AgentArgs,
     },
     Reload(tool::Reload),
+    Claim(tool::Claim),
     Status(tool::Status),
     Tap(tool::Tap),
     Try(tool::Try),
@@ -51,6 +52,8 @@ enum What {
     Sim(tool::Sim),
     #[command(subcommand)]
     Queue(tool::Queue),
+    #[command(subcommand)]
+    Keys(tool::Keys),
 }
 
 fn main() -> ExitCode {
@@ -59,12 +62,14 @@ fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         What::Run { config, agent } => run(config.config, agent),
         What::Reload(reload) => reload.run(),
+        What::Claim(claim) => claim.run(),
         What::Check(check) => check.run(),
         What::Doctor(doctor) => doctor.run(),
         What::Ports(ports) => ports.run(),
         What::Scan(scan) => scan.run(),
         What::Peek(peek) => peek.run(),
         What::Queue(queue) => queue.run(),
+        What::Keys(keys) => keys.run(),
         What::Status(status) => status.run(),
         What::Tap(tap) => tap.run(),
         What::Try(attempt) => attempt.run(),

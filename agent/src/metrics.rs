@@ -10,7 +10,9 @@ use crate::look::Status;
 use crate::outbox::Backlog;
 use crate::payload::ClockState;
 use crate::reach::Reached;
+use crate::standing::Standing;
 use crate::tally::{Counts, State};
+use crate::voice::VoiceStatus;
 
 /// The states of an adapter, each a series.
 const STATES: [(State, &str); 5] = [
@@ -66,11 +68,23 @@ fn agent(page: &mut Page, status: &Status) {
     page.one("atedge_uptime_seconds", "gauge", "Time since the agent started.", status.uptime_s);
     let right = u8::from(status.clock == ClockState::Sync);
     page.one("atedge_clock_synchronised", "gauge", "Whether the clock is right.", right);
+    let frozen = u8::from(matches!(status.standing, Standing::Frozen { .. }));
+    let help = "Whether another box is, or was, this gateway, so that nothing is sent.";
+    page.one("atedge_frozen", "gauge", help, frozen);
     if let Some(kib) = status.memory_kib {
         page.one("process_resident_memory_bytes", "gauge", "Memory in use.", kib * 1024);
     }
     let reached = u8::from(server.reached == Reached::Yes);
     page.one("atedge_server_reached", "gauge", "Whether our atServer answered last.", reached);
+    page.metric(
+        "atedge_device_server_reached",
+        "gauge",
+        "The same of each device with an atSign of its own.",
+    );
+    for (device, VoiceStatus { atsign, server }) in &status.own {
+        let labels = [("device", device.as_str()), ("atsign", &atsign.to_string())];
+        page.sample("atedge_device_server_reached", &labels, u8::from(server.reached == Reached::Yes));
+    }
     page.one(
         "atedge_server_reconnects_total",
         "counter",

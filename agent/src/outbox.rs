@@ -21,6 +21,7 @@
 //! agent starts all the same.
 
 mod append;
+mod claim;
 mod gap;
 mod keep;
 mod ledger;
@@ -32,6 +33,7 @@ mod salvage;
 mod schema;
 mod seal;
 mod send;
+mod share;
 #[cfg(test)]
 pub(crate) mod sim;
 mod stat;
@@ -53,6 +55,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use append::{Appended, Capture};
+pub use claim::Claims;
 pub use keep::Expired;
 pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
 pub use open::Opened;
@@ -62,14 +65,17 @@ pub use policy::{
 };
 pub use salvage::Salvaged;
 pub use send::{BatchLimit, FlowKey, Parcel, Receipted, Waiting};
+pub use share::Share;
 pub use stat::{Backlog, ConfirmedBy, Stat, stat_from_outside};
 pub use store::{Grown, LaneId};
 pub use worker::Thread;
 
 use crate::clock::Stamp;
 use crate::payload::{Boot, Lane, Receipt};
+use crate::seal::SealError;
+use share::Fresh;
 use store::Store;
-use worker::{Append, Call, Fresh, Request};
+use worker::{Append, Call, Request};
 
 /// The name of the file.
 const FILE: &str = "outbox.db";
@@ -101,7 +107,7 @@ pub enum OutboxError {
         /// What SQLite said.
         cause: rusqlite::Error,
     },
-    /// The folder, the lock or the seal key.
+    /// The folder or the lock.
     #[error("cannot use {} for the outbox: {cause}", path.display())]
     Folder {
         /// Which file or folder.
@@ -109,6 +115,9 @@ pub enum OutboxError {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// The seal key.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The group that this call was in was not committed; nothing of it has happened. The log says why.
     #[error("the outbox could not store it")]
     NotStored,
@@ -121,6 +130,7 @@ pub struct Outbox {
     appends: Arc<Semaphore>,
     calls: Arc<Semaphore>,
     fresh: Arc<Fresh>,
+    share: Share,
     failed: CancellationToken,
     boot: Boot,
 }
@@ -147,6 +157,19 @@ impl Outbox {
     #[must_use]
     pub fn apart(&self) -> Self {
         Self { appends: Arc::new(Semaphore::new(APPENDS)), ..self.clone() }
+    }
+
+    /// Another handle, for who sends for this share of the devices: it waits for their records, takes receipts for
+    /// them alone, and remembers by itself how far was heard.
+    #[must_use]
+    pub fn share(&self, share: Share) -> Self {
+        Self { share, ..self.clone() }
+    }
+
+    /// Whether `device` is in the share of this handle.
+    #[must_use]
+    pub fn is_for(&self, device: &DeviceName) -> bool {
+        self.fresh.is_in(&self.share, device)
     }
 
     /// Cancelled when the thread has ended by itself, because the file is damaged: the next start mends it.
@@ -191,9 +214,9 @@ impl Outbox {
         self.call(move |store| store.forget_session(&session)).await
     }
 
-    /// Lanes that got records since the last call; waits until there are some. For one caller.
+    /// Lanes that got records since the last call; waits until there are some. For one caller a share.
     pub async fn grown(&self) -> Grown {
-        self.fresh.take().await
+        self.fresh.take(&self.share).await
     }
 
     /// The flows with unconfirmed records.
@@ -201,7 +224,9 @@ impl Outbox {
     /// # Errors
     /// [`OutboxError::NotStored`].
     pub async fn waiting(&self) -> Result<Vec<Waiting>, OutboxError> {
-        self.call(|store| store.waiting()).await
+        let mut waiting = self.call(|store| store.waiting()).await?;
+        waiting.retain(|waiting| self.is_for(&waiting.lane.device));
+        Ok(waiting)
     }
 
     /// The records of `key`, which is in `lane`, from number `from` up to `to` at most, as many as `limit`
@@ -240,6 +265,9 @@ impl Outbox {
         stream: StreamName,
         receipt: Receipt,
     ) -> Result<Option<Receipted>, OutboxError> {
+        if !self.is_for(&device) {
+            return Ok(None);
+        }
         self.call(move |store| store.receipt(&reader, device.as_str(), stream.as_str(), &receipt)).await
     }
 
@@ -304,7 +332,8 @@ impl Outbox {
     /// # Errors
     /// [`OutboxError::NotStored`].
     pub async fn heard_until(&self) -> Result<Option<u64>, OutboxError> {
-        self.call(|store| store.number("heard_until_ms")).await
+        let name = self.heard_until_name();
+        self.call(move |store| store.number(&name)).await
     }
 
     /// Notifications up to `epoch_millis` are dealt with.
@@ -312,7 +341,15 @@ impl Outbox {
     /// # Errors
     /// [`OutboxError::NotStored`].
     pub async fn set_heard_until(&self, epoch_millis: u64) -> Result<(), OutboxError> {
-        self.call(move |store| store.set_number("heard_until_ms", epoch_millis)).await
+        let name = self.heard_until_name();
+        self.call(move |store| store.set_number(&name, epoch_millis)).await
+    }
+
+    fn heard_until_name(&self) -> String {
+        match &self.share {
+            Share::Rest => "heard_until_ms".to_owned(),
+            Share::Of(device) => format!("heard_until_ms.{device}"),
+        }
     }
 
     /// Runs `work` in the next group, and again in a later one for as long as the disk takes nothing.

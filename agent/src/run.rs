@@ -1,13 +1,16 @@
 //! The running agent: its tasks, and how they end.
 
+use std::collections::BTreeMap;
 use std::future::pending;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use at_client::{Client, ConnectError, Envelopes, Identity, TrustedTime};
 use at_protocol::caps::Claims;
+use atedge_adapters::DeviceName;
 use atedge_service::{Notifier, OneLine};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
@@ -18,27 +21,22 @@ use tracing::{error, info, warn};
 
 use crate::clock::{Clock, SystemClock};
 use crate::commands::{Commands, Declared, Handled};
-use crate::config::{Loaded, MetricsConfig};
-use crate::connect;
+use crate::config::{AgentConfig, Loaded, MetricsConfig};
+use crate::connect::Way;
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
-use crate::link::{ClientRoad, Ear, announce};
+use crate::keys::{self, IDENTITY, KeysError};
+use crate::link::ClientRoad;
 use crate::look::Look;
 use crate::metrics::MetricsServer;
-use crate::outbox::{Expired, Opened, Outbox};
+use crate::outbox::{Expired, Opened, Outbox, Share};
 use crate::payload::ClockState;
 use crate::reach::{Counted, Reach};
 use crate::reload::{Following, ReloadError};
-use crate::uplink::Uplink;
+use crate::seal::{Seal, file};
+use crate::standing::{Guard, Guarded};
+use crate::voice::{GRACE, HEARD, Own, Voice, Voices};
 
-/// Receipts, and requests, that wait to be dealt with; when there are this many, nothing more is heard.
-const HEARD: usize = 64;
-/// How long what waits may take to be sent and answered once the agent is to stop.
-const GRACE: Duration = Duration::from_secs(5);
-/// How long the farewell to the atServer may take.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// In the state folder: the key by which the agent vouches for what it sends.
-const IDENTITY: &str = "identity.pem";
 /// In the state folder: what is known of readers.
 const CAPS: &str = "caps.jsonl";
 /// What the agent announces: it takes receipts, and sends none.
@@ -70,19 +68,24 @@ impl Agent {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Arc::new(SystemClock::start());
         let time = Arc::clone(&clock) as Arc<dyn TrustedTime>;
-        let client = connect::client(&self.loaded.config.gateway, &self.state, time, |file| Arc::new(file))?;
-        let opened = Outbox::open(self.loaded.config.outbox_options(self.state.clone()), clock.now())?;
-        let Opened { outbox, thread, salvaged } = opened;
-        if let Some(saved) = salvaged {
+        let config = &self.loaded.config;
+        let way = Way::new(&config.gateway, &self.state, time, |file| Arc::new(file))?;
+        let opened = Outbox::open(config.outbox_options(self.state.clone()), clock.now())?;
+        let Opened { outbox, thread, salvaged, seal } = opened;
+        let speakers = Speakers::of(config, &self.state, &way, &seal)?;
+        if let Err(error) = keep_sealed(config, &self.state, &seal) {
+            warn!("{}; the next start tries again", OneLine(error.as_ref()));
+        }
+        if let Some(saved) = &salvaged {
             warn!(records = saved.records, damaged = %saved.moved_to.display(), "went on with what was saved");
         }
         if let Some(seen) = outbox.seen_s().await.context("ask the outbox what time it was")? {
             clock.not_before(seen);
         }
         info!(boot = %outbox.boot(), gateway = %self.loaded.config.gateway.atsign, "the outbox is open");
-        let dialer = client.config().dialer.clone();
-        let result = self.run_with(outbox, client, clock, stop).await;
-        dialer.close(FAREWELL).await;
+        let guard = Guard::new(speakers.gateway.0.clone(), outbox.clone(), salvaged.is_some());
+        let result = self.run_with(outbox, speakers, Arc::new(guard), clock, stop).await;
+        way.close().await;
         tokio::task::spawn_blocking(move || thread.join()).await.context("close the outbox")?;
         result
     }
@@ -91,7 +94,8 @@ impl Agent {
     async fn run_with(
         self,
         outbox: Outbox,
-        client: Client,
+        speakers: Speakers,
+        guard: Arc<Guard>,
         clock: Arc<SystemClock>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -99,24 +103,58 @@ impl Agent {
         let namespace = config.gateway.namespace.as_str().to_owned();
         let state = self.state;
         let (reach, handled) = (Arc::<Reach>::default(), Arc::<Handled>::default());
-        let counted_receipts = Arc::default();
+        let counted_receipts = Arc::<AtomicU64>::default();
         let (sending, rules_now) = watch::channel(config.send_rules());
-        let identity = Identity::open(&state.join(IDENTITY), "agent", CLAIMS)?;
-        let known = Some(state.join(CAPS));
-        let time = Some(Arc::clone(&clock) as Arc<dyn TrustedTime>);
-        let envelopes = Envelopes::on_time(client.clone(), Some(identity), known, time);
-        let refusals = envelopes.refusals();
-        let road = Counted {
-            road: ClientRoad {
+        let (to_commands, requests) = mpsc::channel(HEARD);
+        let voice = |outbox: Outbox, speaker: Speaker, known: &str, reach: &Arc<Reach>, seed| {
+            let (client, identity) = speaker;
+            let (known, time) = (state.join(known), Arc::clone(&clock) as Arc<dyn TrustedTime>);
+            let envelopes = Envelopes::on_time(client, Some(identity), Some(known), Some(time));
+            let sealing = ClientRoad {
                 envelopes: envelopes.clone(),
                 rules: rules_now.clone(),
                 namespace: namespace.clone(),
-            },
-            reach: Arc::clone(&reach),
-            clock: Arc::clone(&clock),
+            };
+            let road = Guarded { road: sealing, guard: Arc::clone(&guard) };
+            Voice {
+                outbox,
+                envelopes,
+                guard: Arc::clone(&guard),
+                road: Counted { road, reach: Arc::clone(reach), clock: Arc::clone(&clock) },
+                rules: rules_now.clone(),
+                namespace: namespace.clone(),
+                receipts: Arc::clone(&counted_receipts),
+                requests: to_commands.clone(),
+                seed,
+            }
         };
-        let (to_uplink, receipts) = mpsc::channel(HEARD);
-        let (to_commands, requests) = mpsc::channel(HEARD);
+        let client = speakers.gateway.0.clone();
+        let gateway = voice(outbox.clone(), speakers.gateway, CAPS, &reach, seed()?);
+        let mut own: BTreeMap<DeviceName, Voice<SystemClock>> = BTreeMap::new();
+        let mut looked_at = BTreeMap::new();
+        for (device, speaker) in speakers.own {
+            let its_reach = Arc::<Reach>::default();
+            match speaker {
+                Ok(speaker) => {
+                    let (share, known) = (Share::Of(device.clone()), format!("caps.{device}.jsonl"));
+                    let voice = voice(outbox.share(share), speaker, &known, &its_reach, seed()?);
+                    own.insert(device.clone(), voice);
+                }
+                Err(error) => {
+                    error!(%device, "{error}; its readings wait until the agent starts with keys, the others go on");
+                    its_reach.no(clock.now().wall_ms(), error.to_string());
+                }
+            }
+            let atsign = config.device[&device].atsign.clone();
+            looked_at.insert(device, (atsign, its_reach));
+        }
+        drop(to_commands);
+        let road = Voices {
+            gateway: gateway.road.clone(),
+            own: own.iter().map(|(device, voice)| (device.clone(), voice.road.clone())).collect(),
+        };
+        let refusals = std::iter::once(&gateway).chain(own.values()).map(|voice| voice.envelopes.refusals());
+        let refusals = refusals.collect();
         // Each stage stops when the one before it has ended.
         let (adapters_stop, uplink_stop) = (stop.child_token(), CancellationToken::new());
 
@@ -136,27 +174,10 @@ impl Agent {
         following.declare();
 
         let mut stages = JoinSet::new();
-        let seed = seed()?;
-        let uplink = Uplink {
-            outbox: outbox.clone(),
-            road: road.clone(),
-            namespace: namespace.clone(),
-            rules: rules_now.clone(),
-            seed,
-            receipts: Arc::clone(&counted_receipts),
-        };
-        let stop_uplink = uplink_stop.clone();
-        stages.spawn(async move { uplink.run(receipts, stop_uplink, GRACE).await.context("send") });
-        let ear = Ear {
-            envelopes: envelopes.clone(),
-            rules: rules_now,
-            outbox: outbox.clone(),
-            namespace: namespace.clone(),
-            receipts: to_uplink,
-            requests: to_commands,
-        };
-        let stop_ear = adapters_stop.clone();
-        stages.spawn(async move { ear.run(stop_ear).await.context("listen") });
+        stages.spawn(gateway.speak(adapters_stop.clone(), uplink_stop.clone()));
+        for (device, voice) in own {
+            stages.spawn(voice.speak_for(device, adapters_stop.clone(), uplink_stop.clone()));
+        }
         let commands = Commands {
             outbox: outbox.clone(),
             road,
@@ -177,18 +198,18 @@ impl Agent {
             folder: state,
             tallies: following.field.tallies().clone(),
             reach: Arc::clone(&reach),
+            own: Own::new(looked_at),
             receipts: counted_receipts,
             receipts_refused: refusals,
             handled,
+            standing: guard.standing(),
         };
+        let (claim, claims) = mpsc::channel(1);
+        let stop_guard = adapters_stop.clone();
+        stages.spawn(async move { guard.run(claims, stop_guard).await.context("look for clones") });
         let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
         stages
             .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
-        let stop_announcing = adapters_stop.clone();
-        stages.spawn(async move {
-            announce(&envelopes, stop_announcing).await;
-            Ok(())
-        });
         let stop_first = adapters_stop.clone();
         stages.spawn(async move { first_connection(&client, &reach, &*clock, stop_first).await });
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
@@ -212,7 +233,7 @@ impl Agent {
         let (reload, reloads) = mpsc::channel(1);
         match Place::take(self.socket.clone()) {
             Ok(place) => {
-                let desk = Desk { place, reload, look, taps: following.field.taps().clone() };
+                let desk = Desk { place, reload, claim, look, taps: following.field.taps().clone() };
                 let stop_desk = adapters_stop.clone();
                 stages.spawn(async move {
                     desk.run(stop_desk).await;
@@ -244,6 +265,46 @@ impl Agent {
         watchdog.await.ok();
         result
     }
+}
+
+/// A client of an atSign, and the key by which the agent vouches for what it sends as that.
+type Speaker = (Client, Identity);
+
+/// Who speaks.
+struct Speakers {
+    gateway: Speaker,
+    /// Those of the devices that have an atSign of their own; or why one cannot speak.
+    own: BTreeMap<DeviceName, Result<Speaker, KeysError>>,
+}
+
+impl Speakers {
+    /// All of the configuration's, of which only the gateway must have its keys.
+    fn of(config: &AgentConfig, state: &Path, way: &Way, seal: &Seal) -> Result<Self, KeysError> {
+        let speaker = |atsign, source, identity: &str| {
+            let client = way.client(atsign, source, Some(seal))?;
+            Ok((client, keys::identity(&state.join(identity), seal, CLAIMS)?))
+        };
+        let gateway = speaker(&config.gateway.atsign, &config.gateway.keys, IDENTITY)?;
+        let own = config.device.iter().map(|(name, device)| {
+            (name.clone(), speaker(&device.atsign, &device.keys, &format!("identity.{name}.pem")))
+        });
+        Ok(Self { gateway, own: own.collect() })
+    }
+}
+
+/// Seals the keys that are not, and, when everything is sealed with the seal key that there is now, lets go of the one
+/// that a credential has taken over from.
+fn keep_sealed(config: &AgentConfig, state: &Path, seal: &Seal) -> anyhow::Result<()> {
+    for source in
+        std::iter::once(&config.gateway.keys).chain(config.device.values().map(|device| &device.keys))
+    {
+        // One that cannot be read has been complained of.
+        if let Err(error @ KeysError::Unsealed { .. }) = keys::keep_sealed(source, state, seal) {
+            warn!("{error}; the next start tries again");
+        }
+    }
+    file::follow(state, seal).context("seal the keys anew")?;
+    Ok(seal.settle()?)
 }
 
 type Stages = JoinSet<anyhow::Result<()>>;

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use at_protocol::AtSign;
+use atedge_adapters::DeviceName;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
@@ -33,6 +34,7 @@ pub mod pure {
     pub use super::schedule::{Action, Schedule};
 }
 
+use crate::failpoint::Failpoint;
 use crate::outbox::{FlowKey, Outbox, OutboxError, Parcel, Receipted};
 use crate::payload::{Lane, NoteId, name};
 use flow::Pinned;
@@ -41,6 +43,8 @@ use schedule::{Action, Schedule};
 /// A notification on its way out, not yet sealed.
 #[derive(Debug, Clone, Copy)]
 pub struct Note<'a> {
+    /// Who says it.
+    pub device: &'a DeviceName,
     /// To whom.
     pub to: &'a AtSign,
     /// The id that it must have; any, where absent.
@@ -185,11 +189,18 @@ impl<R: Road> Uplink<R> {
                 };
                 let id = NoteId::new(lane.boot, first, attempt);
                 let name = name::telemetry(&lane.device, &lane.stream, &self.namespace);
-                match self
-                    .road
-                    .notify(Note { to: &key.reader, id: Some(&id), name: &name, plain: &json, ttln })
-                    .await
-                {
+                let note = Note {
+                    device: &lane.device,
+                    to: &key.reader,
+                    id: Some(&id),
+                    name: &name,
+                    plain: &json,
+                    ttln,
+                };
+                Failpoint::SendBefore.pass();
+                let sent = self.road.notify(note).await;
+                Failpoint::SendAfter.pass();
+                match sent {
                     Ok(()) => Ok(Outcome::Sent { key, from, last, bytes: json.len(), more: last < to, id }),
                     // What only tells of gaps is refused for its name, and so would be all else.
                     Err(RoadError::Refused(_)) if records == 0 => Ok(Outcome::Gone { key, from, to: last }),

@@ -2,7 +2,7 @@
 //! new one and never a piece of it.
 
 use std::fs::{File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Seek as _, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -33,6 +33,18 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder_of(path);
     written(folder, bytes, 0o600)?.persist_noclobber(path)?;
     File::open(folder)?.sync_all()
+}
+
+/// Overwrites what a file, opened to write, holds. Its blocks may be elsewhere all the same: flash, and file systems
+/// that write anew what changes, keep old ones until they need the room.
+///
+/// # Errors
+/// When the disk does not take it.
+pub fn wipe(mut file: &File) -> io::Result<()> {
+    let size = file.metadata()?.len();
+    file.seek(io::SeekFrom::Start(0))?;
+    io::copy(&mut io::repeat(0).take(size), &mut file)?;
+    file.sync_all()
 }
 
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -86,6 +98,15 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"first");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_wiped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_private(&path, b"secret").unwrap();
+        wipe(&File::options().write(true).open(&path).unwrap()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [0; 6]);
     }
 
     #[test]

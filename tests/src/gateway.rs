@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use atedge_agent::outbox::Which;
 
 use crate::ledger::Arrival;
 use crate::process::{PATIENCE, Process, program, run};
@@ -49,6 +50,33 @@ impl Gateway {
         Ok(Self { program, config, folder: town.folder.clone(), process: None })
     }
 
+    /// What somebody has who copies its disk to another box. It must not run.
+    ///
+    /// # Errors
+    /// A file cannot be copied.
+    pub fn cloned(&self, folder: &Path) -> Result<Self> {
+        let config = folder.join("agent.toml");
+        std::fs::create_dir_all(folder.join("agent"))?;
+        std::fs::copy(&self.config, &config)?;
+        for file in std::fs::read_dir(self.folder.join("agent"))? {
+            let file = file?;
+            if file.file_type()?.is_file() {
+                std::fs::copy(file.path(), folder.join("agent").join(file.file_name()))?;
+            }
+        }
+        Ok(Self { program: self.program.clone(), config, folder: folder.to_owned(), process: None })
+    }
+
+    /// How it says that it is.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let output = run("status", self.ask("status", false).arg("--json"), &self.folder)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&said).with_context(|| format!("`status` said {said}"))
+    }
+
     /// Has its stream require this of readers, as a TOML list, from its next start on.
     ///
     /// # Errors
@@ -63,8 +91,8 @@ impl Gateway {
     /// # Errors
     /// Its queue cannot be looked at.
     pub fn unconfirmed(&self) -> Result<u64> {
-        let mut command = Command::new(&self.program[0]);
-        command.args(["queue", "stat", "--json", "--state"]).arg(self.folder.join("agent"));
+        let mut command = self.bare("queue");
+        command.args(["stat", "--json", "--state"]).arg(self.state());
         let output = run("queue", &mut command, &self.folder)?;
         let stat: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         stat["readers"][0]["unconfirmed"].as_u64().with_context(|| format!("no reader in {stat}"))
@@ -101,7 +129,7 @@ impl Gateway {
     #[must_use]
     pub fn run(&self) -> Command {
         let mut command = self.command("run");
-        command.arg("--state").arg(self.folder.join("agent"));
+        command.arg("--state").arg(self.state());
         command
     }
 
@@ -117,22 +145,50 @@ impl Gateway {
     pub fn ask(&self, verb: &str, of_config: bool) -> Command {
         let mut command = match of_config {
             true => self.command(verb),
-            false => {
-                let mut command = Command::new(&self.program[0]);
-                command.args(&self.program[1..]).arg(verb);
-                command
-            }
+            false => self.bare(verb),
         };
         if verb != "try" {
-            command.arg("--state").arg(self.folder.join("agent"));
+            command.arg("--state").arg(self.state());
         }
         command
     }
 
     fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(&self.program[0]);
-        command.args(&self.program[1..]).arg(verb).arg("--config").arg(&self.config);
+        let mut command = self.bare(verb);
+        command.arg("--config").arg(&self.config);
         command
+    }
+
+    fn bare(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]).arg(verb);
+        command
+    }
+
+    /// Where it keeps its state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("agent")
+    }
+
+    /// The last number that it has committed in each device, stream and boot of which something waits.
+    ///
+    /// # Errors
+    /// Its queue cannot be looked at.
+    pub fn committed(&self) -> Result<impl Iterator<Item = ((String, String, String), u64)>> {
+        let lanes = atedge_agent::outbox::list(&self.state(), &Which::default())?;
+        Ok(lanes.into_iter().filter_map(|lane| Some(((lane.device, lane.stream, lane.boot), lane.last?))))
+    }
+
+    /// Starts the build that fails when it is told to, to die when it comes by `failpoint` for the `pass`th time, with
+    /// these further variables.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_to_fail(&self, failpoint: &str, pass: u64, variables: &[(&str, String)]) -> Result<Process> {
+        let mut command = self.run();
+        command.env("ATEDGE_FAIL", format!("{failpoint}:{pass}")).envs(variables.iter().cloned());
+        Process::start("agent", &mut command, &self.folder)
     }
 
     /// Starts it, and waits until it says that it is ready.

@@ -115,6 +115,33 @@ impl Account {
     }
 }
 
+/// What an agent had committed when it died: the last number of each device, stream and boot. Numbers have no holes.
+#[derive(Debug, Default)]
+pub struct Committed(BTreeMap<(String, String, String), u64>);
+
+impl Committed {
+    /// The agent had committed everything of a device, stream and boot up to `last`.
+    pub fn note(&mut self, lane: (String, String, String), last: u64) {
+        let known = self.0.entry(lane).or_default();
+        *known = last.max(*known);
+    }
+
+    /// How many of them never arrived.
+    #[must_use]
+    pub fn unseen(&self, arrivals: &[Arrival]) -> u64 {
+        let mut seen: BTreeMap<(&str, &str, &str), BTreeSet<u64>> = BTreeMap::new();
+        for arrival in arrivals {
+            let lane = (arrival.device.as_str(), arrival.stream.as_str(), arrival.boot.as_str());
+            seen.entry(lane).or_default().insert(arrival.seq);
+        }
+        let unseen = |((device, stream, boot), last): (&(String, String, String), &u64)| {
+            let seen = seen.get(&(device.as_str(), stream.as_str(), boot.as_str()));
+            last - seen.map_or(0, |seen| count(seen.range(1..=*last).count()))
+        };
+        self.0.iter().map(unseen).sum()
+    }
+}
+
 fn count(items: usize) -> u64 {
     u64::try_from(items).unwrap_or(u64::MAX)
 }
@@ -158,6 +185,17 @@ mod tests {
             arrived: 3,
         };
         assert_eq!(account, expected);
+    }
+
+    #[test]
+    fn what_was_committed_and_did_not_come_is_unseen() {
+        let mut committed = Committed::default();
+        let lane = |boot: &str| ("d".to_owned(), "s".to_owned(), boot.to_owned());
+        committed.note(lane("1-a"), 3);
+        committed.note(lane("1-a"), 2);
+        committed.note(lane("2-b"), 1);
+        let arrivals = [line("1-a", 1, 5, false), line("1-a", 3, 7, false), line("1-a", 4, 8, false)];
+        assert_eq!(committed.unseen(&arrivals), 2);
     }
 
     #[test]

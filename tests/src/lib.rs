@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod broker;
+pub mod canary;
 pub mod commander;
 pub mod crowd;
 pub mod federation;
@@ -14,6 +15,7 @@ pub mod ledger;
 pub mod link;
 pub mod net;
 pub mod peer;
+pub mod plant;
 pub mod powercut;
 pub mod process;
 pub mod publisher;

@@ -271,7 +271,7 @@ async fn look(known: &Known, folder: &Path) -> Result<Look> {
     let Ok(opened) = Outbox::open(options(folder, Durability::None)?, NOW) else {
         return Ok(Look::Unopened);
     };
-    let Opened { outbox, thread, salvaged } = opened;
+    let Opened { outbox, thread, salvaged, .. } = opened;
     let looked = if salvaged.is_some() { Ok(Look::Unopened) } else { compare(known, &outbox).await };
     // Its files are its thread's until that has ended.
     drop(outbox);

@@ -33,24 +33,40 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The build of a program that acknowledges before it commits, which a scenario has to find out. It stands
-/// under a name of its own, so that it cannot be mistaken for the real one.
+/// The build of a program with `feature`, which makes it fail on purpose. It stands under a name of its own, so that
+/// it cannot be mistaken for the real one.
 ///
 /// # Errors
 /// It has not been built; the error says how to.
-pub fn sabotaged(name: &str) -> Result<String> {
+pub fn built_with(name: &str, feature: &str) -> Result<String> {
     let real = program(name)?;
-    let sabotaged = real.with_file_name(format!("{name}-sabotaged"));
+    let special = real.with_file_name(format!("{name}-{feature}"));
     let release =
         if real.parent().is_some_and(|folder| folder.ends_with("release")) { " --release" } else { "" };
     ensure!(
-        sabotaged.exists(),
-        "{sabotaged} is missing; build it with: cargo build{release} -p {name} --features sabotage && mv {real} \
-         {sabotaged} && cargo build{release} -p {name}",
-        sabotaged = sabotaged.display(),
+        special.exists(),
+        "{special} is missing; build it with: cargo build{release} -p {name} --features {feature} && mv {real} \
+         {special} && cargo build{release} -p {name}",
+        special = special.display(),
         real = real.display(),
     );
-    Ok(sabotaged.to_str().context("a path in UTF-8")?.to_owned())
+    Ok(special.to_str().context("a path in UTF-8")?.to_owned())
+}
+
+/// The agent that can be told to fail.
+///
+/// # Errors
+/// It has not been built.
+pub fn failing_agent() -> Result<String> {
+    built_with("atedge-agent", "failpoints")
+}
+
+/// The agent that acknowledges before it commits, which a scenario has to find out: a program and its arguments.
+///
+/// # Errors
+/// It has not been built.
+pub fn sabotaged_agent() -> Result<Vec<String>> {
+    Ok(vec!["env".into(), "ATEDGE_SABOTAGE=1".into(), failing_agent()?])
 }
 
 /// A running process. Its output goes to `<name>.log`; it is killed when this is dropped.

@@ -73,6 +73,20 @@ fn what_is_written_reaches_its_part() {
 }
 
 #[test]
+fn a_device_may_have_an_atsign_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = "[device.boiler]\natsign = \"@boiler07\"\nkeys = \"file:nowhere\"\n[outbox]\ndrain = { rate = \"200KiB/s\" }";
+    let Loaded { config, sources, .. } =
+        load(&[written(folder.path(), |text| text.replace("[outbox]", table))]).unwrap();
+    assert!(config.outbox_options("state".into()).apart.contains(&"boiler".parse().unwrap()));
+    assert_eq!(config.send_rules().drain.rate, Some(100 << 10), "together they keep to the rate");
+    // Whoever checks is told; the agent starts all the same.
+    let complaints = config.check_device_keys(&sources);
+    assert!(complaints[0].to_string().contains(":23:"), "{}", complaints[0]);
+    assert!(complaints[0].to_string().contains("nowhere"), "{}", complaints[0]);
+}
+
+#[test]
 fn each_mistake_is_shown_where_it_is() {
     let folder = tempfile::tempdir().unwrap();
     for (from, to, line, says) in [
@@ -107,6 +121,13 @@ fn each_mistake_is_shown_where_it_is() {
         ("[outbox]", "[outbox]\nthin = { with = [] }", 22, "nothing of a number"),
         ("8KiB", "8KiB\", linger = \"1s\" }\npriority = 10\n#", 20, "a priority is 0"),
         ("[outbox]", "[outbux]", 21, "unknown setting `outbux`"),
+        ("[outbox]", "[device.a]\natsign = \"@a\"\n[outbox]", 21, "keys"),
+        (
+            "[outbox]",
+            "[device.a]\natsign = \"@plant7gw1\"\nkeys = \"file:a\"\n[outbox]",
+            22,
+            "@plant7gw1 is the gateway already",
+        ),
         ("[outbox]", "[metrics]\nlisten = \"0.0.0.0:1\"\n[outbox]", 22, "expected 127.0.0.1"),
         ("signed = false", "signed = true", 28, "signed commands are not available yet"),
         ("{value}", "{valve}", 26, "there is no argument `valve`"),

@@ -13,6 +13,8 @@ pub enum Ask {
     Reload {},
     /// Say how you are.
     Status {},
+    /// Be the gateway, whoever else was.
+    Claim {},
     /// Show what comes in, until the asker has gone.
     Tap {
         /// Through this adapter or of this device alone.
@@ -56,6 +58,7 @@ mod tests {
     fn only_what_is_known_is_an_ask() {
         assert_eq!(Ask::parse(r#"{"ask":"reload"}"#).unwrap(), Ask::Reload {});
         assert_eq!(Ask::parse(r#"{"ask":"status"}"#).unwrap(), Ask::Status {});
+        assert_eq!(Ask::parse(r#"{"ask":"claim"}"#).unwrap(), Ask::Claim {});
         assert_eq!(Ask::parse(r#"{"ask":"tap"}"#).unwrap(), Ask::Tap { of: None });
         let of = Some("boiler".to_owned());
         assert_eq!(Ask::parse(r#"{"ask":"tap","of":"boiler"}"#).unwrap(), Ask::Tap { of });

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::{Answer, Ask, MOST_ASK, Place};
 use crate::difference::Difference;
 use crate::look::Look;
+use crate::standing::Claiming;
 use crate::tap::Taps;
 
 /// Who is answered at once; more wait.
@@ -33,6 +34,8 @@ pub struct Desk {
     pub place: Place,
     /// Has the configuration followed. Holds as many as are answered at once.
     pub reload: mpsc::Sender<Reloading>,
+    /// Has this box be the gateway, likewise.
+    pub claim: mpsc::Sender<Claiming>,
     /// What is shown.
     pub look: Look,
     /// What comes in.
@@ -70,7 +73,11 @@ impl Desk {
         };
         match ask {
             Ok(Ask::Reload {}) => {
-                let answer = self.reload().await;
+                let answer = handed_on(&self.reload).await;
+                say(&mut line, &answer).await;
+            }
+            Ok(Ask::Claim {}) => {
+                let answer = handed_on(&self.claim).await;
                 say(&mut line, &answer).await;
             }
             Ok(Ask::Status {}) => {
@@ -113,16 +120,17 @@ impl Desk {
             }
         }
     }
+}
 
-    async fn reload(&self) -> Answer<Difference> {
-        let (tell, told) = oneshot::channel();
-        if self.reload.send(tell).await.is_ok()
-            && let Ok(answer) = told.await
-        {
-            return answer;
-        }
-        Answer::Failed("the agent is stopping".to_owned())
+/// The answer of whom it is for to decide.
+async fn handed_on<T>(to: &mpsc::Sender<oneshot::Sender<Answer<T>>>) -> Answer<T> {
+    let (tell, told) = oneshot::channel();
+    if to.send(tell).await.is_ok()
+        && let Ok(answer) = told.await
+    {
+        return answer;
     }
+    Answer::Failed("the agent is stopping".to_owned())
 }
 
 /// Says a line, and whether it was taken. Whoever does not take it has gone.

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -16,13 +16,16 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::difference::Difference;
 use crate::look::{Look, Status};
 use crate::outbox::{Durability, Opened, Outbox, OutboxOptions};
+use crate::standing::{Claimed, Claiming, Standing};
 use crate::tally::{State, Tallies};
 use crate::tap::{Tapped, Taps};
+use crate::voice::Own;
 
 struct Bench {
     _folder: tempfile::TempDir,
     socket: PathBuf,
     reloads: mpsc::Receiver<Reloading>,
+    claims: mpsc::Receiver<Claiming>,
     stop: CancellationToken,
     desk: JoinHandle<()>,
     look: Look,
@@ -43,8 +46,10 @@ pub(crate) fn look(folder: &Path) -> Look {
         tallies: Tallies::default(),
         reach: Arc::default(),
         receipts: Arc::default(),
-        receipts_refused: Arc::default(),
+        own: Own::default(),
+        receipts_refused: Vec::new(),
         handled: Arc::default(),
+        standing: watch::channel(Standing::default()).1,
     }
 }
 
@@ -52,12 +57,13 @@ fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("agent.sock");
     let (reload, reloads) = mpsc::channel(1);
+    let (claim, claims) = mpsc::channel(1);
     let stop = CancellationToken::new();
     let (look, taps) = (look(folder.path()), Taps::default());
     let place = Place::take(socket.clone()).unwrap();
-    let desk = Desk { place, reload, look: look.clone(), taps: taps.clone() };
+    let desk = Desk { place, reload, claim, look: look.clone(), taps: taps.clone() };
     let desk = tokio::spawn(desk.run(stop.clone()));
-    Bench { _folder: folder, socket, reloads, stop, desk, look, taps }
+    Bench { _folder: folder, socket, reloads, claims, stop, desk, look, taps }
 }
 
 /// What is answered to these bytes.
@@ -88,6 +94,15 @@ async fn a_reload_is_answered_when_it_is_over() {
     desk.await.unwrap();
     let down = spawn_blocking(ask(socket)).await.unwrap();
     assert!(matches!(down, Err(CallError::Down { .. })), "{down:?}");
+}
+
+#[tokio::test]
+async fn a_claim_is_answered_by_whom_it_is_for() {
+    let Bench { socket, mut claims, look, _folder, .. } = bench();
+    let asked = spawn_blocking(move || Call::new(&socket, &Ask::Claim {})?.answer::<Claimed>());
+    let claimed = Claimed { boot: look.boot };
+    claims.recv().await.unwrap().send(Answer::Done(claimed)).unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), Answer::Done(claimed));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::store::{LaneId, Store};
 use crate::clock::Stamp;
+use crate::failpoint::Failpoint;
 use crate::payload::{Cause, ClockState, Lane, Record, fragment};
 
 /// How many ids of devices' own are remembered, over all devices: more than MQTT brokers may keep
@@ -102,6 +103,7 @@ impl Store {
             segment,
             sealed
         ])?;
+        Failpoint::RecordWritten.pass();
         Ok(())
     }
 
@@ -123,6 +125,7 @@ impl Store {
             delivery.packet,
             delivery.digest
         ])?;
+        Failpoint::DeliveryRemembered.pass();
         Ok(false)
     }
 

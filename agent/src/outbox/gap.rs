@@ -7,6 +7,7 @@ use at_protocol::AtSign;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::store::{LaneId, Store};
+use crate::failpoint::Failpoint;
 use crate::payload::{Cause, Gap};
 
 /// Most gaps that travel with one batch.
@@ -26,6 +27,7 @@ impl Store {
             .db
             .prepare_cached("DELETE FROM record WHERE lane = ? AND seq BETWEEN ? AND ?")?
             .execute(params![lane, first, last])?;
+        Failpoint::RecordsDropped.pass();
         let readers: Vec<String> = self
             .db
             .prepare_cached("SELECT reader FROM cursor WHERE lane = ? AND upto < ?")?
@@ -100,6 +102,7 @@ impl Store {
             last,
             cause.as_str()
         ])?;
+        Failpoint::GapWritten.pass();
         Ok(())
     }
 

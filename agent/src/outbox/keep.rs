@@ -9,6 +9,7 @@ use super::StreamPolicy;
 use super::send::FlowKey;
 use super::store::{LaneId, Store, text};
 use crate::clock::Stamp;
+use crate::failpoint::Failpoint;
 use crate::payload::{Boot, Cause, ClockState};
 
 /// Lost because their time was up, by one round of [`Outbox::expire`](super::Outbox::expire).
@@ -44,6 +45,7 @@ impl Store {
             self.db
                 .prepare_cached("DELETE FROM record WHERE lane = ? AND seq < ?")?
                 .execute(params![lane, needed])?;
+            Failpoint::RecordsDeleted.pass();
         }
         self.close_lane(lane)
     }
@@ -59,6 +61,7 @@ impl Store {
             )?
             .execute(params![lane, self.boot.to_string()])?;
         if closed > 0 {
+            Failpoint::LaneClosed.pass();
             self.db.prepare_cached("DELETE FROM cursor WHERE lane = ?")?.execute([lane])?;
         }
         Ok(())

@@ -1,26 +1,27 @@
 //! Opening the outbox, whatever the last run or the disk has left.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::OptionalExtension as _;
+use rusqlite::types::Type;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::seal::{SealKey, SealKeyError, Segments};
+use super::seal::Segments;
+use super::share::Fresh;
 use super::store::{Store, connect, is_damage};
-use super::worker::{Fresh, Thread};
-use super::{APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, salvage, schema, worker};
+use super::worker::Thread;
+use super::{
+    APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, Share, salvage, schema, worker,
+};
 use crate::clock::Stamp;
+use crate::seal::{Seal, SealError};
 
 /// Keeps a second agent out; held by the thread.
 const LOCK: &str = "outbox.lock";
-/// The key that wraps the segment keys.
-pub(super) const SEAL_KEY: &str = "seal.key";
-/// Beside the database: the last run found it damaged.
-const DAMAGED: &str = "outbox.damaged";
 
 /// An outbox at work.
 pub struct Opened {
@@ -30,6 +31,8 @@ pub struct Opened {
     pub thread: Thread,
     /// What was saved, if the file was damaged.
     pub salvaged: Option<Salvaged>,
+    /// The seal key.
+    pub seal: Arc<Seal>,
 }
 
 impl Outbox {
@@ -43,16 +46,17 @@ impl Outbox {
         let in_folder = |cause| OutboxError::Folder { path: folder.clone(), cause };
         std::fs::create_dir_all(&folder).map_err(in_folder)?;
         let lock = lock(&folder)?;
+        let fresh = Arc::new(Fresh::new(&options.apart));
         let (store, salvaged) = open_store(options, now)?;
+        let seal = store.segments.seal_key();
         let boot = store.boot;
         let (requests, received) = std::sync::mpsc::channel();
-        let fresh = Arc::new(Fresh::default());
         let failed = CancellationToken::new();
         let thread =
             worker::start(store, received, Arc::clone(&fresh), failed.clone(), lock).map_err(in_folder)?;
         let (appends, calls) = (Arc::new(Semaphore::new(APPENDS)), Arc::new(Semaphore::new(CALLS)));
-        let outbox = Outbox { requests, appends, calls, fresh, failed, boot };
-        Ok(Opened { outbox, thread, salvaged })
+        let outbox = Outbox { requests, appends, calls, fresh, share: Share::Rest, failed, boot };
+        Ok(Opened { outbox, thread, salvaged, seal })
     }
 }
 
@@ -71,47 +75,51 @@ pub(super) fn open_store(
     options: OutboxOptions,
     now: Stamp,
 ) -> Result<(Store, Option<Salvaged>), OutboxError> {
+    let seal = Arc::new(Seal::open(options.seal.clone())?);
+    let (mut store, salvaged) = open_or_salvage(options, &seal, now)?;
+    if seal.takes_over() {
+        let path = store.options.folder.join(FILE);
+        store.rewrap().map_err(|cause| OutboxError::Open { path, cause })?;
+    }
+    Ok((store, salvaged))
+}
+
+fn open_or_salvage(
+    options: OutboxOptions,
+    seal: &Arc<Seal>,
+    now: Stamp,
+) -> Result<(Store, Option<Salvaged>), OutboxError> {
     let path = options.folder.join(FILE);
-    let marker = options.folder.join(DAMAGED);
-    let (seal_key, key_is_new) = seal_key(&options.folder)?;
-    let seal_key = Arc::new(seal_key);
-    let without_its_key = key_is_new && path.exists();
-    if !marker.exists() && !without_its_key {
-        match open_whole(&path, &options, &seal_key) {
-            Ok(store) => return Ok((store, None)),
-            Err(Why::Damaged(cause)) => error!(%cause, "the outbox cannot be read"),
+    let without_its_key = seal.is_new() && path.exists();
+    let mut salvaged = None;
+    if without_its_key || salvage::is_due(&path) {
+        salvaged = Some(salvage::repair(&options, seal, now)?);
+    }
+    loop {
+        match open_whole(&path, &options, seal) {
+            Ok(store) => return Ok((store, salvaged)),
+            Err(Why::Damaged(cause)) if salvaged.is_none() => {
+                error!(%cause, "the outbox cannot be read");
+                salvaged = Some(salvage::repair(&options, seal, now)?);
+            }
+            Err(Why::Damaged(cause)) => return Err(OutboxError::Open { path, cause }),
             Err(Why::Other(error)) => return Err(error),
         }
     }
-    let in_folder = |path: &Path, cause| OutboxError::Folder { path: path.to_owned(), cause };
-    let damaged = salvage::quarantine(&path).map_err(|cause| in_folder(&path, cause))?;
-    error!(file = %damaged.display(), "the outbox was damaged and has been moved away");
-    let opened = |cause| OutboxError::Open { path: path.clone(), cause };
-    let mut db = connect(&path, &options).map_err(opened)?;
-    let segments = Segments::new(seal_key);
-    let salvaged = salvage::salvage(&mut db, &damaged, &segments).map_err(opened)?;
-    // Without the old epoch, the seconds since 1970: no outbox was started that often.
-    let at_least = if salvaged.epoch_known { 0 } else { u64::try_from(now.wall_us / 1_000_000).unwrap_or(0) };
-    let mut store = Store::begin(db, options, segments, at_least).map_err(opened)?;
-    store.group(Store::count_all_holes).map_err(opened)?;
-    if marker.exists() {
-        std::fs::remove_file(&marker).map_err(|cause| in_folder(&marker, cause))?;
-    }
-    Ok((store, Some(salvaged)))
 }
 
 /// Why a file does not open as it is.
 enum Why {
     /// Moving it away cures it.
-    Damaged(String),
+    Damaged(rusqlite::Error),
     /// It does not.
     Other(OutboxError),
 }
 
 /// Opens the file that is there, or a new one.
-fn open_whole(path: &Path, options: &OutboxOptions, seal_key: &Arc<SealKey>) -> Result<Store, Why> {
+fn open_whole(path: &Path, options: &OutboxOptions, seal: &Arc<Seal>) -> Result<Store, Why> {
     let failed = |cause: rusqlite::Error| match is_damage(&cause) {
-        true => Why::Damaged(cause.to_string()),
+        true => Why::Damaged(cause),
         false => Why::Other(OutboxError::Open { path: path.to_owned(), cause }),
     };
     let db = connect(path, options).map_err(failed)?;
@@ -119,40 +127,16 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal_key: &Arc<SealKey>) -> 
     if version > schema::VERSION {
         return Err(Why::Other(OutboxError::Version { path: path.to_owned(), version }));
     }
-    let segments = Segments::new(Arc::clone(seal_key));
+    let segments = Segments::new(Arc::clone(seal));
     let newest = "SELECT id, wrapped FROM segment ORDER BY id DESC LIMIT 1";
     let newest: Option<(i64, Vec<u8>)> =
         db.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(failed)?;
     if newest.is_some_and(|(id, wrapped)| !segments.is_ours(id, &wrapped)) {
-        return Err(Why::Damaged("its keys do not open with this seal key".into()));
+        if seal.is_suspect() {
+            return Err(Why::Other(SealError::Another(options.folder.clone()).into()));
+        }
+        let foreign = "its keys do not open with this seal key";
+        return Err(Why::Damaged(rusqlite::Error::InvalidColumnType(1, foreign.into(), Type::Blob)));
     }
     Store::begin(db, options.clone(), segments, 0).map_err(failed)
-}
-
-/// The seal key, and whether it was made just now. A key file that holds no key is moved away.
-fn seal_key(folder: &Path) -> Result<(SealKey, bool), OutboxError> {
-    let path = folder.join(SEAL_KEY);
-    let failed = |cause| OutboxError::Folder { path: path.clone(), cause };
-    let was_there = path.exists();
-    match SealKey::open_or_create(&path) {
-        Ok(key) => Ok((key, !was_there)),
-        Err(SealKeyError::Io(cause)) => Err(failed(cause)),
-        Err(SealKeyError::Malformed) => {
-            error!(file = %path.display(), "the seal key is damaged; what was sealed with it cannot be read");
-            std::fs::rename(&path, folder.join("seal.key.damaged")).map_err(failed)?;
-            match SealKey::open_or_create(&path) {
-                Ok(key) => Ok((key, true)),
-                Err(SealKeyError::Io(cause)) => Err(failed(cause)),
-                Err(cause @ SealKeyError::Malformed) => Err(failed(std::io::Error::other(cause))),
-            }
-        }
-    }
-}
-
-/// Leaves word for the next start that the file at `path` is damaged.
-pub(super) fn mark_damaged(path: &Path) {
-    let marker: PathBuf = path.with_file_name(DAMAGED);
-    if let Err(cause) = std::fs::write(&marker, b"") {
-        error!(%cause, file = %marker.display(), "cannot leave word that the outbox is damaged");
-    }
 }

@@ -7,13 +7,14 @@ use atedge_adapters::{DeviceName, StreamName};
 use rusqlite::{Connection, OpenFlags, params};
 use serde::Serialize;
 
-use super::open::{SEAL_KEY, lock, open_store};
-use super::seal::{SealKey, Segments};
+use super::open::{lock, open_store};
+use super::seal::Segments;
 use super::send::{Stored, open};
 use super::store::{LaneId, text};
 use super::{FILE, OutboxError, OutboxOptions, schema};
 use crate::clock::Stamp;
 use crate::payload::{Batch, Cause, Lane, parse_fragment};
+use crate::seal::{Place, Seal};
 
 /// Which records.
 #[derive(Clone, Debug, Default)]
@@ -96,14 +97,7 @@ pub fn list(folder: &Path, which: &Which) -> Result<Vec<LaneStat>, OutboxError> 
 /// # Errors
 /// When there is no outbox or no seal key, or it cannot be read.
 pub fn export(folder: &Path, which: &Which, mut each: impl FnMut(Batch)) -> Result<u64, OutboxError> {
-    let path = folder.join(SEAL_KEY);
-    let unreadable = |cause| OutboxError::Folder { path: path.clone(), cause };
-    if !path.exists() {
-        return Err(unreadable(std::io::ErrorKind::NotFound.into()));
-    }
-    let seal_key =
-        SealKey::open_or_create(&path).map_err(|error| unreadable(std::io::Error::other(error)))?;
-    let mut segments = Segments::new(Arc::new(seal_key));
+    let mut segments = Segments::new(Arc::new(Seal::look(Place::of(folder))?));
     look(folder, |db| {
         let mut damaged = 0;
         for (id, lane) in lanes(db, which)? {
@@ -140,7 +134,8 @@ pub fn purge(folder: &Path, which: &Which, now: Stamp) -> Result<u64, OutboxErro
         return Err(OutboxError::Folder { path, cause });
     }
     let _lock = lock(folder)?;
-    let (mut store, _) = open_store(OutboxOptions::new(folder, std::collections::BTreeMap::new()), now)?;
+    let options = OutboxOptions::new(folder, std::collections::BTreeMap::new());
+    let (mut store, _) = open_store(options, now)?;
     let purge = store.group(|store| {
         let mut gone = 0;
         for (id, _) in lanes(&store.db, which)? {

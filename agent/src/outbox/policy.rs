@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use at_protocol::AtSign;
-use atedge_adapters::StreamName;
 use atedge_adapters::report::Summary;
+use atedge_adapters::{DeviceName, StreamName};
 use serde::{Deserialize, Serialize};
+
+use crate::seal::Place;
 
 /// How long records of streams that say nothing about it are kept.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -146,14 +148,18 @@ pub enum MinFree {
 /// How to open an outbox.
 #[derive(Clone, Debug)]
 pub struct OutboxOptions {
-    /// The folder of the database, its lock and its seal key.
+    /// The folder of the database and its lock.
     pub folder: PathBuf,
+    /// Where the seal key is.
+    pub seal: Place,
     /// Size of the database, in bytes, from which on it is full.
     pub max_bytes: u64,
     /// It is full as well when the file system has no more than this left.
     pub min_free: MinFree,
     /// Of the size, what only records of this priority, or more important ones, may take.
     pub reserve: BTreeMap<Priority, u64>,
+    /// Devices that are sent for by themselves: see [`Outbox::share`](super::Outbox::share).
+    pub apart: BTreeSet<DeviceName>,
     /// The streams that are configured.
     pub streams: BTreeMap<StreamName, StreamPolicy>,
     /// How long a group waits for more to share its COMMIT.
@@ -167,11 +173,14 @@ pub struct OutboxOptions {
 impl OutboxOptions {
     /// An outbox in `folder` for `streams`: 512 MiB and no reserve, durable.
     pub fn new(folder: impl Into<PathBuf>, streams: BTreeMap<StreamName, StreamPolicy>) -> Self {
+        let folder = folder.into();
         Self {
-            folder: folder.into(),
+            seal: Place::of(&folder),
+            folder,
             max_bytes: 512 << 20,
             min_free: MinFree::Bytes(0),
             reserve: BTreeMap::new(),
+            apart: BTreeSet::new(),
             streams,
             linger: Duration::ZERO,
             durability: Durability::Full,

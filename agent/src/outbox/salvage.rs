@@ -1,12 +1,24 @@
 //! Moving a damaged file away and saving what still reads.
+//!
+//! A start that is cut short is gone on with by the next, whatever step it was at. The file `outbox.damaged` names
+//! where the damaged database goes, and is there until a whole one stands in its place; that is made beside it,
+//! and nothing is ever taken in under the other name.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OpenFlags, params_from_iter};
+use tracing::error;
 
 use super::seal::Segments;
-use super::store::{LaneId, number};
+use super::store::{LaneId, Store, connect, number};
+use super::{FILE, OutboxError, OutboxOptions};
+use crate::clock::Stamp;
+use crate::failpoint::Failpoint;
+use crate::seal::Seal;
 
 /// What was saved from a damaged outbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,29 +33,117 @@ pub struct Salvaged {
     pub(super) epoch_known: bool,
 }
 
+/// Beside the database: it is damaged. In it, once that is decided, the name that it is moved to.
+const MARKER: &str = "outbox.damaged";
+/// The new database, until it is whole.
+const NEW: &str = "outbox.new";
 /// What SQLite keeps beside a database.
-const COMPANIONS: [&str; 3] = ["", "-wal", "-shm"];
+const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
 
-/// Renames the database at `path`, with its log, to the first free `damaged-N.db` beside it.
-pub(super) fn quarantine(path: &Path) -> std::io::Result<PathBuf> {
+/// Leaves word for the next start that the database at `path` is damaged.
+pub(super) fn mark(path: &Path) {
+    let marker = path.with_file_name(MARKER);
+    if let Err(cause) = std::fs::write(&marker, b"") {
+        error!(%cause, file = %marker.display(), "cannot leave word that the outbox is damaged");
+    }
+}
+
+/// Whether the last run left word that the database at `path` is damaged, or was cut short while it saw to that.
+pub(super) fn is_due(path: &Path) -> bool {
+    let is_done = |target: PathBuf| target.exists() && path.exists();
+    path.with_file_name(MARKER).exists() && !target(path).is_some_and(is_done)
+}
+
+/// Where the marker says that the database at `path` goes.
+fn target(path: &Path) -> Option<PathBuf> {
+    let name = std::fs::read_to_string(path.with_file_name(MARKER)).ok()?;
+    let number = name.strip_prefix("damaged-")?.strip_suffix(".db")?;
+    number.parse::<u32>().ok().map(|_| path.with_file_name(name))
+}
+
+/// Moves the damaged database of `options` away, and puts a new one in its place, with what still reads. `now`
+/// gives it an epoch when the damaged one no longer says its own.
+pub(super) fn repair(options: &OutboxOptions, seal: &Arc<Seal>, now: Stamp) -> Result<Salvaged, OutboxError> {
+    let (path, new) = (options.folder.join(FILE), options.folder.join(NEW));
+    let in_folder = |cause| OutboxError::Folder { path: options.folder.clone(), cause };
+    let damaged = quarantine(&path).map_err(in_folder)?;
+    Failpoint::Quarantined.pass();
+    error!(file = %damaged.display(), "the outbox was damaged and has been moved away");
+    for file in family(&new) {
+        unless_missing(std::fs::remove_file(file)).map_err(in_folder)?;
+    }
+    let opened = |cause| OutboxError::Open { path: new.clone(), cause };
+    let saved = rebuild(options, seal, &new, &damaged, now).map_err(opened)?;
+    Failpoint::Salvaged.pass();
+    let replace = || {
+        std::fs::rename(&new, &path)?;
+        File::open(&options.folder)?.sync_all()?;
+        Failpoint::Replaced.pass();
+        std::fs::remove_file(path.with_file_name(MARKER))
+    };
+    replace().map_err(in_folder)?;
+    Ok(saved)
+}
+
+/// Makes the database `new`, with what still reads of `damaged`; all of it in the one file.
+fn rebuild(
+    options: &OutboxOptions,
+    seal: &Arc<Seal>,
+    new: &Path,
+    damaged: &Path,
+    now: Stamp,
+) -> rusqlite::Result<Salvaged> {
+    let mut db = connect(new, options)?;
+    let segments = Segments::new(Arc::clone(seal));
+    let saved = salvage(&mut db, damaged, &segments)?;
+    // Without the old epoch, the seconds since 1970: no outbox was started that often.
+    let at_least = if saved.epoch_known { 0 } else { u64::try_from(now.wall_us / 1_000_000).unwrap_or(0) };
+    let mut store = Store::begin(db, options.clone(), segments, at_least)?;
+    store.group(Store::count_all_holes)?;
+    store.empty_log()?;
+    Ok(saved)
+}
+
+/// Moves the database at `path`, with its log, to where the marker says, or else to the first free `damaged-N.db`
+/// beside it. The database itself goes last: when it is there, so is all of it.
+fn quarantine(path: &Path) -> io::Result<PathBuf> {
     let names = (1..).map(|n| path.with_file_name(format!("damaged-{n}.db")));
-    let target = names.into_iter().find(|target| !target.exists()).expect("there are always more numbers");
-    for companion in COMPANIONS {
-        let with = |path: &Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(companion);
-            PathBuf::from(name)
-        };
-        match std::fs::rename(with(path), with(&target)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
+    let target = match target(path).filter(|target| target.exists() != path.exists()) {
+        Some(target) => target,
+        None => {
+            let free = names.into_iter().find(|name| !family(name).any(|file| file.exists()));
+            let target = free.expect("there are always more numbers");
+            let name = target.file_name().expect("it was just given one").as_encoded_bytes();
+            atedge_service::files::write_private(&path.with_file_name(MARKER), name)?;
+            target
         }
+    };
+    Failpoint::DamageNoted.pass();
+    for (from, to) in family(path).zip(family(&target)) {
+        unless_missing(std::fs::rename(from, to))?;
     }
     Ok(target)
 }
 
+/// A database and what SQLite keeps beside it, which comes first.
+fn family(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let with = move |companion: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(companion);
+        PathBuf::from(name)
+    };
+    COMPANIONS.into_iter().chain([""]).map(with)
+}
+
+fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Each table with the number of columns in its primary key, which come first; `record` goes by itself.
-const TABLES: [(&str, usize); 12] = [
+const TABLES: [(&str, usize); 13] = [
     ("meta", 1),
     ("segment", 1),
     ("lane", 1),
@@ -56,17 +156,15 @@ const TABLES: [(&str, usize); 12] = [
     ("device_id", 1),
     ("command", 2),
     ("command_floor", 1),
+    ("claim", 1),
 ];
 
 /// Copies what reads and opens from the file `damaged` into `db`, which is new. Only errors of `db` are
 /// errors.
-pub(super) fn salvage(
-    db: &mut Connection,
-    damaged: &Path,
-    segments: &Segments,
-) -> rusqlite::Result<Salvaged> {
+fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite::Result<Salvaged> {
     let mut saved = Salvaged { moved_to: damaged.to_owned(), ..Salvaged::default() };
-    let Ok(old) = Connection::open(damaged) else { return Ok(saved) };
+    let there = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let Ok(old) = Connection::open_with_flags(damaged, there) else { return Ok(saved) };
     let new = db.transaction()?;
     for (table, keys) in TABLES {
         copy(&old, &new, table, keys, "")?;

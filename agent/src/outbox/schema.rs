@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 /// Each step brings a file from the version of its index to the next. Never change one that was released;
 /// add one.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
     -- Numbers by name: the epoch, where the monitor stands, counters.
     CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -92,6 +92,10 @@ const STEPS: [&str; 2] = [
 
     -- Whether the lane has had records whose times are to be set right.
     ALTER TABLE lane ADD COLUMN free INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    -- Boots that have said at the atServer that they are the gateway, or may have: the last, and those since.
+    CREATE TABLE claim(boot TEXT PRIMARY KEY) WITHOUT ROWID;
 ",
 ];
 

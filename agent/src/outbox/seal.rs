@@ -1,75 +1,32 @@
-//! Records are sealed while they wait: AES-256-GCM under a segment key that is fresh at every start and
-//! itself wrapped by the gateway's seal key.
+//! Records are sealed while they wait: under a segment key that is fresh at every start and itself wrapped by
+//! the gateway's [seal key](crate::seal).
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes256Gcm, Nonce};
-use zeroize::Zeroizing;
+use crate::seal::{Seal, SealKey, random_key};
 
-/// Bytes of a nonce (NIST SP 800-38D §8.2.2: random, 96 bits).
-const NONCE: usize = 12;
-/// Bytes of a key.
-const KEY: usize = 32;
 /// A segment key seals at most this many records, far below the 2^32 that random nonces allow (NIST
 /// SP 800-38D §8.3).
 pub(super) const SEGMENT_RECORDS: u64 = 1 << 28;
 /// How many segment keys are kept unwrapped for reading.
 const OPEN_SEGMENTS: usize = 8;
 
-/// The gateway's own key, in a file that only its user can read. It protects a copied database, not a
-/// stolen box.
-pub(super) struct SealKey(Aes256Gcm);
-
-/// Why there is no seal key.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SealKeyError {
-    /// The file exists and does not hold a key.
-    #[error("the file does not hold a key of {KEY} bytes")]
-    Malformed,
-    /// The disk.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
-impl SealKey {
-    /// Reads the key in `path`, or makes one there if the file does not exist.
-    pub(super) fn open_or_create(path: &Path) -> Result<Self, SealKeyError> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => Zeroizing::new(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let fresh = random_key();
-                atedge_service::files::write_private(path, &*fresh)?;
-                Zeroizing::new(fresh.to_vec())
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Aes256Gcm::new_from_slice(&bytes).map(Self).map_err(|_| SealKeyError::Malformed)
-    }
-
-    fn wrap(&self, segment: i64, key: &[u8; KEY]) -> Vec<u8> {
-        seal(&self.0, &aad_of_segment(segment), key)
-    }
-
-    /// `None` if the bytes were not wrapped by this key under this number.
-    fn unwrap(&self, segment: i64, wrapped: &[u8]) -> Option<Aes256Gcm> {
-        let key = Zeroizing::new(open(&self.0, &aad_of_segment(segment), wrapped)?);
-        Aes256Gcm::new_from_slice(&key).ok()
-    }
-}
-
 /// The segment keys in use: one to seal with, some to open with.
 pub(super) struct Segments {
-    seal_key: Arc<SealKey>,
-    current: Option<(i64, Aes256Gcm, u64)>,
-    open: HashMap<i64, Option<Aes256Gcm>>,
+    seal_key: Arc<Seal>,
+    current: Option<(i64, SealKey, u64)>,
+    open: HashMap<i64, Option<SealKey>>,
 }
 
 impl Segments {
-    pub(super) fn new(seal_key: Arc<SealKey>) -> Self {
+    pub(super) fn new(seal_key: Arc<Seal>) -> Self {
         Self { seal_key, current: None, open: HashMap::new() }
+    }
+
+    /// The seal key.
+    pub(super) fn seal_key(&self) -> Arc<Seal> {
+        Arc::clone(&self.seal_key)
     }
 
     /// The segment to seal with now; `None` when the next record needs a new one, see
@@ -81,9 +38,9 @@ impl Segments {
     /// Makes a key for segment `id` and returns it wrapped, to be stored.
     pub(super) fn begin(&mut self, id: i64) -> Vec<u8> {
         let key = random_key();
-        let cipher = Aes256Gcm::new_from_slice(&*key).expect("a key has 32 bytes");
+        let cipher = SealKey::new(&*key).expect("a key has 32 bytes");
         self.current = Some((id, cipher, 0));
-        self.seal_key.wrap(id, &key)
+        self.seal_key.seal(&aad_of_segment(id), &*key)
     }
 
     /// Forgets the segment to seal with: its row may not have been stored.
@@ -96,7 +53,7 @@ impl Segments {
     pub(super) fn seal(&mut self, id: &str, plain: &[u8]) -> Vec<u8> {
         let (_, cipher, sealed) = self.current.as_mut().expect("a segment was begun");
         *sealed += 1;
-        seal(cipher, id.as_bytes(), plain)
+        cipher.seal(id.as_bytes(), plain)
     }
 
     /// Opens what was sealed for `id` in `segment`, whose wrapped key `stored` fetches when it is not
@@ -111,22 +68,34 @@ impl Segments {
         if let Some((current, cipher, _)) = &self.current
             && *current == segment
         {
-            return Ok(open(cipher, id.as_bytes(), sealed));
+            return Ok(cipher.open(id.as_bytes(), sealed));
         }
         if !self.open.contains_key(&segment) {
             if self.open.len() >= OPEN_SEGMENTS {
                 self.open.clear();
             }
-            let cipher = stored()?.and_then(|wrapped| self.seal_key.unwrap(segment, &wrapped));
+            let cipher = stored()?.and_then(|wrapped| self.unwrap(segment, &wrapped));
             self.open.insert(segment, cipher);
         }
         let cipher = self.open.get(&segment).and_then(Option::as_ref);
-        Ok(cipher.and_then(|cipher| open(cipher, id.as_bytes(), sealed)))
+        Ok(cipher.and_then(|cipher| cipher.open(id.as_bytes(), sealed)))
     }
 
     /// Whether this gateway's seal key wrapped `wrapped`.
     pub(super) fn is_ours(&self, segment: i64, wrapped: &[u8]) -> bool {
-        self.seal_key.unwrap(segment, wrapped).is_some()
+        self.unwrap(segment, wrapped).is_some()
+    }
+
+    fn unwrap(&self, segment: i64, wrapped: &[u8]) -> Option<SealKey> {
+        let (key, _) = self.seal_key.open_sealed(&aad_of_segment(segment), wrapped)?;
+        SealKey::new(&key)
+    }
+
+    /// The key in `wrapped`, wrapped anew, if a former seal key did that.
+    pub(super) fn rewrap(&self, segment: i64, wrapped: &[u8]) -> Option<Vec<u8>> {
+        let about = aad_of_segment(segment);
+        let (key, former) = self.seal_key.open_sealed(&about, wrapped)?;
+        former.then(|| self.seal_key.seal(&about, &key))
     }
 }
 
@@ -134,34 +103,16 @@ fn aad_of_segment(segment: i64) -> Vec<u8> {
     format!("atedge segment {segment}").into_bytes()
 }
 
-fn random_key() -> Zeroizing<[u8; KEY]> {
-    let mut key = Zeroizing::new([0; KEY]);
-    getrandom::fill(&mut *key).expect("the kernel gives random bytes");
-    key
-}
-
-/// Nonce, ciphertext, tag.
-fn seal(cipher: &Aes256Gcm, aad: &[u8], msg: &[u8]) -> Vec<u8> {
-    let mut nonce = [0; NONCE];
-    getrandom::fill(&mut nonce).expect("the kernel gives random bytes");
-    let sealed = cipher.encrypt(&Nonce::from(nonce), Payload { msg, aad }).expect("a record is no 64 GiB");
-    let mut out = Vec::with_capacity(NONCE + sealed.len());
-    out.extend_from_slice(&nonce);
-    out.extend_from_slice(&sealed);
-    out
-}
-
-fn open(cipher: &Aes256Gcm, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-    let (nonce, msg) = sealed.split_first_chunk::<NONCE>()?;
-    cipher.decrypt(&Nonce::from(*nonce), Payload { msg, aad }).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::seal::{NONCE, Place};
 
     fn segments(folder: &Path) -> Segments {
-        Segments::new(Arc::new(SealKey::open_or_create(&folder.join("seal.key")).ok().unwrap()))
+        let place = Place { folder: folder.to_owned(), credentials: None };
+        Segments::new(Arc::new(Seal::open(place).ok().unwrap()))
     }
 
     #[test]
@@ -184,16 +135,5 @@ mod tests {
         bent[NONCE] ^= 1;
         assert_eq!(open("boiler/process/1-00/1", &bent), None);
         assert_eq!(open("boiler/process/1-00/1", b"short"), None);
-    }
-
-    #[test]
-    fn the_key_file_is_private_and_one_that_is_no_key_is_refused() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("seal.key");
-        assert!(SealKey::open_or_create(&path).is_ok());
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        std::fs::write(&path, b"torn").unwrap();
-        assert!(matches!(SealKey::open_or_create(&path), Err(SealKeyError::Malformed)));
     }
 }

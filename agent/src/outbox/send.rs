@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::gap::MOST_GAPS;
 use super::seal::Segments;
 use super::store::{LaneId, Store, text};
+use crate::failpoint::Failpoint;
 use crate::payload::{Cause, ClockState, Gap, Lane, Receipt, envelope, retimed};
 
 /// One reader in one lane: what is sent in order.
@@ -204,6 +205,7 @@ impl Store {
         self.db
             .prepare_cached("UPDATE cursor SET sent = ?3 WHERE lane = ?1 AND reader = ?2 AND sent < ?3")?
             .execute(params![key.lane, key.reader.as_str(), last])?;
+        Failpoint::SentNoted.pass();
         let (clock, mono_us) = first.map_or((ClockState::Sync, 0), |row| (row.clock(), row.mono_us));
         Ok(Some(Parcel {
             first: first_seq,
@@ -279,6 +281,7 @@ impl Store {
             .prepare_cached("UPDATE cursor SET upto = ?3, sent = max(sent, ?3) WHERE lane = ?1 AND reader = ?2 AND upto < ?3")?
             .execute(params![key.lane, key.reader.as_str(), upto])?;
         if moved > 0 {
+            Failpoint::CursorMoved.pass();
             self.confirmed.insert(key.clone());
             self.settle_gaps(key.lane, &key.reader, upto)?;
             self.retire(key.lane)?;

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, pa
 use super::room::Tried;
 use super::seal::Segments;
 use super::{Durability, FlowKey, OutboxOptions, schema};
+use crate::failpoint::Failpoint;
 use crate::payload::{Boot, Lane};
 
 /// The number of a lane in this outbox.
@@ -80,9 +81,23 @@ pub(super) fn connect(path: &Path, options: &OutboxOptions) -> rusqlite::Result<
     db.pragma_update(None, "synchronous", synchronous)?;
     db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     db.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
+    #[cfg(feature = "failpoints")]
+    db.wal_hook(Some(checkpoint))?;
     db.set_prepared_statement_cache_capacity(64);
     schema::migrate(&mut db)?;
     Ok(db)
+}
+
+/// What SQLite does by itself after a commit, where it can be seen.
+#[cfg(feature = "failpoints")]
+fn checkpoint(log: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
+    if u32::try_from(pages).is_ok_and(|pages| pages >= WAL_PAGES) {
+        Failpoint::CheckpointBefore.pass();
+        // The next commit tries again.
+        log.checkpoint().ok();
+        Failpoint::CheckpointAfter.pass();
+    }
+    Ok(())
 }
 
 impl Store {
@@ -116,13 +131,14 @@ impl Store {
             store.segment()?;
             store.follow_readers()
         })?;
+        Failpoint::EpochKept.pass();
         Ok(store)
     }
 
     /// What is configured from now on; the place on disk and how it is written stay as they were opened.
     pub(super) fn configure(&mut self, options: OutboxOptions) -> rusqlite::Result<()> {
-        let OutboxOptions { folder, durability, vfs, .. } = self.options.clone();
-        self.options = OutboxOptions { folder, durability, vfs, ..options };
+        let OutboxOptions { folder, seal, durability, vfs, .. } = self.options.clone();
+        self.options = OutboxOptions { folder, seal, durability, vfs, ..options };
         self.follow_readers()
     }
 
@@ -134,7 +150,9 @@ impl Store {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let result = work(self).and_then(|value| {
             self.keep_numbers()?;
+            Failpoint::CommitBefore.pass();
             self.db.prepare_cached("COMMIT")?.execute([])?;
+            Failpoint::CommitAfter.pass();
             Ok(value)
         });
         if result.is_err() {
@@ -155,6 +173,23 @@ impl Store {
         std::mem::take(&mut self.grown)
     }
 
+    /// Wraps anew the keys that a former seal key has wrapped, and leaves nothing of how they were.
+    pub(super) fn rewrap(&mut self) -> rusqlite::Result<()> {
+        self.db.pragma_update(None, "secure_delete", true)?;
+        self.group(|store| {
+            let mut select = store.db.prepare("SELECT id, wrapped FROM segment")?;
+            let all = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+            for (id, wrapped) in all.collect::<Result<Vec<(i64, _)>, _>>()? {
+                if let Some(wrapped) = store.segments.rewrap(id, &wrapped) {
+                    store.db.execute("UPDATE segment SET wrapped = ? WHERE id = ?", params![wrapped, id])?;
+                }
+            }
+            Ok(())
+        })?;
+        self.db.pragma_update(None, "secure_delete", false)?;
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
     /// After the disk failed under a commit, what the page cache says may not be on disk. A new connection
     /// reads the log again, and moving all of it into the database writes and syncs every page anew.
     pub(super) fn reopen(&mut self, path: &Path) -> rusqlite::Result<()> {
@@ -163,6 +198,11 @@ impl Store {
         let closed = std::mem::replace(&mut self.db, Connection::open_in_memory()?);
         drop(closed);
         self.db = connect(path, &self.options)?;
+        self.empty_log()
+    }
+
+    /// Moves all of the log into the database, and syncs that.
+    pub(super) fn empty_log(&self) -> rusqlite::Result<()> {
         self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
@@ -279,6 +319,7 @@ impl Store {
             self.db.query_row("SELECT ifnull(max(id), 0) + 1 FROM segment", [], |row| row.get(0))?;
         let wrapped = self.segments.begin(id);
         self.db.execute("INSERT INTO segment VALUES(?, ?)", params![id, wrapped])?;
+        Failpoint::SegmentMade.pass();
         Ok(id)
     }
 

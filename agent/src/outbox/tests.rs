@@ -1,11 +1,12 @@
 //! The outbox as its users see it, on a real file in a temporary folder.
 
+mod credential;
 mod damage;
 mod full;
 mod model;
 mod outside;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use atedge_adapters::{Delivery, Point, Value};
@@ -382,9 +383,46 @@ async fn a_full_outbox_holds_appends_back_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn who_sends_for_one_device_hears_of_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let apart = BTreeSet::from(["b".parse().unwrap()]);
+    let options = OutboxOptions { apart, ..options(folder.path(), &["@ops"]) };
+    let Opened { outbox, .. } = Outbox::open(options, now()).unwrap();
+    let own = outbox.share(Share::Of("b".parse().unwrap()));
+    for device in ["a", "b", "c"] {
+        outbox.append(Arc::new(capture(device, 1))).await.unwrap();
+    }
+    let devices =
+        |grown: Grown| grown.into_values().map(|(lane, _)| lane.device.to_string()).collect::<Vec<_>>();
+    assert_eq!(devices(outbox.grown().await), ["a", "c"]);
+    assert_eq!(devices(own.grown().await), ["b"]);
+    let waiting = own.waiting().await.unwrap();
+    assert_eq!(waiting.iter().map(|waiting| waiting.lane.device.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(outbox.waiting().await.unwrap().len(), 2);
+
+    let lane = Arc::clone(&waiting[0].lane);
+    own.take(waiting[0].key.clone(), Arc::clone(&lane), 1, 1, ALL).await.unwrap().unwrap();
+    let mut seen = Seen::default();
+    seen.insert(1);
+    let receipt = Receipt::of(lane.boot, &seen);
+    let taken = |outbox: Outbox| outbox_receipt(outbox, receipt.clone());
+    assert!(taken(outbox.clone()).await.is_none(), "confirmed to another atSign than it came from");
+    assert!(taken(own.clone()).await.is_some());
+
+    own.set_heard_until(7).await.unwrap();
+    assert_eq!((own.heard_until().await.unwrap(), outbox.heard_until().await.unwrap()), (Some(7), None));
+}
+
+async fn outbox_receipt(outbox: Outbox, receipt: Receipt) -> Option<Receipted> {
+    let (device, stream) = ("b".parse().unwrap(), "process".parse().unwrap());
+    outbox.receipt(reader("@ops"), device, stream, receipt).await.unwrap()
+}
+
+#[tokio::test]
 async fn groups_are_told_to_the_sender_and_everything_is_written_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
-    let Opened { outbox, thread, salvaged } = Outbox::open(options(folder.path(), &["@ops"]), now()).unwrap();
+    let Opened { outbox, thread, salvaged, .. } =
+        Outbox::open(options(folder.path(), &["@ops"]), now()).unwrap();
     assert_eq!(salvaged, None);
     let mut on_the_way = Vec::new();
     for value in 0..100 {

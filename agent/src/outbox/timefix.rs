@@ -5,6 +5,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::store::{Store, text};
 use crate::clock::Stamp;
+use crate::failpoint::Failpoint;
 use crate::payload::{Boot, Record};
 
 /// A clock that is right is written down this often, so that the next start knows what time it is at least.
@@ -32,6 +33,7 @@ impl Store {
             let (id, lane, seq) = self.next_number(&device, &stream)?;
             self.insert(id, &lane, &Record::timefix(seq, now.wall_us, began_us), now, false)?;
         }
+        Failpoint::TimefixWritten.pass();
         Ok(())
     }
 

@@ -2,26 +2,28 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use atedge_adapters::StreamName;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::room::Room;
-use super::store::{Grown, Store, is_damage, is_disk_failure, is_passing};
+use super::share::Fresh;
+use super::store::{Store, is_damage, is_disk_failure, is_passing};
 use super::{Appended, Capture};
+use crate::failpoint::{Failpoint, is_sabotaged};
 
 /// Most requests that share one COMMIT.
 const GROUP: usize = 512;
 
 /// After so many records of a stream it is asked again whether there is room: a few over it do no harm.
 const ASK: u32 = 64;
-/// How long the sabotaged build waits between its answer and the COMMIT.
+/// How long a sabotaged agent waits between its answer and the COMMIT.
 const SABOTAGE: Duration = Duration::from_millis(50);
 
 /// Pause before what the disk would not take is tried again.
@@ -55,33 +57,6 @@ pub(super) enum Request {
     Append(Append),
     /// Anything else.
     Call(Box<dyn Call>),
-}
-
-/// The lanes that grew, for the one who sends them on.
-#[derive(Default)]
-pub(super) struct Fresh {
-    lanes: Mutex<Grown>,
-    wake: Notify,
-}
-
-impl Fresh {
-    /// What grew since the last call; waits until there is something.
-    pub(super) async fn take(&self) -> Grown {
-        loop {
-            let lanes = std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner));
-            if !lanes.is_empty() {
-                return lanes;
-            }
-            self.wake.notified().await;
-        }
-    }
-
-    fn put(&self, grown: Grown) {
-        if !grown.is_empty() {
-            self.lanes.lock().unwrap_or_else(PoisonError::into_inner).extend(grown);
-            self.wake.notify_one();
-        }
-    }
 }
 
 /// The thread. It ends when the last [`Outbox`](super::Outbox) is dropped.
@@ -192,14 +167,15 @@ impl Worker {
         let appended = store.group(|store| {
             calls.iter_mut().try_for_each(|call| call.run(store))?;
             let mut appended = append_some(store, appends)?;
-            if cfg!(feature = "sabotage") {
-                // The sabotaged build answers before the COMMIT, and gives a crash time to fall in between.
+            if is_sabotaged() {
+                // Answers before the COMMIT, and gives a crash time to fall in between.
                 tell(calls, appends, std::mem::take(&mut appended));
                 std::thread::sleep(SABOTAGE);
             }
             Ok(appended)
         })?;
         tell(calls, appends, appended);
+        Failpoint::Answered.pass();
         if self.said.take().is_some() {
             info!("the outbox stores again");
         }
@@ -211,7 +187,7 @@ impl Worker {
     fn mend(&mut self, cause: &rusqlite::Error) -> bool {
         if is_damage(cause) {
             error!(%cause, "the outbox is damaged; the next start moves it away and saves what still reads");
-            super::open::mark_damaged(&self.path);
+            super::salvage::mark(&self.path);
             return false;
         }
         if !is_passing(cause) {

@@ -1,17 +1,17 @@
 //! `check`: whether the configuration makes sense.
 
 use atedge_service::Exit;
-use atedge_service::config::layered;
+use atedge_service::config::{ConfigError, layered};
 use clap::Args;
 use serde_json::json;
 
 use super::{Complaint, ConfigArgs, run, say};
-use crate::config::{self, Loaded};
+use crate::config::{self, AgentConfig, Loaded};
 
 /// Check the configuration, offline: all that is wrong with it, at once.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: atedge-agent check --config agent.toml\n\n\
-    Nothing is connected to or opened but the key file; `atedge-agent doctor` does that.")]
+    Nothing is connected to or opened but the key files; `atedge-agent doctor` does that.")]
 pub struct Check {
     #[command(flatten)]
     config: ConfigArgs,
@@ -27,9 +27,15 @@ impl Check {
         run(async { self.check() })
     }
 
+    fn load(&self) -> Result<AgentConfig, ConfigError> {
+        let Loaded { config, sources, .. } = config::load(&layered(&self.config.config))?;
+        ConfigError::all(config.check_device_keys(&sources))?;
+        Ok(config)
+    }
+
     fn check(&self) -> Result<Exit, Complaint> {
-        let config = match config::load(&layered(&self.config.config)) {
-            Ok(Loaded { config, .. }) => config,
+        let config = match self.load() {
+            Ok(config) => config,
             Err(error) if self.json => {
                 let errors: Vec<_> = error.problems().collect();
                 say(format_args!("{}", json!({ "ok": false, "errors": errors })));
@@ -38,15 +44,15 @@ impl Check {
             Err(error) => return Err(Complaint { text: error.to_string(), exit: Exit::Usage }),
         };
         let (adapters, streams, commands) = (config.adapter.len(), config.stream.len(), config.command.len());
-        let gateway = &config.gateway.atsign;
+        let (gateway, devices) = (&config.gateway.atsign, config.device.len());
         if self.json {
             let summary = json!({
-                "ok": true, "gateway": gateway, "adapters": adapters, "streams": streams, "commands": commands,
+                "ok": true, "gateway": gateway, "devices": devices, "adapters": adapters, "streams": streams, "commands": commands,
             });
             say(format_args!("{summary}"));
         } else {
             say(format_args!(
-                "{gateway}: {adapters} adapters, {streams} streams, {commands} commands. All is well."
+                "{gateway}: {devices} devices with an atSign of their own, {adapters} adapters, {streams} streams, {commands} commands. All is well."
             ));
         }
         Ok(Exit::Done)

@@ -1,8 +1,11 @@
 //! `doctor`: looks at all that the agent needs, one after the other, and says what to do where something is wrong.
 
+mod at_rest;
 mod finding;
 mod here;
 mod there;
+
+use std::path::Path;
 
 use atedge_service::Exit;
 use atedge_service::config::layered;
@@ -15,6 +18,8 @@ use super::{Complaint, ConfigArgs, Progress, run, say};
 use crate::config::{self, Loaded};
 use crate::control::Ask;
 use crate::control::caller::CallError;
+use crate::seal::holder::Holder;
+use crate::seal::{Place, Seal};
 
 /// Look at all that the agent needs: what is wrong, why, and what to do. It need not run.
 #[derive(Debug, Args)]
@@ -75,19 +80,23 @@ impl Doctor {
             }
         };
         findings.push(here::state_folder(state));
-        findings.push(here::seal_key(state));
+        let seal = Seal::look(Place::of(state));
+        findings.push(at_rest::seal_key(&seal, state, Holder::of_credential(Path::new("/"))));
+        let seal = seal.as_ref().ok();
         findings.push(here::clock());
         let Some(config) = config else {
             findings.push(Finding::skipped("the rest", "needs a configuration"));
             return findings;
         };
         findings.push(here::disk(state, config.outbox.max.get()));
-        findings.push(here::keys(&config.gateway.keys));
+        findings.push(at_rest::keys(&config.gateway.keys, state, seal));
+        let own = config.device.values().map(|device| at_rest::keys(&device.keys, state, seal));
+        findings.extend(own);
         findings.extend(here::ports(&config.adapter));
         if self.offline {
             findings.push(Finding::skipped("atServer", "--offline"));
         } else {
-            findings.extend(there::road(&config.gateway, state).await);
+            findings.extend(there::road(&config, state, seal).await);
         }
         findings
     }

@@ -3,7 +3,9 @@
 
 mod agent;
 mod check;
+mod claim;
 mod doctor;
+mod keys;
 mod peek;
 mod ports;
 mod queue;
@@ -26,7 +28,9 @@ use clap::Args;
 
 pub use agent::AgentArgs;
 pub use check::Check;
+pub use claim::Claim;
 pub use doctor::Doctor;
+pub use keys::Keys;
 pub use peek::Peek;
 pub use ports::Ports;
 pub use queue::Queue;

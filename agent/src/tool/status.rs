@@ -12,8 +12,10 @@ use crate::control::caller::CallError;
 use crate::look::Status as Seen;
 use crate::outbox::stat_from_outside;
 use crate::payload::ClockState;
-use crate::reach::Reached;
+use crate::reach::{Reached, ServerStatus};
+use crate::standing::{FROZEN, Standing};
 use crate::tally::State;
+use crate::voice::VoiceStatus;
 
 /// Show how the agent is: its connection, its adapters, what waits.
 #[derive(Debug, Args)]
@@ -74,24 +76,39 @@ impl Status {
 
 /// What a person reads.
 fn lines(seen: &Seen) -> Vec<String> {
-    let Seen { version, gateway, boot, uptime_s, now_ms, clock, memory_kib, server, adapters, .. } = seen;
+    let Seen { version, gateway, boot, uptime_s, now_ms, clock, memory_kib, server, own, adapters, .. } =
+        seen;
     let for_how_long = |since_ms: i64| span(u64::try_from((now_ms - since_ms) / 1000).unwrap_or(0));
     let memory = memory_kib.map(|kib| format!(", {} MiB of memory", kib / 1024)).unwrap_or_default();
     let clock = match clock {
         ClockState::Sync => "is right",
         ClockState::Free => "is not synchronised: times of readings are not to be relied on",
     };
-    let why = server.why.as_deref().unwrap_or_default();
-    let connection = match server.reached {
+    let reached = |server: &ServerStatus| match server.reached {
         Reached::Untried => "was not tried yet".to_owned(),
         Reached::Yes => format!("reached for {}", for_how_long(server.since_ms)),
-        Reached::No => format!("not reached for {}: {why}", for_how_long(server.since_ms)),
+        Reached::No => {
+            let why = server.why.as_deref().unwrap_or_default();
+            format!("not reached for {}: {why}", for_how_long(server.since_ms))
+        }
     };
     let mut lines = vec![
         format!("{gateway} has run for {}, version {version}, boot {boot}{memory}", span(*uptime_s)),
         format!("clock            {clock}"),
-        format!("atServer         {connection}"),
+        format!("atServer         {}", reached(server)),
     ];
+    match &seen.standing {
+        Standing::Unknown | Standing::Alone => {}
+        Standing::Unwatched { why } => {
+            lines.push(format!("standing         a clone would go unnoticed: {why}"))
+        }
+        Standing::Frozen { other } => {
+            lines.push(format!("FROZEN           {FROZEN} (the other: boot {other})"))
+        }
+    }
+    for (device, VoiceStatus { atsign, server }) in own {
+        lines.push(format!("{device:16} as {atsign} {}", reached(server)));
+    }
     for (name, adapter) in adapters {
         let state = match adapter.state {
             State::Starting => "starting",

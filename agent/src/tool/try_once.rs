@@ -81,10 +81,10 @@ impl Try {
     fn print(&self, raw: Option<&[u8]>, capture: &Capture, config: &AgentConfig) {
         let namespace = config.gateway.namespace.as_str();
         let key = name::telemetry(&capture.device, &capture.stream, namespace);
+        let from = config.device.get(&capture.device).map_or(&config.gateway.atsign, |own| &own.atsign);
         let readers =
             config.stream.get(&capture.stream).map(|stream| stream.to.as_slice()).unwrap_or_default();
-        let keys: Vec<String> =
-            readers.iter().map(|reader| format!("{reader}:{key}{}", config.gateway.atsign)).collect();
+        let keys: Vec<String> = readers.iter().map(|reader| format!("{reader}:{key}{from}")).collect();
         let wire = batch(capture).to_json();
         let points: Vec<Shown> = capture.points.iter().map(Shown::from).collect();
         if self.json {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use at_protocol::caps::Claims;
-use at_protocol::crypto::Ed25519Secret;
+use at_protocol::crypto::{Ed25519Public, Ed25519Secret};
 use zeroize::Zeroizing;
 
 use crate::{keyfile, random};
@@ -56,12 +56,24 @@ pub enum IdentityError {
 }
 
 impl Identity {
+    /// The program with this key, which somebody else keeps, and has made just now or not.
+    #[must_use]
+    pub fn new(secret: Ed25519Secret, name: &str, claims: Claims, is_new: bool) -> Self {
+        Self { secret, name: name.to_owned(), claims, is_new }
+    }
+
+    /// The public half of its key.
+    #[must_use]
+    pub fn public(&self) -> Ed25519Public {
+        self.secret.public()
+    }
+
     /// The program with the key in this file (PKCS#8 in PEM, mode 0600), which is made where there is none.
     ///
     /// # Errors
     /// See [`IdentityError`].
     pub fn open(path: &Path, name: &str, claims: Claims) -> Result<Self, IdentityError> {
-        let with = |secret, is_new| Self { secret, name: name.to_owned(), claims, is_new };
+        let with = |secret, is_new| Self::new(secret, name, claims, is_new);
         let failed = |source| IdentityError::Read { path: path.to_owned(), source };
         let file = match File::open(path) {
             Ok(file) => file,

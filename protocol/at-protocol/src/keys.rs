@@ -17,6 +17,9 @@ const SELF_KEY: &str = "selfEncryptionKey";
 const APKAM_SYMMETRIC: &str = "apkamSymmetricKey";
 const ENROLLMENT_ID: &str = "enrollmentId";
 
+/// What a key file begins with that a gateway has sealed for itself: nobody else reads on.
+pub const SEALED: &str = "atedge-sealed-1 ";
+
 /// Every key that a client of an atSign has. No `Debug`, no `Clone`, zeroed when dropped.
 pub struct AtKeys {
     /// Signs in, and does nothing else. Each enrolment has its own.
@@ -46,6 +49,9 @@ pub enum KeyFileError {
     /// The flat file lies inside an envelope that a passphrase opens.
     #[error("the key file is protected by a passphrase; export it without one")]
     PassphraseProtected,
+    /// A gateway keeps it for itself.
+    #[error("the key file is sealed by atedge-agent; `atedge-agent keys export` makes a plain one")]
+    Sealed,
     /// An envelope of a version that nobody has described yet.
     #[error("the key file has an unknown version `v`; export it as a flat .atKeys file")]
     UnknownVersion,
@@ -88,6 +94,9 @@ impl AtKeys {
     /// # Errors
     /// See [`KeyFileError`]; the first five fields of the format are mandatory.
     pub fn parse(json: &str) -> Result<Self, KeyFileError> {
+        if json.starts_with(SEALED) {
+            return Err(KeyFileError::Sealed);
+        }
         let file: File = serde_json::from_str(json)
             .map_err(|fault| KeyFileError::NotJson { line: fault.line(), column: fault.column() })?;
         match (&file.v, &file.iv) {

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
-use super::crash::{Accounts, account, await_arrivals, readings};
+use super::crash::{Accounts, account, await_arrivals};
 use crate::broker::{Broker, RECEIVE_MAXIMUM};
 use crate::commander::{Order, Outcomes, Told};
 use crate::gateway::{CLIENT, GATEWAY, Gateway, READER, Reader, mqtt_tables};
 use crate::killing::{Fault, Part, overlaps};
-use crate::process::{PATIENCE, program, sabotaged};
+use crate::plant::readings;
+use crate::process::{PATIENCE, program, sabotaged_agent};
 use crate::publisher::Publisher;
 use crate::random::Random;
 use crate::scenario::Run;
@@ -44,7 +45,7 @@ const COMMAND: &str = "[command.\"lamp.switch\"]\nallow = [\"@ops\"]\nargs = { n
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let rounds = if run.long { 1_000 } else { 20 };
     let agent = program("atedge-agent")?.to_str().context("a path in UTF-8")?.to_owned();
-    let Storm { accounts, outcomes, restarts } = storm(run, rounds, agent, Agent::AsBuilt)?;
+    let Storm { accounts, outcomes, restarts } = storm(run, rounds, vec![agent], Agent::AsBuilt)?;
     let (plain, own) = (accounts.of("plain"), accounts.of("own"));
     ensure!(plain.lost + own.lost == 0, "acknowledged readings were lost");
     ensure!(plain.duplicates_after_dedup + own.duplicates_after_dedup == 0, "ids were given twice as new");
@@ -64,7 +65,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 /// # Errors
 /// No reading was lost, or there is no such agent.
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
-    let Storm { accounts, .. } = storm(run, 12, sabotaged("atedge-agent")?, Agent::Sabotaged)?;
+    let Storm { accounts, .. } = storm(run, 12, sabotaged_agent()?, Agent::Sabotaged)?;
     let lost = accounts.of("plain").lost + accounts.of("own").lost;
     ensure!(lost > 0, "the sabotage was not noticed: no reading was lost");
     Ok(())
@@ -87,7 +88,7 @@ enum Agent {
     Sabotaged,
 }
 
-fn storm(run: &mut Run, rounds: u64, program: String, agent: Agent) -> Result<Storm> {
+fn storm(run: &mut Run, rounds: u64, program: Vec<String>, agent: Agent) -> Result<Storm> {
     // Nothing may expire before it is counted.
     let tables = "[notifications]\nttln = \"24h\"\n";
     let setup = Setup { tables, registrar: true, shared_ports: true, ..Setup::default() };
@@ -96,7 +97,7 @@ fn storm(run: &mut Run, rounds: u64, program: String, agent: Agent) -> Result<St
     town.onboard(READER)?;
     let mut broker = Broker::start(&run.folder, CLIENT)?;
     let tables = mqtt_tables(&broker.address) + COMMAND;
-    let mut gateway = Gateway::with_program(vec![program], &town, &tables)?;
+    let mut gateway = Gateway::with_program(program, &town, &tables)?;
     let mut reader = Reader::start(&town)?;
     gateway.start()?;
     broker.until("the agent's subscription", |view| view.subscribed)?;
@@ -169,7 +170,7 @@ fn storm(run: &mut Run, rounds: u64, program: String, agent: Agent) -> Result<St
     run.note("asked_again", asked_again);
     run.note("slowest_round_ms", u64::try_from(slowest.as_millis())?);
     run.note("outcomes", outcomes.figures());
-    await_arrivals(&mut reader, &broker.view)?;
+    await_arrivals(&mut reader, &broker.view, &gateway)?;
     let accounts = account(run, &broker.view, &reader.arrivals)?;
     for node in &nodes {
         node.check_store()?;

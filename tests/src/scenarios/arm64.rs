@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::crash::{await_arrivals, publish};
+use super::crash::await_arrivals;
 use crate::broker::Broker;
 use crate::gateway::{CLIENT, Gateway, Reader, gateway_town, mqtt_tables};
+use crate::plant::publish;
 use crate::publisher::Publisher;
 use crate::scenario::Run;
 
@@ -24,7 +25,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     let mut published = 0;
     publish(&mut Publisher::connect(broker.address, "devices")?, &mut published, 1)?;
     broker.until("the acknowledgement", |view| !view.acknowledged().is_empty())?;
-    await_arrivals(&mut reader, &broker.view)?;
+    await_arrivals(&mut reader, &broker.view, &gateway)?;
     ensure!(reader.arrivals.len() == 1, "{} readings arrived", reader.arrivals.len());
     run.note("readings", published);
     gateway.stop()

@@ -26,9 +26,13 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     let mut town = gateway_town(&run.folder)?;
     let clock = town.folder.join("clock");
     std::fs::write(&clock, "@1970-01-01 00:00:30\n")?;
-    let agent = script(&town.folder, &clock)?;
+    let variables = set_by(&clock)?.map(|(name, value)| format!("{name}={value}"));
+    let agent = ["env".to_owned()]
+        .into_iter()
+        .chain(variables)
+        .chain([program("atedge-agent")?.display().to_string()]);
     let state = town.folder.join("agent");
-    let mut gateway = Gateway::with_program(vec![agent], &town, &tables())?;
+    let mut gateway = Gateway::with_program(agent.collect(), &town, &tables())?;
     let mut reader = Listener::start(&town, READER)?;
     gateway.start()?;
     let of = |reader: &Listener, clock: &str| count(reader, |line| line["clock"] == clock);
@@ -92,20 +96,14 @@ fn tables() -> String {
     )
 }
 
-/// A script that runs the agent with a wall clock that a file sets.
-fn script(folder: &Path, clock: &Path) -> Result<String> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = folder.join("agent-with-a-clock");
-    let text = format!(
-        "#!/bin/sh\nexport LD_PRELOAD={} FAKETIME_TIMESTAMP_FILE={} FAKETIME_NO_CACHE=1 \
-         FAKETIME_DONT_FAKE_MONOTONIC=1\nexec {} \"$@\"\n",
-        library()?.display(),
-        clock.display(),
-        program("atedge-agent")?.display()
-    );
-    std::fs::write(&path, text)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    Ok(path.to_str().context("a path in UTF-8")?.to_owned())
+/// Variables that have a program take its wall clock from a file.
+pub(super) fn set_by(clock: &Path) -> Result<[(&'static str, String); 4]> {
+    Ok([
+        ("LD_PRELOAD", library()?.display().to_string()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ])
 }
 
 /// libfaketime, where its package has put it.

@@ -1,26 +1,26 @@
-//! Nothing that was acknowledged is lost: readings through a real broker while the agent and the server
-//! are killed at moments that the seed decides.
+//! Nothing that was acknowledged or committed is lost: readings through a real broker, from a serial line and from a
+//! Modbus unit, while the agent and the server are killed at moments that the seed decides.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::broker::{Broker, RECEIVE_MAXIMUM, View};
 use crate::gateway::{CLIENT, Gateway, Reader, gateway_town, mqtt_tables};
-use crate::ledger::{Account, Arrival};
-use crate::process::PATIENCE;
-use crate::publisher::Publisher;
-use crate::random::Random;
+use crate::ledger::{Account, Arrival, Committed};
+use crate::plant::{ASKED, Plant, number};
+use crate::process::{PATIENCE, program, sabotaged_agent};
 use crate::scenario::Run;
 use crate::town::Town;
 
-/// Readings that are published between two kills.
-const ROUND: u64 = 60;
-/// How long the reader may be silent before what is missing counts as lost: over twice the pause after
-/// which an agent sends again what no receipt has confirmed. The sabotaged twin always waits this long once.
+/// The agent is killed within this time after it was ready.
+const AFTER: std::ops::Range<u64> = 5_000..500_000;
+/// How long nothing may come while the reader has not confirmed all: over twice the pause after which an agent sends
+/// again what no receipt has confirmed.
 const SILENCE: Duration = Duration::from_secs(75);
+/// How long what was printed may take to be read.
+const PRINTED: Duration = Duration::from_secs(1);
 
 struct Kills {
     agent: u64,
@@ -32,19 +32,13 @@ struct Kills {
 /// # Errors
 /// Any of that is not so.
 pub(super) fn run(run: &mut Run) -> Result<()> {
-    let kills = if run.long { Kills { agent: 900, server: 100 } } else { Kills { agent: 32, server: 12 } };
-    let town = gateway_town(&run.folder)?;
-    let broker = Broker::start(&run.folder, CLIENT)?;
-    let gateway = Gateway::new(&town, &mqtt_tables(&broker.address))?;
-    let account = storm(run, town, broker, gateway, &kills)?;
-    let (plain, own) = (account.of("plain"), account.of("own"));
-    ensure!(plain.lost + own.lost == 0, "acknowledged readings were lost");
-    ensure!(plain.duplicates_after_dedup + own.duplicates_after_dedup == 0, "ids were given twice as new");
-    ensure!(plain.inversions + own.inversions == 0, "readings arrived out of order");
-    let bound = RECEIVE_MAXIMUM * kills.agent;
-    ensure!(plain.captured_again <= bound, "captured again {} times, over {bound}", plain.captured_again);
-    ensure!(own.captured_again == 0, "captured again in spite of the device's own id");
-    Ok(())
+    let kills = if run.long { Kills { agent: 1_000, server: 100 } } else { Kills { agent: 50, server: 10 } };
+    let agent = program("atedge-agent")?.display().to_string();
+    let mut scene = Scene::set(run, vec![agent])?;
+    storm(run, &mut scene, &kills)?;
+    run.note("agent_kills", kills.agent);
+    run.note("server_kills", kills.server);
+    scene.end(run)?.judge(kills.agent)
 }
 
 /// An agent that acknowledges before the commit must be found out.
@@ -53,12 +47,9 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 /// No reading was lost, or there is no such agent.
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
     let kills = Kills { agent: 12, server: 0 };
-    let program = crate::process::sabotaged("atedge-agent")?;
-    let town = gateway_town(&run.folder)?;
-    let broker = Broker::start(&run.folder, CLIENT)?;
-    let gateway = Gateway::with_program(vec![program], &town, &mqtt_tables(&broker.address))?;
-    let account = storm(run, town, broker, gateway, &kills)?;
-    let lost = account.of("plain").lost + account.of("own").lost;
+    let mut scene = Scene::set(run, sabotaged_agent()?)?;
+    storm(run, &mut scene, &kills)?;
+    let lost = scene.end(run)?.accounts.lost();
     ensure!(lost > 0, "the sabotage was not noticed: no reading was lost");
     Ok(())
 }
@@ -70,98 +61,159 @@ impl Accounts {
     pub(super) fn of(&self, route: &str) -> &Account {
         &self.0[route]
     }
+
+    /// Acknowledged readings that never arrived.
+    pub(super) fn lost(&self) -> u64 {
+        self.0.values().map(|account| account.lost).sum()
+    }
 }
 
-fn storm(
-    run: &mut Run,
-    mut town: Town,
-    mut broker: Broker,
-    mut gateway: Gateway,
-    kills: &Kills,
-) -> Result<Accounts> {
+fn storm(run: &Run, scene: &mut Scene, kills: &Kills) -> Result<()> {
     let mut random = run.random();
     let mut order: Vec<bool> = (0..kills.agent + kills.server).map(|kill| kill < kills.agent).collect();
     for place in (1..order.len()).rev() {
         order.swap(place, random.place(place + 1));
     }
-    let mut reader = Reader::start(&town)?;
-    let mut devices = Publisher::connect(broker.address, "devices")?;
-    gateway.start()?;
-    broker.until("the agent's subscription", |view| view.subscribed)?;
-    let mut published = 0;
-    publish(&mut devices, &mut published, ROUND)?;
-    broker.until("acknowledgements in peace", |view| view.acknowledged().len() as u64 >= published)?;
-    await_arrivals(&mut reader, &broker.view)?;
     for (round, is_agent) in order.iter().enumerate() {
-        publish(&mut devices, &mut published, ROUND)?;
-        let more = random.place(usize::try_from(ROUND)?);
-        // What an earlier kill left behind comes as well, so there is always enough to wait for.
-        if random.below(2) == 0 {
-            let seen = broker.view.acknowledged().len();
-            broker.until("acknowledgements", |view| view.acknowledged().len() >= seen + more)?;
-        } else {
-            let seen = reader.arrivals.len();
-            let came = reader.until(PATIENCE, |arrivals| arrivals.len() > seen + more)?;
-            ensure!(came, "nothing arrives any more after {round} kills");
-        }
-        std::thread::sleep(instant(&mut random));
+        // This is the fault itself, not a wait for anything.
+        std::thread::sleep(Duration::from_micros(AFTER.start + random.below(AFTER.end - AFTER.start)));
         if *is_agent {
-            gateway.kill()?;
-            gateway.start()?;
+            scene.gateway.kill()?;
+            scene.note_committed()?;
+            scene.gateway.start()?;
         } else {
-            town.nodes[0].kill()?;
-            town.nodes[0].start()?;
+            scene.town.nodes[0].kill()?;
+            scene.town.nodes[0].start()?;
         }
-        if round % 10 == 9 {
+        if round % 50 == 49 {
             run.progress(&format!("{} of {} kills", round + 1, order.len()));
         }
     }
-    broker.until("all acknowledgements", |view| view.acknowledged().len() as u64 >= published)?;
-    run.note("agent_kills", kills.agent);
-    run.note("server_kills", kills.server);
-    run.note("published", published);
-    run.note("redelivered_by_broker", broker.view.redelivered);
-    await_arrivals(&mut reader, &broker.view)?;
-    account(run, &broker.view, &reader.arrivals)
+    Ok(())
 }
 
-/// Within a few milliseconds of an acknowledgement or an arrival, so that kills also fall between two steps of the agent. This is the fault
-/// itself, not a wait for anything.
-fn instant(random: &mut Random) -> Duration {
-    Duration::from_micros(random.below(5_000))
+/// A gateway with devices of every kind, its broker, its server and its reader.
+pub(super) struct Scene {
+    pub(super) town: Town,
+    pub(super) gateway: Gateway,
+    broker: Broker,
+    plant: Plant,
+    reader: Reader,
+    committed: Committed,
 }
 
-/// Publishes `many` readings, every other on the route with the device's own id, over four devices.
-pub(super) fn publish(devices: &mut Publisher, published: &mut u64, many: u64) -> Result<()> {
-    let messages = readings(*published..*published + many);
-    *published += many;
-    devices.publish(&messages)
+impl Scene {
+    /// Has something of every device arrive in peace.
+    pub(super) fn set(run: &Run, agent: Vec<String>) -> Result<Self> {
+        let town = gateway_town(&run.folder)?;
+        let mut broker = Broker::start(&run.folder, CLIENT)?;
+        let mut plant = Plant::start()?;
+        let tables = mqtt_tables(&broker.address).replacen("version", "keep_alive = \"5s\"\nversion", 1);
+        let mut gateway = Gateway::with_program(agent, &town, &(tables + &plant.tables()))?;
+        let mut reader = Reader::start(&town)?;
+        gateway.start()?;
+        broker.until("the agent's subscription", |view| view.subscribed)?;
+        plant.publish(broker.address);
+        let all = ["plain", "own"].into_iter().chain(ASKED);
+        let spoke = |arrivals: &[Arrival], device: &str| {
+            arrivals.iter().any(|arrival| arrival.device.starts_with(device))
+        };
+        let came = reader.until(PATIENCE, |arrivals| all.clone().all(|device| spoke(arrivals, device)))?;
+        ensure!(came, "not every device was heard in peace");
+        Ok(Self { town, gateway, broker, plant, reader, committed: Committed::default() })
+    }
+
+    /// Takes down what the agent, which was just killed, had committed. One that died while it moved a damaged queue
+    /// away leaves none to look at.
+    pub(super) fn note_committed(&mut self) -> Result<()> {
+        if self.gateway.state().join("outbox.db").exists() {
+            self.gateway.committed()?.for_each(|(lane, last)| self.committed.note(lane, last));
+        }
+        Ok(())
+    }
+
+    /// Stops the devices, waits until all has arrived that will, and counts.
+    pub(super) fn end(mut self, run: &mut Run) -> Result<Outcome> {
+        let (published, weighed) = self.plant.stop()?;
+        self.broker.until("all acknowledgements", |view| view.acknowledged().len() as u64 >= published)?;
+        run.note("published", published);
+        run.note("redelivered_by_broker", self.broker.view.redelivered);
+        await_arrivals(&mut self.reader, &self.broker.view, &self.gateway)?;
+        let arrivals = &self.reader.arrivals;
+        let accounts = account(run, &self.broker.view, arrivals)?;
+        let unseen = self.committed.unseen(arrivals);
+        run.note("committed_and_lost", unseen);
+        let mut polled = BTreeMap::new();
+        for device in ASKED {
+            let of_device: Vec<Arrival> =
+                arrivals.iter().filter(|arrival| arrival.device == device).cloned().collect();
+            let account = Account::of(&BTreeSet::new(), &of_device);
+            let heard: BTreeSet<u64> = of_device.iter().map(|arrival| arrival.n).collect();
+            let asked = if device == "scale" { weighed } else { heard.last().copied().unwrap_or_default() };
+            let unheard = asked - heard.len() as u64;
+            run.note(
+                device,
+                serde_json::json!({
+                    "asked": asked, "answers_not_kept": unheard, "captured_again": account.captured_again,
+                    "duplicates_after_dedup": account.duplicates_after_dedup, "inversions": account.inversions,
+                }),
+            );
+            polled.insert(device, (unheard, account));
+        }
+        Ok(Outcome { accounts, unseen, polled })
+    }
 }
 
-/// Readings with these numbers: topics and payloads.
-pub(super) fn readings(numbers: Range<u64>) -> Vec<(String, String)> {
-    let reading = |n| {
-        let route = if n % 2 == 0 { "plain" } else { "own" };
-        let topic = format!("{route}/{route}{}/{n}", n / 2 % 4);
-        (topic, format!("{{\"n\":{n},\"seq\":{n}}}"))
-    };
-    numbers.map(reading).collect()
+/// What became of all readings.
+pub(super) struct Outcome {
+    pub(super) accounts: Accounts,
+    /// Numbers that were committed and never arrived.
+    unseen: u64,
+    /// Of each device that is asked, the answers that were not kept, and what became of the others.
+    polled: BTreeMap<&'static str, (u64, Account)>,
 }
 
-/// Waits until every acknowledged reading has arrived, or nothing more comes.
-pub(super) fn await_arrivals(reader: &mut Reader, view: &View) -> Result<()> {
-    reader.until_all(SILENCE, numbers(view, "")?)?;
+impl Outcome {
+    /// Whether all is as promised after so many deaths of the agent.
+    pub(super) fn judge(&self, deaths: u64) -> Result<()> {
+        let (plain, own) = (self.accounts.of("plain"), self.accounts.of("own"));
+        ensure!(self.accounts.lost() == 0, "acknowledged readings were lost");
+        ensure!(self.unseen == 0, "committed readings were lost");
+        for account in self.accounts.0.values().chain(self.polled.values().map(|(_, account)| account)) {
+            ensure!(account.duplicates_after_dedup == 0, "ids were given twice as new");
+            ensure!(account.inversions == 0, "readings arrived out of order");
+        }
+        let bound = RECEIVE_MAXIMUM * deaths;
+        ensure!(plain.captured_again <= bound, "captured again {} times, over {bound}", plain.captured_again);
+        ensure!(own.captured_again == 0, "captured again in spite of the device's own id");
+        for (device, (unheard, account)) in &self.polled {
+            ensure!(account.captured_again == 0, "an answer of the {device} was captured twice");
+            // What was asked and not yet kept when the agent died, and when the devices were stopped.
+            ensure!(*unheard <= deaths + 1, "the {device} answered {unheard} times in vain");
+        }
+        Ok(())
+    }
+}
+
+/// Waits until every acknowledged reading has arrived, or the reader has confirmed all that the agent has: what is
+/// missing then is lost.
+pub(super) fn await_arrivals(reader: &mut Reader, view: &View, gateway: &Gateway) -> Result<()> {
+    let missing = numbers(view, "")?;
+    let mut silence = Duration::ZERO;
+    while silence < SILENCE {
+        let confirmed = gateway.unconfirmed()? == 0;
+        let before = reader.arrivals.len();
+        // A reader prints before it confirms.
+        if reader.until_all(PRINTED, missing.clone())? || confirmed {
+            return Ok(());
+        }
+        silence = if reader.arrivals.len() > before { Duration::ZERO } else { silence + PRINTED };
+    }
     Ok(())
 }
 
 fn numbers(view: &View, route: &str) -> Result<BTreeSet<u64>> {
-    let of_route = view.acknowledged().iter().filter(|topic| topic.starts_with(route));
-    of_route
-        .map(|topic| {
-            let n = topic.rsplit('/').next().and_then(|n| n.parse().ok());
-            n.with_context(|| format!("not one of our topics: {topic}"))
-        })
-        .collect()
+    view.acknowledged().iter().filter(|topic| topic.starts_with(route)).map(|topic| number(topic)).collect()
 }
 
 pub(super) fn account(run: &mut Run, view: &View, arrivals: &[Arrival]) -> Result<Accounts> {

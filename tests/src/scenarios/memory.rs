@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::crash::{await_arrivals, publish};
+use super::crash::await_arrivals;
 use crate::broker::Broker;
 use crate::gateway::{CLIENT, Gateway, Reader, gateway_town, mqtt_tables};
+use crate::plant::publish;
 use crate::publisher::Publisher;
 use crate::scenario::Run;
 
@@ -49,7 +50,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         measure(run, "loaded")?;
     }
     broker.until("all acknowledgements", |view| view.acknowledged().len() as u64 >= published)?;
-    await_arrivals(&mut reader, &broker.view)?;
+    await_arrivals(&mut reader, &broker.view, &gateway)?;
     measure(run, "after")?;
     run.note("readings", published);
     ensure!(

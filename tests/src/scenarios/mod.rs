@@ -10,12 +10,14 @@ mod certificates;
 mod cheating_server;
 mod classic_peers;
 mod clock;
+mod clones;
 mod crash;
 mod demo;
 mod descriptors;
 mod directory_down;
 mod disk_damage;
 mod disk_full;
+mod failpoints;
 mod flaps;
 mod full_queue;
 mod handshake_flood;
@@ -30,6 +32,7 @@ mod moving;
 mod noisy_tenant;
 mod one_connection;
 mod outage;
+mod own_atsigns;
 mod padding_oracle;
 mod partition;
 mod peer_crash;
@@ -47,6 +50,7 @@ mod server_crash;
 mod several_readers;
 mod silent_peers;
 mod slow_senders;
+mod stolen_disk;
 mod transcripts;
 mod udp_blocked;
 
@@ -72,12 +76,17 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "reload", run: reload::run },
     Scenario { group: GATEWAY, name: "crash", run: crash::run },
     Scenario { group: GATEWAY, name: "crash-sabotaged", run: crash::run_sabotaged },
+    Scenario { group: GATEWAY, name: "failpoints", run: failpoints::run },
+    Scenario { group: GATEWAY, name: "failpoints-sabotaged", run: failpoints::run_sabotaged },
     Scenario { group: ROAD, name: "all-killed", run: all_killed::run },
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
+    Scenario { group: GATEWAY, name: "own-atsigns", run: own_atsigns::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
+    Scenario { group: GATEWAY, name: "clones", run: clones::run },
+    Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },

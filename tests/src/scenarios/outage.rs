@@ -3,9 +3,10 @@
 
 use anyhow::{Result, ensure};
 
-use super::crash::{Accounts, account, await_arrivals, publish};
+use super::crash::{Accounts, account, await_arrivals};
 use crate::broker::Broker;
 use crate::gateway::{CLIENT, Gateway, Reader, gateway_town, mqtt_tables};
+use crate::plant::publish;
 use crate::publisher::Publisher;
 use crate::scenario::Run;
 
@@ -40,7 +41,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
             })?;
         }
         town.nodes[0].start()?;
-        await_arrivals(&mut reader, &broker.view)?;
+        await_arrivals(&mut reader, &broker.view, &gateway)?;
     }
     run.note("cuts", CUTS);
     run.note("published", published);

@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use serde_json::Value;
 
 use crate::accounts::{Account, Effect, Faults, Talk};
-use crate::process::{PATIENCE, sabotaged};
+use crate::process::{PATIENCE, built_with};
 use crate::random::Random;
 use crate::replay::Owner;
 use crate::scenario::Run;
@@ -44,7 +44,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 /// # Errors
 /// Nothing was missing, or there is no such server.
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
-    let program = sabotaged("atedge-server")?;
+    let program = built_with("atedge-server", "sabotage")?;
     let faults = storm(run, 20, Some(program))?;
     ensure!(faults.lost > 0, "the sabotage was not noticed: no change was lost");
     Ok(())

@@ -68,12 +68,12 @@ fn a_torn_page_costs_the_records_on_it_and_no_others() {
         .collect();
     assert!(crate::outbox::store::is_damage(&read.unwrap_err()));
     drop(broken);
-    crate::outbox::open::mark_damaged(&path);
+    crate::outbox::salvage::mark(&path);
     let (mut mended, salvaged) = reopened(folder.path());
     let salvaged = salvaged.unwrap();
     assert!(salvaged.records > 500 && salvaged.records < 600, "{salvaged:?}");
     assert_eq!(salvaged.lanes, 3);
-    assert_eq!(mended.boot.epoch(), epoch + 1);
+    assert!(mended.boot.epoch() > epoch);
     let waiting = mended.waiting().unwrap();
     let read: usize = waiting.iter().map(|waiting| take(&mut mended, waiting, 1).len()).sum();
     assert_eq!(read as u64, salvaged.records, "and each of them opens");

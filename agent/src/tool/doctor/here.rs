@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use atedge_adapters::AdapterConfig;
 use atedge_adapters::serial::{Access, Holder, ports as serial_ports};
 use atedge_adapters::units::Bytes;
-use atedge_adapters::{AdapterConfig, SecretSource};
 use rustix::fs::{Access as Wanted, access, statvfs};
 
 use super::Finding;
 use crate::clock::{Clock as _, SystemClock};
-use crate::keys as key_file;
 use crate::payload::ClockState;
 
 /// The folder of the queue.
@@ -52,35 +51,6 @@ pub(super) fn state_folder(folder: &Path) -> Finding {
         return Finding::note(what, says, fix);
     }
     Finding::good(what, format_args!("{shown} is the owner's alone"))
-}
-
-/// What protects the queue on disk.
-pub(super) fn seal_key(state: &Path) -> Finding {
-    let what = "seal key";
-    let path = state.join("seal.key");
-    match path.metadata() {
-        Ok(meta) if meta.mode() & 0o077 != 0 => {
-            let why = format_args!("{} is open to others (mode {:o})", path.display(), meta.mode() & 0o777);
-            Finding::bad(what, why, format_args!("`chmod 600 {}`", path.display()))
-        }
-        Ok(_) => Finding::note(
-            what,
-            "file: no protection against theft",
-            "whoever takes the disk can read the queue; where that matters, encrypt the disk",
-        ),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Finding::note(what, "there is none yet", "the agent makes it when it starts")
-        }
-        Err(error) => Finding::bad(what, format_args!("{}: {error}", path.display()), "run this as root"),
-    }
-}
-
-/// The gateway's keys.
-pub(super) fn keys(source: &SecretSource) -> Finding {
-    match key_file::load(source) {
-        Ok(_) => Finding::good("keys", "they can be read, and by nobody else"),
-        Err(error) => Finding::bad("keys", error, "`[gateway] keys` is the file that `atedge onboard` wrote"),
-    }
 }
 
 /// The time.
@@ -171,7 +141,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         assert_eq!(state_folder(&state).verdict, Verdict::Note);
-        assert_eq!(seal_key(&state).verdict, Verdict::Note);
         std::fs::create_dir(&state).unwrap();
         chmod(&state, 0o755);
         assert_eq!(state_folder(&state).verdict, Verdict::Note);
@@ -181,12 +150,6 @@ mod tests {
         assert!(finding.to_string().contains("fix: `chmod 700 "), "{finding}");
         chmod(&state, 0o700);
         assert_eq!(state_folder(&state).verdict, Verdict::Good);
-        let key = state.join("seal.key");
-        std::fs::write(&key, "k").unwrap();
-        chmod(&key, 0o640);
-        assert!(seal_key(&state).fix.unwrap().starts_with("`chmod 600 "));
-        chmod(&key, 0o600);
-        assert_eq!(seal_key(&state).says, "file: no protection against theft");
         std::fs::write(folder.path().join("file"), "").unwrap();
         assert_eq!(state_folder(&folder.path().join("file")).verdict, Verdict::Bad);
     }

@@ -1,5 +1,6 @@
 //! The road to the atServer: directory, server, certificate, authentication.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,18 +9,17 @@ use std::time::Duration;
 use at_client::tls::DialError;
 use at_client::{Client, ConnectError, RecordKeeper};
 use at_protocol::directory::VerifiedRecord;
-use atedge_service::OneLine;
+use atedge_adapters::DeviceName;
 use tokio::time::timeout;
 
 use super::Finding;
 use crate::clock::SystemClock;
-use crate::config::GatewayConfig;
-use crate::connect;
+use crate::config::{AgentConfig, DeviceConfig, GatewayConfig};
+use crate::connect::Way;
+use crate::seal::Seal;
 
 /// How long each step may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the good-bye may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Keeps nothing: a look leaves no trace.
 struct Forgetful;
@@ -30,43 +30,74 @@ impl RecordKeeper for Forgetful {
     }
 }
 
-/// All steps, up to the first that fails.
-pub(super) async fn road(gateway: &GatewayConfig, state: &Path) -> Vec<Finding> {
-    let client =
-        match connect::client(gateway, state, Arc::new(SystemClock::start()), |_| Arc::new(Forgetful)) {
-            Ok(client) => client,
-            Err(error) => {
-                let why = OneLine(error.as_ref()).to_string();
-                return vec![Finding::skipped("atServer", format_args!("nobody can be asked: {why}"))];
-            }
-        };
+/// All steps, up to the first that fails; then the devices with an atSign of their own, each by itself.
+pub(super) async fn road(config: &AgentConfig, state: &Path, seal: Option<&Seal>) -> Vec<Finding> {
+    let gateway = &config.gateway;
+    let skipped =
+        |why: &dyn Display| vec![Finding::skipped("atServer", format_args!("nobody can be asked: {why}"))];
+    let way = match Way::new(gateway, state, Arc::new(SystemClock::start()), |_| Arc::new(Forgetful)) {
+        Ok(way) => way,
+        Err(error) => return skipped(&error),
+    };
+    let client = match way.client(&gateway.atsign, &gateway.keys, seal) {
+        Ok(client) => client,
+        Err(error) => return skipped(&error),
+    };
     let mut findings = Vec::new();
+    if let Some(address) = found(gateway, &client, &mut findings).await {
+        findings.extend(connected(&client, &address).await);
+        for (name, device) in &config.device {
+            findings.push(own(&way, name, device, seal).await);
+        }
+    }
+    way.close().await;
+    findings
+}
+
+/// A device with an atSign of its own.
+async fn own(way: &Way, name: &DeviceName, device: &DeviceConfig, seal: Option<&Seal>) -> Finding {
+    let what = "device";
+    let atsign = &device.atsign;
+    let client = match way.client(atsign, &device.keys, seal) {
+        Ok(client) => client,
+        Err(error) => return Finding::skipped(what, format_args!("{name}: {error}")),
+    };
+    match timeout(PATIENCE, client.connect()).await {
+        Ok(Ok(())) => Finding::good(what, format_args!("{name}: signed in as {atsign}")),
+        Ok(Err(error)) => Finding::bad(
+            what,
+            format_args!("{name}: {error}"),
+            "its readings wait, the others go on; use the keys that `atedge onboard` wrote for it",
+        ),
+        Err(_) => Finding::bad(what, format_args!("{name}: no answer in time"), "check the network"),
+    }
+}
+
+/// Where the directory says that the gateway's atServer is.
+async fn found(gateway: &GatewayConfig, client: &Client, findings: &mut Vec<Finding>) -> Option<String> {
     let found = timeout(PATIENCE, client.config().directory.find(&gateway.atsign)).await;
-    let address = match found {
+    match found {
         Ok(Ok(Some(found))) => {
             let says = format!("{} says that {} is at {}", gateway.directory, gateway.atsign, found.address);
             findings.push(Finding::good("directory", says));
-            found.address
+            Some(found.address.to_string())
         }
         Ok(Ok(None)) => {
             let why = format_args!("{} does not know {}", gateway.directory, gateway.atsign);
             let fix = "is the atSign spelled right? Its host adds it there: `atedge-server tenant add`";
             findings.push(Finding::bad("directory", why, fix));
-            return findings;
+            None
         }
         Ok(Err(error)) => {
             let fix = "check `[gateway] directory` and `ca`, this machine's DNS, and that no firewall is in between";
             findings.push(Finding::bad("directory", error, fix));
-            return findings;
+            None
         }
         Err(_) => {
             findings.push(Finding::bad("directory", "it did not answer in time", "check the network"));
-            return findings;
+            None
         }
-    };
-    findings.extend(connected(&client, &address.to_string()).await);
-    client.config().dialer.close(FAREWELL).await;
-    findings
+    }
 }
 
 async fn connected(client: &Client, address: &str) -> Vec<Finding> {
