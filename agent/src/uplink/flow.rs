@@ -229,16 +229,17 @@ impl Flow {
             return Some(Step::Send { from, to, attempt });
         }
         let receipts = self.rules.receipts;
-        if let Some((batch, _)) = self.open_batches().find(|(_, due)| *due <= now) {
-            return Some(match &batch.id {
-                Some(id) if !batch.again && !receipts => Step::Ask { first: batch.first, id: id.clone() },
-                _ => {
-                    self.window = WINDOW;
-                    Step::Send { from: batch.first, to: batch.last, attempt: attempt() }
-                }
-            });
+        let open = self.open_batches().find(|(_, due)| *due <= now);
+        let open =
+            open.map(|(batch, _)| (batch.first, batch.last, batch.id.clone().filter(|_| !batch.again)));
+        match open {
+            Some((first, _, Some(id))) if !receipts => Some(Step::Ask { first, id }),
+            Some((from, to, _)) => {
+                self.window = WINDOW;
+                Some(Step::Send { from, to, attempt: attempt() })
+            }
+            None => Some(Step::Send { from: self.next, to: self.last, attempt: attempt() }),
         }
-        Some(Step::Send { from: self.next, to: self.last, attempt: attempt() })
     }
 
     /// The server has stored records `from` to `last` under `id`. They were cut short of what was asked
@@ -421,8 +422,11 @@ mod tests {
 
     #[test]
     fn a_reader_that_confirms_is_sent_more_at_once_and_one_that_is_silent_less() {
-        let lane =
-            Lane { device: "oven".parse().unwrap(), stream: "process".parse().unwrap(), boot: Boot::new(1, 1) };
+        let lane = Lane {
+            device: "oven".parse().unwrap(),
+            stream: "process".parse().unwrap(),
+            boot: Boot::new(1, 1),
+        };
         let rules = FlowRules {
             limit: BatchLimit { records: 10, bytes: 1 << 20 },
             linger: Duration::ZERO,
@@ -436,7 +440,8 @@ mod tests {
         let mut now = Time::from_secs(1);
         flow.grow(1_000_000, now, true);
         let reader = "@ops".parse().unwrap();
-        let mut receipt = Receipted { key: FlowKey { lane: 1, reader }, confirmed: 0, upto: 0, missing: Vec::new() };
+        let mut receipt =
+            Receipted { key: FlowKey { lane: 1, reader }, confirmed: 0, upto: 0, missing: Vec::new() };
         let mut sent = 0;
         for expected in [16, 32, 64, 128, 256, 256] {
             let batches = send_all(&mut flow, now);

@@ -25,7 +25,13 @@ pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
     let woken = wakes(agent)? - before.0;
     let cpu = cpu_of(agent)?.saturating_sub(before.1);
     Ok(vec![
-        Row::alone("20", "wake-ups without traffic", "/s", woken as f64 / time.as_secs_f64(), Bar::AtMost(1.0)),
+        Row::alone(
+            "20",
+            "wake-ups without traffic",
+            "/s",
+            woken as f64 / time.as_secs_f64(),
+            Bar::AtMost(1.0),
+        ),
         Row::alone("20", "cpu in an hour", "s", cpu.as_secs_f64() * 3600.0 / time.as_secs_f64(), Bar::None),
     ])
 }

@@ -25,21 +25,37 @@ pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
     let mut crew = site.crew(DEVICES, BYTES).await?;
     let mut peer = Mosquitto::start(site.folder(), "memory", Keeps::Memory).await?;
     let broker = peer.id();
-    let [rate, cpu] =
-        in_turn(async || flood(&mut crew, agent, many).await, async || flood(&mut peer.crew, broker, many).await)
-            .await?;
+    let [rate, cpu] = in_turn(
+        async || flood(&mut crew, agent, many).await,
+        async || flood(&mut peer.crew, broker, many).await,
+    )
+    .await?;
     drop(peer);
     let mut peer = Mosquitto::start(site.folder(), "snapshots", Keeps::Snapshots).await?;
     let broker = peer.id();
     // It gets slower with each message that it keeps: as many as it had in a fresh queue.
-    let [durable, _] =
-        in_turn(async || flood(&mut crew, agent, many).await, async || flood(&mut peer.crew, broker, FEW).await)
-            .await?;
+    let [durable, _] = in_turn(
+        async || flood(&mut crew, agent, many).await,
+        async || flood(&mut peer.crew, broker, FEW).await,
+    )
+    .await?;
     let what = |of: &str| format!("{of}, {BYTES} B, {DEVICES} connections");
     Ok(vec![
-        Row::of("11", what("reading on disk v message in Mosquitto's memory"), "/s", rate, Bar::RatioAtLeast(1.0)),
+        Row::of(
+            "11",
+            what("reading on disk v message in Mosquitto's memory"),
+            "/s",
+            rate,
+            Bar::RatioAtLeast(1.0),
+        ),
         Row::of("11", what("the same, cpu"), "us", cpu, Bar::RatioAtMost(1.2)),
-        Row::of("11", what("reading on disk v Mosquitto with snapshots"), "/s", durable, Bar::RatioAtLeast(50.0)),
+        Row::of(
+            "11",
+            what("reading on disk v Mosquitto with snapshots"),
+            "/s",
+            durable,
+            Bar::RatioAtLeast(50.0),
+        ),
     ])
 }
 

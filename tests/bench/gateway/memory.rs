@@ -21,7 +21,11 @@ pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
     for (devices, bar) in BARS {
         for depth in [0, deep] {
             let held = held(devices, depth).await?;
-            if depth == 0 { empty.push((devices, held.pss)) } else { full.push((devices, held.pss)) };
+            if depth == 0 {
+                empty.push((devices, held.pss))
+            } else {
+                full.push((devices, held.pss))
+            };
             let what = format!("memory of the agent (PSS), {devices} devices, {depth} queued");
             let row = Row::alone("14", what, "MB", held.pss / 1e6, Bar::AtMost(bar));
             rows.push(row.and("anonymous", held.anonymous / 1e6).and("files", held.files / 1e6));

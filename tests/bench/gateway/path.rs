@@ -53,7 +53,10 @@ async fn instructions(many: usize) -> Result<u64> {
 async fn instructions_of_mosquitto(many: usize) -> Result<u64> {
     let folder = tempfile::tempdir()?;
     let address = free_address()?;
-    let more = format!("persistence true\npersistence_location {}/\nautosave_interval 3600\n", folder.path().display());
+    let more = format!(
+        "persistence true\npersistence_location {}/\nautosave_interval 3600\n",
+        folder.path().display()
+    );
     let mut command =
         broker_command(folder.path(), "mosquitto", address, &more, &format!("exec {}", CALLGRIND.join(" ")))?;
     let broker = Process::start_ready("mosquitto", &mut command, folder.path())?;

@@ -265,8 +265,8 @@ fn wire(lines: &mut JoinSet<()>) -> Result<String> {
          \"serial\"\nport = {:?}\nbaud = 9600\ndevice = \"scale\"\nstream = \"process\"\nframing = {{ kind = \
          \"line\", ending = \"crlf\", max = 512 }}\ndecode = {{ as = \"regex\", pattern = \
          '^(?<gross>[+-][0-9.]+)\\s*kg', types = {{ gross = \"f64\" }} }}\n[command.\"boiler.setpoint\"]\nallow = \
-         [\"{READER}\"]\nargs = {{ value = {{ type = \"i64\", min = 0, max = 999 }} }}\ndo = {{ write = \
-         \"boiler.setpoint\", value = \"{{value}}\" }}\nexpires = \"1m\"\nsigned = false\n",
+         [\"{READER}\"]\nargs = {{ value = {{ type = \"i64\", min = 0, max = 999 }} }}\ndo = {{ write = {{ point = \
+         \"boiler.setpoint\", value = \"{{value}}\" }} }}\nexpires = \"1m\"\nsigned = false\n",
         units.path(),
         scale.path(),
     );
@@ -281,7 +281,8 @@ fn wire(lines: &mut JoinSet<()>) -> Result<String> {
 /// The agent as it is packaged, where that was built; else as built beside this program.
 pub(super) fn packaged() -> Result<PathBuf> {
     let beside = program("atedge-agent");
-    let packaged = std::env::current_exe()?.parent().and_then(|folder| Some(folder.parent()?.join("dist/atedge-agent")));
+    let packaged =
+        std::env::current_exe()?.parent().and_then(|folder| Some(folder.parent()?.join("dist/atedge-agent")));
     match packaged.filter(|path| path.exists()) {
         Some(path) => Ok(path),
         None => beside,

@@ -26,7 +26,13 @@ pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
         let what = format!("start to a command's outcome, {depth} queued");
         rows.push(Row::alone("17", what, "ms", took, Bar::AtMost(100.0)));
     }
-    rows.push(Row::curve("start to a command's outcome, by queue depth", "ms", &points, points[1].1 / points[0].1, 1.2));
+    rows.push(Row::curve(
+        "start to a command's outcome, by queue depth",
+        "ms",
+        &points,
+        points[1].1 / points[0].1,
+        1.2,
+    ));
     Ok(rows)
 }
 
@@ -60,8 +66,17 @@ async fn starts(depth: usize) -> Result<f64> {
 /// The command, on its way.
 fn command(site: &Site, round: usize) -> Result<Process> {
     let value = format!("value={round}");
-    let mut command =
-        site.town.tool(&["cmd", GATEWAY, "boiler.setpoint", &value, "--as", READER, "--json", "--wait", "60s"])?;
+    let mut command = site.town.tool(&[
+        "cmd",
+        GATEWAY,
+        "boiler.setpoint",
+        &value,
+        "--as",
+        READER,
+        "--json",
+        "--wait",
+        "60s",
+    ])?;
     command.args(["--namespace", NAMESPACE]);
     Process::start("cmd", &mut command, site.folder())
 }
