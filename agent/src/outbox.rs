@@ -63,7 +63,8 @@ pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
 pub use open::Opened;
 pub use outside::{LaneStat, Which, export, list, purge};
 pub use policy::{
-    DEFAULT_TTL, Durability, InvalidPriority, MinFree, OutboxOptions, Priority, StreamPolicy, Thin, WhenFull,
+    DEFAULT_TTL, Durability, InvalidPriority, Keep, MinFree, OutboxOptions, Priority, StreamPolicy, Thin,
+    WhenFull,
 };
 pub use salvage::Salvaged;
 pub use send::{BatchLimit, FlowKey, Parcel, Receipted, Waiting};
@@ -207,12 +208,13 @@ impl Outbox {
         Ok(Appending(answered))
     }
 
-    /// The broker of `session` will not repeat `packets`.
+    /// The broker of `session` will not repeat `packets`. Done when that has its place in the order, before what
+    /// is appended from now on: nobody needs to know when it is stored.
     ///
     /// # Errors
-    /// [`OutboxError::NotStored`].
+    /// [`OutboxError::NotStored`] when the thread has ended.
     pub async fn settle(&self, session: String, packets: Vec<u16>) -> Result<(), OutboxError> {
-        self.call(move |store| store.settle(&session, &packets)).await
+        self.ask(move |store| store.settle(&session, &packets)).await.map(drop)
     }
 
     /// The session began anew; what was remembered of it holds no more.
@@ -366,11 +368,19 @@ impl Outbox {
         &self,
         work: impl Fn(&mut Store) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, OutboxError> {
+        self.ask(work).await?.await.map_err(|_| OutboxError::NotStored)
+    }
+
+    /// The first half of [`Outbox::call`]: done when `work` has its place in the order.
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Store) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<oneshot::Receiver<T>, OutboxError> {
         let place = Arc::clone(&self.calls).acquire_owned().await.map_err(|_| OutboxError::NotStored)?;
         let (answer, answered) = oneshot::channel();
         let asked = Box::new(Asked { work, value: None, answer, place });
         self.requests.send(Request::Call(asked)).map_err(|_| OutboxError::NotStored)?;
-        answered.await.map_err(|_| OutboxError::NotStored)
+        Ok(answered)
     }
 }
 

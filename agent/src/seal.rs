@@ -84,6 +84,11 @@ impl SealKey {
     pub(crate) fn seal(&self, about: &[u8], plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce).expect("the kernel gives random bytes");
+        self.seal_with(nonce, about, plain)
+    }
+
+    /// The same with a random nonce that was never used.
+    pub(crate) fn seal_with(&self, nonce: [u8; NONCE], about: &[u8], plain: &[u8]) -> Vec<u8> {
         let payload = Payload { msg: plain, aad: about };
         let sealed = self.0.encrypt(&Nonce::from(nonce), payload).expect("nothing here has 64 GiB");
         [nonce.as_slice(), &sealed].concat()

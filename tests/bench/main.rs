@@ -10,6 +10,7 @@ mod curves;
 mod directory;
 mod fanout;
 mod floor;
+mod gateway;
 mod ground;
 mod hosted;
 mod idle;
@@ -17,6 +18,7 @@ mod limits;
 mod login;
 mod lookup;
 mod meter;
+mod mqtt;
 mod notify;
 mod peers;
 mod report;
@@ -71,6 +73,11 @@ enum What {
     Directory,
     /// Notifications between two servers; takes mosquitto
     Peers,
+    /// The agent, against mosquitto; takes that, valgrind and strace
+    Gateway {
+        /// Which; all of it without
+        which: Vec<gateway::Part>,
+    },
     /// How costs grow
     Curves {
         /// Which; all of them without
@@ -117,6 +124,11 @@ async fn run(cli: Cli) -> Result<()> {
         What::Start => tell(&start::run(long).await?, json),
         What::Directory => tell(&directory::run(long).await?, json),
         What::Peers => tell(&peers::run(long).await?, json),
+        What::Gateway { which } => {
+            for part in if which.is_empty() { &gateway::Part::ALL } else { which.as_slice() } {
+                tell(&part.run(long).await?, json);
+            }
+        }
         What::Curves { which } => {
             curves(if which.is_empty() { &Curve::ALL } else { &which }, json, long).await?
         }

@@ -41,9 +41,25 @@ fn on_cpu(task: &Path) -> io::Result<u64> {
 
 /// Memory that is resident, in bytes.
 pub(crate) fn resident(process: u32) -> Result<u64> {
+    memory(process, "Rss:")
+}
+
+/// The same, where what several processes share counts for each in part (`Pss:`), or another figure of that table.
+pub(crate) fn memory(process: u32, what: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(what)).with_context(|| what.to_owned())?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// How often its threads have waited for something, and so were woken.
+pub(crate) fn wakes(process: u32) -> Result<u64> {
+    let mut wakes = 0;
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let text = std::fs::read_to_string(thread?.path().join("status"))?;
+        let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        wakes += count.context("no count of switches")?.trim().parse::<u64>()?;
+    }
+    Ok(wakes)
 }
 
 /// Open file descriptors.

@@ -4,6 +4,12 @@ use serde_json::{Value, json};
 
 use crate::meter::Pair;
 
+/// Says what is being done, while it takes long.
+#[expect(clippy::print_stderr, reason = "a person waits")]
+pub(crate) fn progress(what: std::fmt::Arguments<'_>) {
+    eprintln!("… {what}");
+}
+
 /// What a figure has to reach.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Bar {

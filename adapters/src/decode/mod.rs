@@ -36,7 +36,7 @@ pub enum Decode {
     Json {},
     /// Text that a regular expression takes apart; each named group that took part is a point.
     Regex {
-        /// The expression, in the syntax of the Rust crate `regex`. It may match anywhere: anchor it
+        /// The expression, in the syntax of the Rust crate `regex-lite`. It may match anywhere: anchor it
         /// with `^` and `$` where that matters.
         pattern: Pattern,
         /// The types of the groups: `"f64"`, `"i64"`, `"bool"` or `"text"`, which is the default.

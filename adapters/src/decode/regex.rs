@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use ::regex::Regex;
+use regex_lite::Regex;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{DecodeError, ScalarType, point};

@@ -129,8 +129,10 @@ impl Capture {
 
     /// The other side has processed the acknowledgements of these.
     pub(super) fn settled(&mut self, packets: Vec<u16>) {
-        if !packets.is_empty() {
-            self.waiting.push_back(Captured::Settled { session: self.session.clone(), packets });
+        match self.waiting.back_mut() {
+            _ if packets.is_empty() => {}
+            Some(Captured::Settled { packets: before, .. }) => before.extend(packets),
+            _ => self.waiting.push_back(Captured::Settled { session: self.session.clone(), packets }),
         }
     }
 

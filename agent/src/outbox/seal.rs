@@ -4,24 +4,28 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::seal::{Seal, SealKey, random_key};
+use crate::seal::{NONCE, Seal, SealKey, random_key};
 
 /// A segment key seals at most this many records, far below the 2^32 that random nonces allow (NIST
 /// SP 800-38D §8.3).
 pub(super) const SEGMENT_RECORDS: u64 = 1 << 28;
 /// How many segment keys are kept unwrapped for reading.
 const OPEN_SEGMENTS: usize = 8;
+/// Nonces that are drawn at once: each draw is a system call.
+const NONCES: usize = 64;
 
 /// The segment keys in use: one to seal with, some to open with.
 pub(super) struct Segments {
     seal_key: Arc<Seal>,
     current: Option<(i64, SealKey, u64)>,
     open: HashMap<i64, Option<SealKey>>,
+    /// Random, for the next records.
+    nonces: Vec<[u8; NONCE]>,
 }
 
 impl Segments {
     pub(super) fn new(seal_key: Arc<Seal>) -> Self {
-        Self { seal_key, current: None, open: HashMap::new() }
+        Self { seal_key, current: None, open: HashMap::new(), nonces: Vec::new() }
     }
 
     /// The seal key.
@@ -53,7 +57,14 @@ impl Segments {
     pub(super) fn seal(&mut self, id: &str, plain: &[u8]) -> Vec<u8> {
         let (_, cipher, sealed) = self.current.as_mut().expect("a segment was begun");
         *sealed += 1;
-        cipher.seal(id.as_bytes(), plain)
+        let nonce = self.nonces.pop().unwrap_or_else(|| {
+            let mut drawn = [[0; NONCE]; NONCES];
+            getrandom::fill(drawn.as_flattened_mut()).expect("the kernel gives random bytes");
+            let [first, rest @ ..] = drawn;
+            self.nonces.extend(rest);
+            first
+        });
+        cipher.seal_with(nonce, id.as_bytes(), plain)
     }
 
     /// Opens what was sealed for `id` in `segment`, whose wrapped key `stored` fetches when it is not
@@ -108,7 +119,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::seal::{NONCE, Place};
+    use crate::seal::Place;
 
     fn segments(folder: &Path) -> Segments {
         let place = Place { folder: folder.to_owned(), credentials: None };

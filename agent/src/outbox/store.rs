@@ -19,6 +19,9 @@ pub type LaneId = i64;
 
 /// Pages of the write-ahead log after which SQLite moves them into the database (4 MiB).
 const WAL_PAGES: u32 = 1000;
+/// Memory for pages of the database, in KiB. What is written at the end of the lanes and read at their beginning
+/// fits; a backlog of any depth costs no more.
+const CACHE_KIB: i32 = 512;
 /// What the log file is cut back to after that, in bytes.
 pub(super) const WAL_KEPT: u32 = 4 << 20;
 
@@ -73,6 +76,7 @@ pub(super) fn connect(path: &Path, options: &OutboxOptions) -> rusqlite::Result<
     db.pragma_update(None, "trusted_schema", false)?;
     db.pragma_update(None, "cell_size_check", true)?;
     db.pragma_update(None, "mmap_size", 0)?;
+    db.pragma_update(None, "cache_size", -CACHE_KIB)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", synchronous)?;
     db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;

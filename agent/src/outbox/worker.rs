@@ -159,6 +159,7 @@ impl Worker {
             }
             taken += 1;
             next = match taken < GROUP {
+                true if self.store.options.linger.is_zero() => self.requests.try_recv().ok(),
                 true => self.requests.recv_timeout(end.saturating_duration_since(Instant::now())).ok(),
                 false => None,
             };

@@ -11,9 +11,12 @@ use crate::payload::{Lane, NoteId};
 /// Time since the uplink began.
 pub type Time = Duration;
 
-/// Most batches of one flow that may be unconfirmed. A reader that is away costs its server this many and
-/// no more; the outbox keeps the rest.
+/// Batches of one flow that may be unconfirmed at first, and again once the reader has been silent. A reader that
+/// is away costs its server this many and no more; the outbox keeps the rest.
 const WINDOW: usize = 16;
+/// Most batches that may be unconfirmed: as often as the reader confirms something, twice as many may be, up to
+/// these. Receipts come once a second, and what has piled up need not wait for each.
+const WIDEST: usize = 256;
 /// First and longest pause between questions for the state of a notification.
 const ASK: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(60) };
 /// After this many looks (half a minute) a notification that errored is sent again under a new id.
@@ -109,6 +112,8 @@ pub(super) struct Flow {
     /// When the first of the unsent was noticed.
     unsent_since: Time,
     batches: VecDeque<Batch>,
+    /// How many of them there may be.
+    window: usize,
     /// A step is under way.
     busy: bool,
     failures: u32,
@@ -127,6 +132,7 @@ impl Flow {
             last: confirmed,
             unsent_since: Time::ZERO,
             batches: VecDeque::new(),
+            window: WINDOW,
             busy: false,
             failures: 0,
             not_before: Time::ZERO,
@@ -170,7 +176,7 @@ impl Flow {
 
     /// Whether everything was sent that may be.
     pub(super) fn is_sent(&self) -> bool {
-        !self.busy && (!self.has_unsent() || self.batches.len() >= WINDOW)
+        !self.busy && (!self.has_unsent() || self.batches.len() >= self.window)
     }
 
     /// Whether records of it are yet to be taken by our server.
@@ -204,7 +210,7 @@ impl Flow {
     }
 
     fn next_batch_due(&self) -> Option<Time> {
-        if !self.has_unsent() || self.batches.len() >= WINDOW {
+        if !self.has_unsent() || self.batches.len() >= self.window {
             return None;
         }
         let waiting = self.last - self.next + 1;
@@ -223,13 +229,17 @@ impl Flow {
             return Some(Step::Send { from, to, attempt });
         }
         let receipts = self.rules.receipts;
-        if let Some((batch, _)) = self.open_batches().find(|(_, due)| *due <= now) {
-            return Some(match &batch.id {
-                Some(id) if !batch.again && !receipts => Step::Ask { first: batch.first, id: id.clone() },
-                _ => Step::Send { from: batch.first, to: batch.last, attempt: attempt() },
-            });
+        let open = self.open_batches().find(|(_, due)| *due <= now);
+        let open =
+            open.map(|(batch, _)| (batch.first, batch.last, batch.id.clone().filter(|_| !batch.again)));
+        match open {
+            Some((first, _, Some(id))) if !receipts => Some(Step::Ask { first, id }),
+            Some((from, to, _)) => {
+                self.window = WINDOW;
+                Some(Step::Send { from, to, attempt: attempt() })
+            }
+            None => Some(Step::Send { from: self.next, to: self.last, attempt: attempt() }),
         }
-        Some(Step::Send { from: self.next, to: self.last, attempt: attempt() })
     }
 
     /// The server has stored records `from` to `last` under `id`. They were cut short of what was asked
@@ -281,7 +291,10 @@ impl Flow {
         let Some(index) = self.find(first) else { return };
         let batch = &mut self.batches[index];
         match status {
-            NoteStatus::Delivered => batch.done = true,
+            NoteStatus::Delivered => {
+                batch.done = true;
+                self.widen();
+            }
             NoteStatus::Failed => batch.again = true,
             NoteStatus::Errored if batch.looks >= PATIENCE => batch.again = true,
             NoteStatus::Queued | NoteStatus::Errored => {
@@ -307,7 +320,10 @@ impl Flow {
 
     /// A receipt came.
     pub(super) fn on_receipt(&mut self, receipt: &Receipted, now: Time) {
-        self.confirmed = self.confirmed.max(receipt.confirmed);
+        if receipt.confirmed > self.confirmed {
+            self.confirmed = receipt.confirmed;
+            self.widen();
+        }
         self.next = self.next.max(receipt.confirmed + 1);
         for batch in &mut self.batches {
             let lacks =
@@ -324,6 +340,11 @@ impl Flow {
     /// What the reader has, from the first number on.
     pub(super) const fn confirmed(&self) -> u64 {
         self.confirmed
+    }
+
+    /// The reader takes what it is sent.
+    fn widen(&mut self) {
+        self.window = WIDEST.min(self.window * 2);
     }
 
     /// A step went well.
@@ -374,5 +395,66 @@ impl Flow {
             self.confirmed = self.confirmed.max(batch.last);
             self.batches.pop_front();
         }
+        if self.batches.is_empty() {
+            // There are as many flows as devices, and most have nothing under way.
+            self.batches = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::FlowKey;
+    use crate::payload::Boot;
+
+    const RECORDS: u64 = 10;
+
+    /// Sends what may go; how many batches that are.
+    fn send_all(flow: &mut Flow, now: Time) -> usize {
+        let mut sent = 0;
+        while let Some(Step::Send { from, attempt, .. }) = flow.step(now, || 1) {
+            flow.on_sent(from, from + RECORDS - 1, true, NoteId::new(flow.lane.boot, from, attempt), now);
+            sent += 1;
+        }
+        sent
+    }
+
+    #[test]
+    fn a_reader_that_confirms_is_sent_more_at_once_and_one_that_is_silent_less() {
+        let lane = Lane {
+            device: "oven".parse().unwrap(),
+            stream: "process".parse().unwrap(),
+            boot: Boot::new(1, 1),
+        };
+        let rules = FlowRules {
+            limit: BatchLimit { records: 10, bytes: 1 << 20 },
+            linger: Duration::ZERO,
+            receipts: true,
+            aead: false,
+            ttln: Duration::from_secs(60),
+            priority: Priority::default(),
+        };
+        let lane = Arc::new(lane);
+        let mut flow = Flow::new(Arc::clone(&lane), rules, 0);
+        let mut now = Time::from_secs(1);
+        flow.grow(1_000_000, now, true);
+        let reader = "@ops".parse().unwrap();
+        let mut receipt =
+            Receipted { key: FlowKey { lane: 1, reader }, confirmed: 0, upto: 0, missing: Vec::new() };
+        let mut sent = 0;
+        for expected in [16, 32, 64, 128, 256, 256] {
+            let batches = send_all(&mut flow, now);
+            assert_eq!(batches, expected);
+            sent += batches as u64 * RECORDS;
+            (receipt.confirmed, receipt.upto) = (sent, sent);
+            flow.on_receipt(&receipt, now);
+        }
+        assert_eq!(send_all(&mut flow, now), 256);
+        now += REDELIVER.most(1);
+        assert_eq!(send_all(&mut flow, now), 1, "the first is sent again, and nothing new");
+        (receipt.confirmed, receipt.upto) = (sent + 256 * RECORDS, sent + 256 * RECORDS);
+        flow.on_receipt(&receipt, now);
+        assert_eq!(send_all(&mut flow, now), 32);
     }
 }

@@ -6,13 +6,14 @@ use std::fmt::{self, Write};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::prelude::*;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use super::{Started, priority};
 
-pub(super) fn start(filter: EnvFilter) -> Started {
+pub(super) fn start(filter: Targets) -> Started {
     tracing_subscriber::registry().with(filter).with(JournalLayer).try_init().map_err(Into::into)
 }
 

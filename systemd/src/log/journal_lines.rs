@@ -3,20 +3,20 @@
 use std::fmt;
 
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::{Started, priority};
 
-pub(super) fn start(filter: EnvFilter) -> Started {
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+pub(super) fn start(filter: Targets) -> Started {
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
-        .event_format(JournalLine)
-        .try_init()
+        .event_format(JournalLine);
+    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(Into::into)
 }
 
 /// One line as the journal wants it: `<N>` with syslog's priority, no clock and no colours, which the

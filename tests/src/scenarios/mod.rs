@@ -32,6 +32,7 @@ mod memory;
 mod memory_ceiling;
 mod modbus_units;
 mod moving;
+mod newest;
 mod noisy_tenant;
 mod one_connection;
 mod outage;
@@ -87,6 +88,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
+    Scenario { group: GATEWAY, name: "newest", run: newest::run },
     Scenario { group: GATEWAY, name: "own-atsigns", run: own_atsigns::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
