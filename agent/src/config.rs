@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::commands::{CommandConfig, CommandName, Rule};
 use crate::keys;
-use crate::outbox::{BatchLimit, OutboxOptions, Priority, StreamPolicy, WhenFull};
+use crate::outbox::{BatchLimit, Keep, OutboxOptions, Priority, StreamPolicy, WhenFull};
 use crate::payload::name::is_reserved;
 use crate::uplink::{FlowRules, SendRules};
 
@@ -138,6 +138,13 @@ impl TryFrom<String> for Namespace {
 pub struct StreamConfig {
     /// The readers; each gets its own ciphertext.
     pub to: Vec<AtSign>,
+    /// What of it must reach them: `"log"`, every record; `"latest"`, the newest of each device, in place of all that
+    /// were not sent before it; `"sample"`, what does: devices are told at once, before it is on disk.
+    #[serde(default)]
+    pub keep: Keep,
+    /// Whether the newest values of each device are to be had at any time as well, under `latest.<device>`.
+    #[serde(default)]
+    pub latest: bool,
     /// What a reader must be able to do; what it does not announce is waited for. With `"receipts"` only its
     /// receipts confirm records; without, it also does that its server has them. With `"aead"` records are sent
     /// in envelopes only, which no server can alter or forge; without, also as all SDKs read them, to a reader
@@ -391,7 +398,12 @@ impl AgentConfig {
             ttl: stream.ttl.get(),
             hold: stream.hold.unwrap_or(stream.ttl).get(),
             priority: stream.priority,
-            full: stream.full.as_ref().unwrap_or(&queue.full).clone(),
+            keep: stream.keep,
+            full: match (&stream.full, stream.keep) {
+                (Some(full), _) => full.clone(),
+                (None, Keep::Log | Keep::Latest) => queue.full.clone(),
+                (None, Keep::Sample) => vec![WhenFull::DropOldest],
+            },
             thin: stream.thin.as_ref().unwrap_or(&queue.thin).rules(),
         };
         let streams = self.stream.iter().map(|(name, stream)| (name.clone(), policy(stream))).collect();
@@ -421,7 +433,15 @@ impl AgentConfig {
         // Each atSign drains by itself; together they keep to the rate.
         let mut drain = self.outbox.drain.rules();
         drain.rate = drain.rate.map(|rate| (rate / (1 + self.device.len() as u64)).max(1));
-        SendRules { streams, drain }
+        let named = self.stream.iter();
+        let latest = named.clone().filter(|(_, stream)| stream.latest);
+        let samples = named.filter(|(_, stream)| stream.keep == Keep::Sample);
+        SendRules {
+            streams,
+            drain,
+            latest: latest.map(|(name, stream)| (name.clone(), stream.ttl.get())).collect(),
+            samples: samples.map(|(name, _)| name.clone()).collect(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::intake::Intake;
+use crate::latest::Newest;
 use crate::outbox::Outbox;
 use crate::tally::Tallies;
 use crate::tap::Taps;
@@ -42,6 +43,7 @@ pub struct Field<C> {
     /// What came in since the agent started, also of adapters that were changed.
     tallies: Tallies,
     taps: Taps,
+    newest: Newest,
     tasks: JoinSet<Result<(), AdapterError>>,
 }
 
@@ -64,8 +66,9 @@ impl<C: Clock + 'static> Field<C> {
         rules: watch::Receiver<SendRules>,
         stop: CancellationToken,
     ) -> Self {
-        let (tallies, taps) = (Tallies::default(), Taps::default());
-        Self { outbox, clock, rules, stop, lines: BTreeMap::new(), tallies, taps, tasks: JoinSet::new() }
+        let (tallies, taps, newest) = (Tallies::default(), Taps::default(), Newest::default());
+        let (lines, tasks) = (BTreeMap::new(), JoinSet::new());
+        Self { outbox, clock, rules, stop, lines, tallies, taps, newest, tasks }
     }
 
     /// Starts an adapter.
@@ -83,6 +86,7 @@ impl<C: Clock + 'static> Field<C> {
             tally,
             adapter: name.into(),
             taps: self.taps.clone(),
+            newest: self.newest.clone(),
         };
         let (orders, ordered) = mpsc::channel(COMMANDS);
         let stop = self.stop.child_token();
@@ -95,6 +99,11 @@ impl<C: Clock + 'static> Field<C> {
     /// What came in through each adapter.
     pub const fn tallies(&self) -> &Tallies {
         &self.tallies
+    }
+
+    /// The newest values of its devices.
+    pub const fn newest(&self) -> &Newest {
+        &self.newest
     }
 
     /// Where what comes in can be tapped.

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::failpoint::Failpoint;
+use crate::latest::Newest;
 use crate::normalise::normalise;
 use crate::outbox::{Appended, Appending, Capture, Outbox};
 use crate::tally::Tally;
@@ -36,12 +37,15 @@ pub struct Intake<C> {
     pub adapter: String,
     /// Where they are shown.
     pub taps: Taps,
+    /// Where the newest of some are kept.
+    pub newest: Newest,
 }
 
 /// A reading on its way.
 struct Waiting {
     capture: Arc<Capture>,
-    ack: Ack,
+    /// Told when it is stored; none where that was not waited for.
+    ack: Option<Ack>,
     appending: Option<Appending>,
 }
 
@@ -75,6 +79,13 @@ impl<C: Clock> Intake<C> {
                 match normalise(reading, self.clock.now(), configured) {
                     Ok(capture) => {
                         self.taps.reading(&self.adapter, &capture);
+                        let is_sample = self.rules.borrow().samples.contains(&capture.stream);
+                        let ack = if is_sample {
+                            ack.accept();
+                            None
+                        } else {
+                            Some(ack)
+                        };
                         let capture = Arc::new(capture);
                         Failpoint::Captured.pass();
                         let appending = self.outbox.submit(Arc::clone(&capture)).await.ok();
@@ -135,14 +146,19 @@ impl<C: Clock> Intake<C> {
                 match appended {
                     Appended::New { lane, seq } => {
                         debug!(%lane, seq, "kept");
+                        if self.rules.borrow().latest.contains_key(&capture.stream) {
+                            self.newest.take(&capture, seq);
+                        }
                         self.tally.kept(capture.taken.wall_ms());
                     }
                     Appended::Repeated => self.tally.repeated(),
                     Appended::Dropped => self.tally.dropped(),
                 }
-                Failpoint::AckBefore.pass();
-                ack.accept();
-                Failpoint::AckAfter.pass();
+                if let Some(ack) = ack {
+                    Failpoint::AckBefore.pass();
+                    ack.accept();
+                    Failpoint::AckAfter.pass();
+                }
             }
             Err(_) => first.appending = None,
         }
@@ -210,8 +226,16 @@ pub(crate) mod tests {
 
     fn intake(outbox: &Outbox) -> Intake<Noon> {
         let rules = rules();
-        let (tally, taps) = (Arc::default(), Taps::default());
-        Intake { outbox: outbox.clone(), clock: Arc::new(Noon), rules, tally, adapter: "shop".into(), taps }
+        let (tally, taps, newest) = (Arc::default(), Taps::default(), Newest::default());
+        Intake {
+            outbox: outbox.clone(),
+            clock: Arc::new(Noon),
+            rules,
+            tally,
+            adapter: "shop".into(),
+            taps,
+            newest,
+        }
     }
 
     #[tokio::test]

@@ -104,7 +104,7 @@ pub fn load(source: &SecretSource, seal: Option<&Seal>) -> Result<(AtKeys, Lies)
 }
 
 /// Seals the keys that `source` refers to, if they lie in the folder `state`, which is the agent's own, and are not
-/// sealed yet.
+/// sealed yet; and wherever they lie, if they are sealed with a key that a credential has taken over from.
 ///
 /// # Errors
 /// See [`KeysError`]; the file is as it was.
@@ -114,7 +114,7 @@ pub fn keep_sealed(source: &SecretSource, state: &Path, seal: &Seal) -> Result<(
         return Err(KeysError::Foreign(path.clone()));
     };
     match lies {
-        Lies::Sealed | Lies::UnderFormer => return Ok(()),
+        Lies::Sealed => return Ok(()),
         Lies::Plain if !is_within(path, state) => {
             warn!(
                 file = %path.display(),
@@ -122,7 +122,7 @@ pub fn keep_sealed(source: &SecretSource, state: &Path, seal: &Seal) -> Result<(
             );
             return Ok(());
         }
-        Lies::Plain => {}
+        Lies::Plain | Lies::UnderFormer => {}
     }
     file::write(path, seal, What::AtKeys, &text)
         .map_err(|cause| KeysError::Unsealed { path: path.clone(), cause })?;

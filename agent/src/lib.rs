@@ -17,6 +17,7 @@ pub mod failpoint;
 pub mod field;
 pub mod intake;
 pub mod keys;
+pub mod latest;
 pub mod link;
 pub mod look;
 pub mod metrics;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::commands::Handled;
-use crate::outbox::{OutboxError, Stat, stat_from_outside};
+use crate::outbox::{OutboxError, Stat, Trouble, stat_from_outside};
 use crate::payload::{Boot, ClockState};
 use crate::reach::{Reach, ServerStatus};
 use crate::standing::Standing;
@@ -40,6 +40,8 @@ pub struct Look {
     pub receipts: Arc<AtomicU64>,
     /// Receipts that were not known to be genuine, of each atSign.
     pub receipts_refused: Vec<Arc<AtomicU64>>,
+    /// Why the queue takes nothing, while that is so.
+    pub trouble: Trouble,
     /// Commands, by how they ended.
     pub handled: Arc<Handled>,
     /// Whether another box is this gateway.
@@ -80,6 +82,9 @@ pub struct Status {
     pub commands: BTreeMap<String, u64>,
     /// Its adapters.
     pub adapters: BTreeMap<String, AdapterStatus>,
+    /// Why its disk takes nothing now, so that no device is acknowledged anything; absent where it does.
+    #[serde(default)]
+    pub disk: Option<String>,
     /// Its queue, with the backlog of each reader.
     pub queue: Stat,
 }
@@ -110,6 +115,7 @@ impl Look {
             receipts_refused: self.receipts_refused.iter().map(|one| one.load(Ordering::Relaxed)).sum(),
             commands: self.handled.look(),
             adapters: self.tallies.look(now.wall_ms()),
+            disk: self.trouble.look(),
             queue,
         })
     }

@@ -150,6 +150,8 @@ fn adapters(page: &mut Page, status: &Status) {
 
 fn queue(page: &mut Page, status: &Status) {
     let queue = &status.queue;
+    let takes = u8::from(status.disk.is_none());
+    page.one("atedge_queue_writable", "gauge", "Whether the disk takes what the queue is given.", takes);
     page.one("atedge_queue_records", "gauge", "Records that wait.", queue.records);
     page.one("atedge_queue_bytes", "gauge", "Bytes of the queue on disk.", queue.bytes);
     if let Some(at_ms) = queue.oldest_ms {

@@ -25,6 +25,7 @@ mod claim;
 mod gap;
 mod keep;
 mod ledger;
+mod log;
 mod open;
 mod outside;
 mod policy;
@@ -42,6 +43,7 @@ mod store;
 mod tests;
 mod thin;
 mod timefix;
+mod trouble;
 mod worker;
 
 use std::path::PathBuf;
@@ -61,13 +63,15 @@ pub use ledger::{Begun, CommandId, NewCommand, Unfinished};
 pub use open::Opened;
 pub use outside::{LaneStat, Which, export, list, purge};
 pub use policy::{
-    DEFAULT_TTL, Durability, InvalidPriority, MinFree, OutboxOptions, Priority, StreamPolicy, Thin, WhenFull,
+    DEFAULT_TTL, Durability, InvalidPriority, Keep, MinFree, OutboxOptions, Priority, StreamPolicy, Thin,
+    WhenFull,
 };
 pub use salvage::Salvaged;
 pub use send::{BatchLimit, FlowKey, Parcel, Receipted, Waiting};
 pub use share::Share;
 pub use stat::{Backlog, ConfirmedBy, Stat, stat_from_outside};
 pub use store::{Grown, LaneId};
+pub use trouble::Trouble;
 pub use worker::Thread;
 
 use crate::clock::Stamp;
@@ -132,6 +136,7 @@ pub struct Outbox {
     fresh: Arc<Fresh>,
     share: Share,
     failed: CancellationToken,
+    trouble: Trouble,
     boot: Boot,
 }
 
@@ -175,6 +180,11 @@ impl Outbox {
     /// Cancelled when the thread has ended by itself, because the file is damaged: the next start mends it.
     pub fn failed(&self) -> CancellationToken {
         self.failed.clone()
+    }
+
+    /// Tells why nothing is stored, while that is so.
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
     }
 
     /// Appends `capture`; done after the COMMIT. Waits while the outbox is full.

@@ -7,6 +7,7 @@ mod batch;
 mod boot;
 mod coverage;
 mod gap;
+mod latest;
 pub mod name;
 mod receipt;
 mod seen;
@@ -17,6 +18,7 @@ pub use batch::{
 pub use boot::{Boot, InvalidBoot};
 pub use coverage::Coverage;
 pub use gap::{Cause, Gap};
+pub use latest::Latest;
 pub use name::{Lane, NoteId};
 pub use receipt::{InvalidReceipt, MOST_MISSING, Receipt};
 pub use seen::Seen;

@@ -26,6 +26,7 @@ use crate::connect::Way;
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
 use crate::keys::{self, IDENTITY, KeysError};
+use crate::latest::Publisher;
 use crate::link::ClientRoad;
 use crate::look::Look;
 use crate::metrics::MetricsServer;
@@ -174,6 +175,20 @@ impl Agent {
         following.declare();
 
         let mut stages = JoinSet::new();
+        let publisher = Publisher {
+            newest: following.field.newest().clone(),
+            gateway: client.clone(),
+            own: own.iter().map(|(name, voice)| (name.clone(), voice.envelopes.client().clone())).collect(),
+            rules: rules_now.clone(),
+            guard: Arc::clone(&guard),
+            clock: Arc::clone(&clock),
+            namespace: namespace.clone(),
+        };
+        let stop_publisher = adapters_stop.clone();
+        stages.spawn(async move {
+            publisher.run(stop_publisher).await;
+            Ok(())
+        });
         stages.spawn(gateway.speak(adapters_stop.clone(), uplink_stop.clone()));
         for (device, voice) in own {
             stages.spawn(voice.speak_for(device, adapters_stop.clone(), uplink_stop.clone()));
@@ -201,6 +216,7 @@ impl Agent {
             own: Own::new(looked_at),
             receipts: counted_receipts,
             receipts_refused: refusals,
+            trouble: outbox.trouble(),
             handled,
             standing: guard.standing(),
         };
@@ -295,15 +311,16 @@ impl Speakers {
 /// Seals the keys that are not, and, when everything is sealed with the seal key that there is now, lets go of the one
 /// that a credential has taken over from.
 fn keep_sealed(config: &AgentConfig, state: &Path, seal: &Seal) -> anyhow::Result<()> {
-    for source in
-        std::iter::once(&config.gateway.keys).chain(config.device.values().map(|device| &device.keys))
-    {
-        // One that cannot be read has been complained of.
-        if let Err(error @ KeysError::Unsealed { .. }) = keys::keep_sealed(source, state, seal) {
-            warn!("{error}; the next start tries again");
+    let sources =
+        std::iter::once(&config.gateway.keys).chain(config.device.values().map(|device| &device.keys));
+    let kept: Vec<_> = sources.map(|source| keys::keep_sealed(source, state, seal)).collect();
+    file::follow(state, seal).context("seal the keys anew")?;
+    for error in kept.into_iter().filter_map(Result::err) {
+        // One that cannot be read has been complained of, and the seal key makes no difference to it.
+        if matches!(error, KeysError::Unsealed { .. }) {
+            return Err(error.into());
         }
     }
-    file::follow(state, seal).context("seal the keys anew")?;
     Ok(seal.settle()?)
 }
 

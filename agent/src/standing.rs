@@ -183,7 +183,10 @@ impl Guard {
     }
 
     /// Waits while frozen; looks first where that has not been done.
-    async fn clear(&self) -> Result<(), LookError> {
+    ///
+    /// # Errors
+    /// When it could not look.
+    pub async fn clear(&self) -> Result<(), LookError> {
         if self.is_unknown() {
             let _one = self.looking.lock().await;
             if self.is_unknown() {

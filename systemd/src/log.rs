@@ -26,7 +26,12 @@ pub fn init_tracing(default: &str) {
     let started = if std::env::var_os("JOURNAL_STREAM").is_some() && !terminal {
         journal::start(filter)
     } else {
-        let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false);
+        let lines = fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(terminal)
+            .with_target(false)
+            // To say on standard error that standard error takes nothing would end the program.
+            .log_internal_errors(false);
         tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(Into::into)
     };
     // The only failure is that somebody logs already.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use regex::Regex;
@@ -149,6 +150,18 @@ impl Broker {
         let said = self.process.take().context("the broker does not run")?.kill_and_hear()?;
         said.iter().for_each(|line| self.view.read(line));
         self.view.forget_session();
+        Ok(())
+    }
+
+    /// Reads what the broker has logged by now.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn catch_up(&mut self) -> Result<()> {
+        let process = self.process.as_ref().context("the broker does not run")?;
+        while let Ok(Some(line)) = process.line_within(Duration::ZERO) {
+            self.view.read(&line);
+        }
         Ok(())
     }
 

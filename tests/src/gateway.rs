@@ -67,16 +67,6 @@ impl Gateway {
         Ok(Self { program: self.program.clone(), config, folder: folder.to_owned(), process: None })
     }
 
-    /// How it says that it is.
-    ///
-    /// # Errors
-    /// It does not run.
-    pub fn status(&self) -> Result<serde_json::Value> {
-        let output = run("status", self.ask("status", false).arg("--json"), &self.folder)?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        serde_json::from_str(&said).with_context(|| format!("`status` said {said}"))
-    }
-
     /// Has its stream require this of readers, as a TOML list, from its next start on.
     ///
     /// # Errors
@@ -163,6 +153,31 @@ impl Gateway {
         let mut command = Command::new(&self.program[0]);
         command.args(&self.program[1..]).arg(verb);
         command
+    }
+
+    /// What it says of itself while it runs; nothing where it does not answer.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let output = run("status", self.ask("status", false).arg("--json"), &self.folder)?;
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+
+    /// Looks until it says of its disk that it takes nothing, or that it does; how long that took.
+    ///
+    /// # Errors
+    /// It does not say so within [`PATIENCE`].
+    pub fn until_disk(&self, takes: bool) -> Result<Duration> {
+        let since = Instant::now();
+        loop {
+            let status = self.status()?;
+            if status["running"] == true && status["agent"]["disk"].is_null() == takes {
+                return Ok(since.elapsed());
+            }
+            ensure!(since.elapsed() < PATIENCE, "it never said whether the disk takes something: {status}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Where it keeps its state.

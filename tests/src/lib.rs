@@ -30,3 +30,4 @@ pub mod small_disk;
 pub mod town;
 pub mod transcript;
 pub mod wire;
+pub mod wound;

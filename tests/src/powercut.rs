@@ -25,9 +25,10 @@ use disk::{Cut, Disk, Event, Platter};
 
 /// Some time that can be believed, in microseconds since 1970.
 const NOW: Stamp = Stamp { wall_us: 1_800_000_000_000_000, mono_us: 0, state: ClockState::Sync };
-/// Groups of appends in each life of the outbox. The last is long enough for SQLite to move its log into
-/// the database and begin it anew.
-const LIVES: [u64; 3] = [15, 25, 200];
+/// Groups of appends in each life of the outbox, and its clock, which is set at the end. The last is long enough for
+/// SQLite to move its log into the database and begin it anew.
+const LIVES: [(u64, ClockState); 3] =
+    [(15, ClockState::Sync), (25, ClockState::Free), (200, ClockState::Sync)];
 /// The only reader.
 const READER: &str = "@ops";
 const BOUNDLESS: BatchLimit = BatchLimit { records: usize::MAX, bytes: usize::MAX };
@@ -41,6 +42,8 @@ enum Told {
     Kept(Id, u64),
     /// The user is about to say that its reader has a lane up to a number.
     Confirming(Boot, String, u64),
+    /// The user is about to give up a lane's numbers from one to another: a gap is owed for them.
+    GivingUp(Boot, String, u64, u64),
 }
 
 /// Boot, device, number.
@@ -131,7 +134,7 @@ async fn record(seed: u64, durability: Durability, folder: &Path) -> Result<Vec<
     let disk: Disk<Told> = Disk::register(&vfs, seed)?;
     let mut random = Random::new(seed);
     let mut value = 0;
-    for groups in LIVES {
+    for (groups, clock) in LIVES {
         let options = OutboxOptions { vfs: Some(vfs.clone()), ..options(folder, durability)? };
         let Opened { outbox, thread, .. } = Outbox::open(options, NOW)?;
         disk.note(Told::Opened(outbox.boot().epoch()));
@@ -141,7 +144,9 @@ async fn record(seed: u64, durability: Durability, folder: &Path) -> Result<Vec<
                 value += 1;
                 let device = format!("d{}", random.below(3));
                 let size = 8 + random.place(1500);
-                let appending = outbox.submit(capture(&device, value, size)?).await?;
+                let taken = Stamp { state: clock, ..NOW };
+                let capture = Capture { taken, ..Arc::unwrap_or_clone(capture(&device, value, size)?) };
+                let appending = outbox.submit(Arc::new(capture)).await?;
                 group.push((device, value, appending));
             }
             for (device, value, appending) in group {
@@ -152,10 +157,15 @@ async fn record(seed: u64, durability: Durability, folder: &Path) -> Result<Vec<
                     }
                 }
             }
-            if random.below(4) == 0 {
-                confirm_some(&outbox, &disk, &mut random).await?;
+            match random.below(8) {
+                0 | 1 => confirm_some(&outbox, &disk, &mut random).await?,
+                2 => give_up_some(&outbox, &disk, &mut random).await?,
+                // Forgets what nothing needs any more.
+                3 => drop(outbox.expire(NOW).await?),
+                _ => {}
             }
         }
+        outbox.synchronised(NOW).await?;
         drop(outbox);
         thread.join();
     }
@@ -174,6 +184,20 @@ async fn confirm_some(outbox: &Outbox, disk: &Disk<Told>, random: &mut Random) -
     Ok(outbox.confirm(key, upto).await?)
 }
 
+/// A reader's server refuses a part of what one lane holds for good.
+async fn give_up_some(outbox: &Outbox, disk: &Disk<Told>, random: &mut Random) -> Result<()> {
+    let waiting = outbox.waiting().await?;
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let Waiting { key, lane, upto, last } = waiting[random.place(waiting.len())].clone();
+    let first = upto + 1 + random.below(last - upto);
+    let last = last.min(first + random.below(3));
+    disk.note(Told::GivingUp(lane.boot, lane.device.to_string(), first, last));
+    outbox.set_aside(key, first, last, "no".to_owned()).await?;
+    Ok(())
+}
+
 /// What the user knows at some moment.
 #[derive(Debug, Default)]
 struct Known {
@@ -181,6 +205,8 @@ struct Known {
     kept: BTreeMap<Id, u64>,
     /// Up to where each lane may be gone.
     confirmed: BTreeMap<(Boot, String), u64>,
+    /// Numbers that may be a gap.
+    given_up: BTreeSet<Id>,
 }
 
 impl Known {
@@ -190,6 +216,9 @@ impl Known {
             Told::Kept(id, value) => {
                 self.kept.insert(id.clone(), *value);
             }
+            Told::GivingUp(boot, device, first, last) => {
+                self.given_up.extend((*first..=*last).map(|seq| (*boot, device.clone(), seq)));
+            }
             Told::Confirming(boot, device, upto) => {
                 let reached = self.confirmed.entry((*boot, device.clone())).or_default();
                 *reached = (*reached).max(*upto);
@@ -197,13 +226,14 @@ impl Known {
         }
     }
 
-    /// Whether everything that must be there is, as it was told.
-    fn is_there(&self, found: &BTreeMap<Id, u64>) -> bool {
+    /// Whether everything that must be there is, as it was told: as a record, or where it was given up, as a gap.
+    fn is_there(&self, found: &BTreeMap<Id, u64>, gaps: &BTreeSet<Id>) -> bool {
         self.kept.iter().all(|(id, value)| {
             let (boot, device, seq) = id;
             let gone = self.confirmed.get(&(*boot, device.clone())).is_some_and(|upto| seq <= upto);
-            found.get(id).map_or(gone, |there| there == value)
-        })
+            let is_told = self.given_up.contains(id) && gaps.contains(id);
+            found.get(id).map_or(gone || is_told, |there| there == value)
+        }) && gaps.is_subset(&self.given_up)
     }
 }
 
@@ -282,20 +312,28 @@ async fn look(known: &Known, folder: &Path) -> Result<Look> {
 async fn compare(known: &Known, outbox: &Outbox) -> Result<Look> {
     let mut found: BTreeMap<Id, u64> = BTreeMap::new();
     let mut values: BTreeSet<u64> = BTreeSet::new();
+    let mut gaps: BTreeSet<Id> = BTreeSet::new();
     for Waiting { key, lane, last, .. } in outbox.waiting().await? {
-        let Some(parcel) = outbox.take(key, Arc::clone(&lane), 1, last, BOUNDLESS).await? else { continue };
-        for record in Batch::from_json(parcel.json.as_bytes())?.records {
-            let Value::Text(text) = &record.points[0].value else {
-                anyhow::bail!("a value that nobody captured")
-            };
-            let value = text.trim_start().parse()?;
-            if !values.insert(value) {
-                return Ok(Look::Reused);
+        let mut from = 1;
+        // Times that are right and others do not travel together.
+        while let Some(parcel) = outbox.take(key.clone(), Arc::clone(&lane), from, last, BOUNDLESS).await? {
+            from = parcel.last + 1;
+            let batch = Batch::from_json(parcel.json.as_bytes())?;
+            for gap in &batch.gaps {
+                gaps.extend((gap.first..=gap.last).map(|seq| (lane.boot, lane.device.to_string(), seq)));
             }
-            found.insert((lane.boot, lane.device.to_string(), record.seq), value);
+            for record in batch.records {
+                // What tells of a right clock is nobody's reading.
+                let Some(Point { value: Value::Text(text), .. }) = record.points.first() else { continue };
+                let value = text.trim_start().parse()?;
+                if !values.insert(value) {
+                    return Ok(Look::Reused);
+                }
+                found.insert((lane.boot, lane.device.to_string(), record.seq), value);
+            }
         }
     }
-    if !known.is_there(&found) {
+    if !known.is_there(&found, &gaps) {
         return Ok(Look::Lost);
     }
     let epoch_grew = outbox.boot().epoch() > known.epoch;

@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::process;
 
@@ -36,6 +37,65 @@ pub fn script(folder: &Path, program: &str, state: &Path, size: &str) -> Result<
     fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path.to_str().context("a path in UTF-8")?.to_owned())
+}
+
+/// A disk of its own under a folder, in a file beside it; it goes with this.
+pub struct Disk {
+    image: PathBuf,
+    folder: PathBuf,
+}
+
+impl Disk {
+    /// Makes a new one of so many MiB and has it stand at `folder`. It takes root.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn mount(folder: &Path, mebibytes: u64) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let image = folder.with_extension("disk");
+        File::create(&image)?.set_len(mebibytes << 20)?;
+        let disk = Self { image, folder: folder.to_owned() };
+        call(Command::new("mkfs.ext4").arg("-qF").arg(&disk.image))?;
+        disk.insert()?;
+        Ok(disk)
+    }
+
+    /// Has it turn read-only, as one does that fails.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn fail(&self) -> Result<()> {
+        call(Command::new("mount").args(["-o", "remount,abort"]).arg(&self.folder))
+    }
+
+    /// Takes it out, which nobody uses, checks it and puts it back.
+    ///
+    /// # Errors
+    /// It is beyond repair.
+    pub fn replug(&self) -> Result<()> {
+        call(Command::new("umount").arg(&self.folder))?;
+        // It says by its status that it has repaired something.
+        Command::new("e2fsck").arg("-fy").arg(&self.image).output()?;
+        self.insert()
+    }
+
+    fn insert(&self) -> Result<()> {
+        call(Command::new("mount").args(["-o", "loop"]).args([&self.image, &self.folder]))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Whoever still has files on it keeps them until it ends.
+        call(Command::new("umount").arg("--lazy").arg(&self.folder)).ok();
+    }
+}
+
+fn call(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {said}");
+    Ok(())
 }
 
 /// The folder `state` as the process `id` sees it.

@@ -15,7 +15,7 @@ use super::*;
 use crate::clock::{Clock as _, SystemClock};
 use crate::difference::Difference;
 use crate::look::{Look, Status};
-use crate::outbox::{Durability, Opened, Outbox, OutboxOptions};
+use crate::outbox::{Durability, Opened, Outbox, OutboxOptions, Trouble};
 use crate::standing::{Claimed, Claiming, Standing};
 use crate::tally::{State, Tallies};
 use crate::tap::{Tapped, Taps};
@@ -48,6 +48,7 @@ pub(crate) fn look(folder: &Path) -> Look {
         receipts: Arc::default(),
         own: Own::default(),
         receipts_refused: Vec::new(),
+        trouble: Trouble::default(),
         handled: Arc::default(),
         standing: watch::channel(Standing::default()).1,
     }

@@ -43,6 +43,7 @@ fn everything_that_is_counted_is_on_the_page() {
         "atedge_last_reading_timestamp_seconds{adapter=\"shop\"} 497.012",
         "atedge_readings_total{adapter=\"shop\",result=\"dropped\"} 4",
         "atedge_lost_records_total{stream=\"process\",reader=\"@\\\"ops\",cause=\"full\"} 4",
+        "atedge_queue_writable 1",
         "atedge_queue_oldest_timestamp_seconds 1.500",
         "atedge_unconfirmed_records{stream=\"process\",reader=\"@\\\"ops\"} 3",
     ] {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use atedge_adapters::{Delivery, DeviceName, Point, StreamName};
 use rusqlite::{OptionalExtension as _, params};
 
+use super::Keep;
 use super::store::{LaneId, Store};
 use crate::clock::Stamp;
 use crate::failpoint::Failpoint;
@@ -78,7 +79,48 @@ impl Store {
             self.note_free(&capture.device, &capture.stream)?;
         }
         self.insert(lane_id, &lane, &record, taken, own_time)?;
+        if self.policy(&capture.stream).is_some_and(|policy| policy.keep == Keep::Latest) {
+            self.supersede(lane_id, &lane, seq)?;
+        }
         Ok(Appended::New { lane, seq })
+    }
+
+    /// The record `seq` takes the place of those before it that were not sent to a reader, in the lanes of earlier
+    /// boots too.
+    fn supersede(&mut self, id: LaneId, lane: &Lane, seq: u64) -> rusqlite::Result<()> {
+        self.supersede_in(id, seq - 1)?;
+        if seq > 1 {
+            return Ok(());
+        }
+        let earlier: Vec<(LaneId, u64)> = self
+            .db
+            .prepare_cached("SELECT id, next FROM lane WHERE device = ? AND stream = ? AND id <> ?")?
+            .query_map(params![lane.device.as_str(), lane.stream.as_str(), id], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        earlier.into_iter().try_for_each(|(id, next)| self.supersede_in(id, next - 1))
+    }
+
+    /// What was not sent to a reader, up to the number `last`, it will not get.
+    fn supersede_in(&self, lane: LaneId, last: u64) -> rusqlite::Result<()> {
+        let readers: Vec<(String, u64)> = self
+            .db
+            .prepare_cached("SELECT reader, sent FROM cursor WHERE lane = ? AND sent < ?")?
+            .query_map(params![lane, last], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        for (reader, sent) in &readers {
+            self.lose(lane, reader, sent + 1, last, Cause::Superseded)?;
+        }
+        // Those that were sent to anybody stay until they are confirmed.
+        let most: u64 = self
+            .db
+            .prepare_cached("SELECT ifnull(max(sent), 0) FROM cursor WHERE lane = ?")?
+            .query_row([lane], |row| row.get(0))?;
+        self.db
+            .prepare_cached("DELETE FROM record WHERE lane = ? AND seq > ? AND seq <= ?")?
+            .execute(params![lane, most, last])?;
+        Ok(())
     }
 
     /// Seals a record, and puts it into its place.

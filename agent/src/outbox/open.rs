@@ -5,22 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::OptionalExtension as _;
-use rusqlite::types::Type;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::log::Reach;
 use super::seal::Segments;
 use super::share::Fresh;
-use super::store::{Store, connect, is_damage};
+use super::store::{Store, connect, damage, is_damage, move_log};
 use super::worker::Thread;
 use super::{
-    APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, Share, salvage, schema, worker,
+    APPENDS, CALLS, FILE, Outbox, OutboxError, OutboxOptions, Salvaged, Share, Trouble, salvage, schema,
+    worker,
 };
 use crate::clock::Stamp;
 use crate::seal::{Seal, SealError};
 
-/// Keeps a second agent out; held by the thread.
+/// Keeps a second agent out; held by the thread. Holds something once there is a database.
 const LOCK: &str = "outbox.lock";
 
 /// An outbox at work.
@@ -51,18 +52,24 @@ impl Outbox {
         let seal = store.segments.seal_key();
         let boot = store.boot;
         let (requests, received) = std::sync::mpsc::channel();
-        let failed = CancellationToken::new();
-        let thread =
-            worker::start(store, received, Arc::clone(&fresh), failed.clone(), lock).map_err(in_folder)?;
+        let (failed, trouble) = (CancellationToken::new(), Trouble::default());
+        let told =
+            worker::Told { fresh: Arc::clone(&fresh), trouble: trouble.clone(), failed: failed.clone() };
+        let thread = worker::start(store, received, told, lock).map_err(in_folder)?;
         let (appends, calls) = (Arc::new(Semaphore::new(APPENDS)), Arc::new(Semaphore::new(CALLS)));
-        let outbox = Outbox { requests, appends, calls, fresh, share: Share::Rest, failed, boot };
+        let outbox = Outbox { requests, appends, calls, fresh, share: Share::Rest, failed, trouble, boot };
         Ok(Opened { outbox, thread, salvaged, seal })
     }
 }
 
 pub(super) fn lock(folder: &Path) -> Result<File, OutboxError> {
     let path = folder.join(LOCK);
-    let file = File::create(&path).map_err(|cause| OutboxError::Folder { path: path.clone(), cause })?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|cause| OutboxError::Folder { path: path.clone(), cause })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OutboxError::InUse(folder.to_owned())),
@@ -97,7 +104,15 @@ fn open_or_salvage(
     }
     loop {
         match open_whole(&path, &options, seal) {
-            Ok(store) => return Ok((store, salvaged)),
+            Ok(store) => {
+                // From now on an empty file is no new one.
+                let lock = options.folder.join(LOCK);
+                if lock.metadata().is_ok_and(|file| file.len() == 0) {
+                    std::fs::write(&lock, "made\n")
+                        .map_err(|cause| OutboxError::Folder { path: lock, cause })?;
+                }
+                return Ok((store, salvaged));
+            }
             Err(Why::Damaged(cause)) if salvaged.is_none() => {
                 error!(%cause, "the outbox cannot be read");
                 salvaged = Some(salvage::repair(&options, seal, now)?);
@@ -122,7 +137,17 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal: &Arc<Seal>) -> Result<
         true => Why::Damaged(cause),
         false => Why::Other(OutboxError::Open { path: path.to_owned(), cause }),
     };
+    let marked = options.folder.join(LOCK).metadata().is_ok_and(|lock| lock.len() > 0);
+    if marked && path.metadata().is_ok_and(|file| file.len() == 0) {
+        return Err(Why::Damaged(damage("it is empty and was not")));
+    }
+    let reached = Reach::of(path).filter(|reached| !reached.is_of_another(path));
     let db = connect(path, options).map_err(failed)?;
+    if let Some(reached) = reached
+        && reached.is_cut(move_log(&db).map_err(failed)?)
+    {
+        return Err(Why::Damaged(damage("its log ends before it did")));
+    }
     let version = schema::version(&db).map_err(failed)?;
     if version > schema::VERSION {
         return Err(Why::Other(OutboxError::Version { path: path.to_owned(), version }));
@@ -135,8 +160,7 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal: &Arc<Seal>) -> Result<
         if seal.is_suspect() {
             return Err(Why::Other(SealError::Another(options.folder.clone()).into()));
         }
-        let foreign = "its keys do not open with this seal key";
-        return Err(Why::Damaged(rusqlite::Error::InvalidColumnType(1, foreign.into(), Type::Blob)));
+        return Err(Why::Damaged(damage("its keys do not open with this seal key")));
     }
     Store::begin(db, options.clone(), segments, 0).map_err(failed)
 }

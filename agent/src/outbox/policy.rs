@@ -59,6 +59,19 @@ impl From<Priority> for u8 {
     }
 }
 
+/// What of a stream must reach its readers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Every record.
+    #[default]
+    Log,
+    /// The newest of each device: it takes the place of those that were not sent before it.
+    Latest,
+    /// As many as do: nobody waits until they are on disk.
+    Sample,
+}
+
 /// One way to make room in a full queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -108,6 +121,8 @@ pub struct StreamPolicy {
     pub hold: Duration,
     /// Who goes first, and who is dropped last.
     pub priority: Priority,
+    /// What of it must reach them.
+    pub keep: Keep,
     /// What to do when the queue is full, in this order; [`WhenFull::Block`] after all of them.
     pub full: Vec<WhenFull>,
     /// How it is thinned.
@@ -123,6 +138,7 @@ impl Default for StreamPolicy {
             ttl: DEFAULT_TTL,
             hold: DEFAULT_TTL,
             priority: Priority::default(),
+            keep: Keep::Log,
             full: Vec::new(),
             thin: Thin::default(),
         }

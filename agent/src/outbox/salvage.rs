@@ -9,15 +9,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use atedge_adapters::{DeviceName, StreamName};
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::{Connection, OpenFlags, Row, params_from_iter};
 use tracing::error;
 
 use super::seal::Segments;
-use super::store::{LaneId, Store, connect, number};
+use super::store::{LaneId, Store, connect, number, text};
 use super::{FILE, OutboxError, OutboxOptions};
 use crate::clock::Stamp;
 use crate::failpoint::Failpoint;
+use crate::payload::Boot;
 use crate::seal::Seal;
 
 /// What was saved from a damaged outbox.
@@ -169,6 +171,7 @@ fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite
     for (table, keys) in TABLES {
         copy(&old, &new, table, keys, "")?;
     }
+    drop_nonsense(&new)?;
     saved.epoch_known = number(&new, "epoch")?.is_some();
     drop_foreign_segments(&new, segments)?;
     let lanes: Vec<LaneId> =
@@ -177,6 +180,7 @@ fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite
         // One damaged page costs its own lane a few records, and the others none.
         copy(&old, &new, "record", 2, &format!("WHERE lane = {lane}"))?;
         new.execute("DELETE FROM record WHERE lane = ? AND segment NOT IN (SELECT id FROM segment)", [lane])?;
+        new.execute(NONSENSE[NONSENSE.len() - 1], [])?;
         let (records, last): (u64, u64) = new.query_row(
             "SELECT count(*), ifnull(max(seq), 0) FROM record WHERE lane = ?",
             [lane],
@@ -221,6 +225,39 @@ fn copy(old: &Connection, new: &Connection, table: &str, keys: usize, filter: &s
         }
     }
     Ok(())
+}
+
+/// Rows that read but cannot be what was written: nobody could work with them.
+const NONSENSE: [&str; 9] = [
+    "DELETE FROM meta WHERE typeof(value) <> 'integer' OR value < 0",
+    "DELETE FROM lane WHERE typeof(next) <> 'integer' OR next < 1 OR typeof(thinned) <> 'integer' OR thinned < 0
+     OR typeof(free) <> 'integer'",
+    "DELETE FROM cursor WHERE lane NOT IN (SELECT id FROM lane) OR typeof(upto) <> 'integer' OR upto < 0
+     OR typeof(sent) <> 'integer' OR sent < 0",
+    "DELETE FROM gap WHERE lane NOT IN (SELECT id FROM lane) OR typeof(first) <> 'integer' OR first < 1
+     OR typeof(last) <> 'integer' OR last < first OR last >= (SELECT next FROM lane WHERE id = gap.lane)",
+    "DELETE FROM lost WHERE typeof(records) <> 'integer' OR records < 0",
+    "DELETE FROM began WHERE typeof(us) <> 'integer'",
+    "DELETE FROM segment WHERE typeof(wrapped) <> 'blob'",
+    "DELETE FROM aside WHERE typeof(time_us) <> 'integer' OR typeof(segment) <> 'integer'",
+    "DELETE FROM record WHERE typeof(time_us) <> 'integer' OR typeof(mono_us) <> 'integer' OR mono_us < 0
+     OR typeof(free) <> 'integer' OR typeof(own_time) <> 'integer' OR typeof(sealed) <> 'blob' OR seq < 1",
+];
+
+fn drop_nonsense(new: &Connection) -> rusqlite::Result<()> {
+    let mut select = new.prepare("SELECT id, device, stream, boot FROM lane")?;
+    let named = |row: &Row<'_>| {
+        text::<DeviceName>(row, 1)?;
+        text::<StreamName>(row, 2)?;
+        text::<Boot>(row, 3)
+    };
+    let lanes = select.query_map([], |row| Ok((row.get::<_, LaneId>(0)?, named(row).is_ok())))?;
+    for lane in lanes.collect::<Result<Vec<_>, _>>()? {
+        if let (id, false) = lane {
+            new.execute("DELETE FROM lane WHERE id = ?", [id])?;
+        }
+    }
+    NONSENSE.iter().try_for_each(|delete| new.execute(delete, []).map(drop))
 }
 
 /// Keys that another seal key wrapped open nothing.

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::gap::MOST_GAPS;
 use super::seal::Segments;
-use super::store::{LaneId, Store, text};
+use super::store::{LaneId, Store, damage, text};
 use crate::failpoint::Failpoint;
 use crate::payload::{Cause, ClockState, Gap, Lane, Receipt, envelope, retimed};
 
@@ -135,8 +135,8 @@ struct Run {
     last: Option<u64>,
     /// All up to here is in it, or in a gap, or nowhere.
     end: u64,
-    /// Numbers of records that do not open.
-    damaged: Vec<u64>,
+    /// Numbers, from one to another, of records that do not open, or are gone though nobody let them go.
+    damaged: Vec<(u64, u64)>,
 }
 
 pub(super) fn open(
@@ -182,14 +182,39 @@ impl Store {
         to: u64,
         limit: BatchLimit,
     ) -> rusqlite::Result<Option<Parcel>> {
-        let gaps = self.gaps(key.lane, key.reader.as_str(), from, to, MOST_GAPS)?;
-        // What lies beyond more gaps than fit waits for its turn.
-        let to = if gaps.len() == MOST_GAPS { gaps.last().map_or(to, |gap| gap.last.min(to)) } else { to };
-        let some = self.open_some(key.lane, lane, (from, to), limit, &gaps)?;
-        if !some.damaged.is_empty() {
+        let upto: u64 = self
+            .db
+            .prepare_cached("SELECT upto FROM cursor WHERE lane = ? AND reader = ?")?
+            .query_row(params![key.lane, key.reader.as_str()], |row| row.get(0))
+            .optional()?
+            .unwrap_or(to);
+        let mut given_up = 0;
+        loop {
+            let gaps = self.gaps(key.lane, key.reader.as_str(), from, to, MOST_GAPS)?;
+            // What lies beyond more gaps than fit waits for its turn.
+            let to =
+                if gaps.len() == MOST_GAPS { gaps.last().map_or(to, |gap| gap.last.min(to)) } else { to };
+            let some = self.open_some(key.lane, lane, (from, to), upto, limit, &gaps)?;
+            let (Some((first, _)), Some((_, last))) = (some.damaged.first(), some.damaged.last()) else {
+                return self.pack(key, lane, from, some, gaps);
+            };
+            if *first <= given_up {
+                return Err(damage("records come back that were let go"));
+            }
+            given_up = *last;
             self.give_up(key.lane, &some.damaged)?;
-            return self.take(key, lane, from, to, limit);
         }
+    }
+
+    /// Makes a parcel of `some`, with those of `gaps` that are within.
+    fn pack(
+        &self,
+        key: &FlowKey,
+        lane: &Lane,
+        from: u64,
+        some: Run,
+        gaps: Vec<Gap>,
+    ) -> rusqlite::Result<Option<Parcel>> {
         let Run { texts, first, last, end, .. } = some;
         let within = gaps.into_iter().filter(|gap| gap.first <= end);
         let gaps: Vec<Gap> = within
@@ -216,18 +241,20 @@ impl Store {
     }
 
     /// Opens the records of a lane in a range of numbers, but for those in `gaps`, as many as `limit` allows and
-    /// one envelope can hold.
+    /// one envelope can hold. After `upto` each number is a record's or in a gap.
     fn open_some(
         &mut self,
         id: LaneId,
         lane: &Lane,
         (from, to): (u64, u64),
+        upto: u64,
         limit: BatchLimit,
         gaps: &[Gap],
     ) -> rusqlite::Result<Run> {
         let mut run = Run { texts: Vec::new(), first: None, last: None, end: to, damaged: Vec::new() };
         let mut bytes = 0;
         let mut gaps = gaps.iter().peekable();
+        let mut next = from.max(upto + 1);
         let began = self.began(lane.boot)?;
         let Self { db, segments, .. } = self;
         let mut select = db.prepare_cached(Stored::SELECT)?;
@@ -235,7 +262,10 @@ impl Store {
         while let Some(row) = rows.next()? {
             let mut row = Stored::read(row)?;
             began.into_iter().for_each(|began_us| row.repair(began_us));
-            while gaps.next_if(|gap| gap.last < row.seq).is_some() {}
+            while let Some(gap) = gaps.next_if(|gap| gap.last < row.seq) {
+                run.damaged.extend((next < gap.first).then(|| (next, gap.first - 1)));
+                next = next.max(gap.last + 1);
+            }
             if gaps.peek().is_some_and(|gap| gap.first <= row.seq) {
                 continue;
             }
@@ -243,8 +273,10 @@ impl Store {
                 run.end = row.seq - 1;
                 break;
             }
+            run.damaged.extend((next < row.seq).then(|| (next, row.seq - 1)));
+            next = next.max(row.seq + 1);
             let Some(text) = open(db, segments, lane, &row)? else {
-                run.damaged.push(row.seq);
+                run.damaged.push((row.seq, row.seq));
                 continue;
             };
             let text = if row.is_repaired { retimed(&text, row.time_us) } else { text };
@@ -257,6 +289,13 @@ impl Store {
             run.last = Some(row.seq);
             run.first.get_or_insert(row);
         }
+        if run.end == to {
+            for gap in gaps {
+                run.damaged.extend((next < gap.first).then(|| (next, gap.first - 1)));
+                next = next.max(gap.last + 1);
+            }
+            run.damaged.extend((next <= to).then_some((next, to)));
+        }
         Ok(run)
     }
 
@@ -266,12 +305,14 @@ impl Store {
     }
 
     /// Records that no longer open are lost, and counted.
-    fn give_up(&self, lane: LaneId, damaged: &[u64]) -> rusqlite::Result<()> {
-        for seq in damaged {
-            self.drop_records(lane, *seq, *seq, Cause::Damaged)?;
+    fn give_up(&self, lane: LaneId, damaged: &[(u64, u64)]) -> rusqlite::Result<()> {
+        let mut records = 0;
+        for (first, last) in damaged {
+            self.drop_records(lane, *first, *last, Cause::Damaged)?;
+            records += last - first + 1;
         }
-        tracing::error!(lane, records = damaged.len(), "records in the outbox are damaged and lost");
-        self.count("damaged", damaged.len() as u64)
+        tracing::error!(lane, records, "records in the outbox are damaged and lost");
+        self.count("damaged", records)
     }
 
     /// The reader of `key` has everything up to `upto`; what every reader has goes.

@@ -254,9 +254,12 @@ impl Store {
         Ok(())
     }
 
-    /// Gives lane `id` a cursor for each reader of `stream` that has none.
+    /// Gives lane `id` a cursor for each reader of `stream` that has none, before all that is left in it.
     fn add_cursors(&self, id: LaneId, stream: &StreamName) -> rusqlite::Result<()> {
-        let mut insert = self.db.prepare_cached("INSERT OR IGNORE INTO cursor VALUES(?, ?, 0, 0)")?;
+        let mut insert = self.db.prepare_cached(
+            "INSERT OR IGNORE INTO cursor SELECT ?1, ?2, before, before FROM
+             (SELECT ifnull((SELECT min(seq) FROM record WHERE lane = ?1), next) - 1 AS before FROM lane WHERE id = ?1)",
+        )?;
         for reader in self.options.streams.get(stream).into_iter().flat_map(|policy| &policy.readers) {
             insert.execute(params![id, reader.as_str()])?;
         }
@@ -366,6 +369,19 @@ fn page_size(db: &Connection) -> rusqlite::Result<u64> {
     db.prepare_cached("PRAGMA page_size")?.query_row([], |row| row.get(0))
 }
 
+/// Moves the log into the database; gives how many of its pages read.
+pub(super) fn move_log(db: &Connection) -> rusqlite::Result<u32> {
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
+}
+
+/// That the file is damaged, in a way that SQLite does not see.
+pub(super) fn damage(how: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some(how.to_owned()),
+    )
+}
+
 /// Whether the file itself is damaged, as opposed to what happens around it.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
@@ -374,6 +390,8 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
             rusqlite::Error::InvalidColumnType(..)
                 | rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::IntegralValueOutOfRange(..)
+                // What we ask is right where the tables are.
+                | rusqlite::Error::SqlInputError { .. }
         )
 }
 

@@ -392,6 +392,8 @@ async fn who_sends_for_one_device_hears_of_no_other() {
     for device in ["a", "b", "c"] {
         outbox.append(Arc::new(capture(device, 1))).await.unwrap();
     }
+    // The thread has told of everything before this.
+    outbox.stat().await.unwrap();
     let devices =
         |grown: Grown| grown.into_values().map(|(lane, _)| lane.device.to_string()).collect::<Vec<_>>();
     assert_eq!(devices(outbox.grown().await), ["a", "c"]);

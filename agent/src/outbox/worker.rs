@@ -15,7 +15,7 @@ use tracing::{error, info};
 use super::room::Room;
 use super::share::Fresh;
 use super::store::{Store, is_damage, is_disk_failure, is_passing};
-use super::{Appended, Capture};
+use super::{Appended, Capture, Trouble};
 use crate::failpoint::{Failpoint, is_sabotaged};
 
 /// Most requests that share one COMMIT.
@@ -71,12 +71,21 @@ impl Thread {
     }
 }
 
-/// Starts the thread over `store`; `failed` is cancelled if it ends because the file is damaged.
+/// What the thread tells without being asked.
+pub(super) struct Told {
+    /// The lanes that grew.
+    pub(super) fresh: Arc<Fresh>,
+    /// Why nothing is stored, while that is so.
+    pub(super) trouble: Trouble,
+    /// Cancelled if it ends because the file is damaged.
+    pub(super) failed: CancellationToken,
+}
+
+/// Starts the thread over `store`.
 pub(super) fn start(
     store: Store,
     requests: Receiver<Request>,
-    fresh: Arc<Fresh>,
-    failed: CancellationToken,
+    told: Told,
     lock: std::fs::File,
 ) -> std::io::Result<Thread> {
     let path = store.options.folder.join(super::FILE);
@@ -84,14 +93,14 @@ pub(super) fn start(
         store,
         path,
         requests,
-        fresh,
+        told,
         appends: VecDeque::new(),
         calls: Vec::new(),
         said: None,
         lost_its_file: false,
     };
     let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || {
-        worker.run(&failed);
+        worker.run();
         drop(lock);
     })?;
     Ok(Thread(thread))
@@ -101,7 +110,7 @@ struct Worker {
     store: Store,
     path: PathBuf,
     requests: Receiver<Request>,
-    fresh: Arc<Fresh>,
+    told: Told,
     /// Records that wait for room, or for the disk; at most as many as callers may have on their way.
     appends: VecDeque<Append>,
     /// Calls that wait for the disk, likewise.
@@ -113,11 +122,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, failed: &CancellationToken) {
+    fn run(mut self) {
         while let Some(open) = self.gather() {
             if let Err(cause) = self.commit() {
                 if !self.mend(&cause) {
-                    failed.cancel();
+                    self.told.failed.cancel();
                     return;
                 }
                 if !open {
@@ -179,8 +188,9 @@ impl Worker {
         Failpoint::Answered.pass();
         if self.said.take().is_some() {
             info!("the outbox stores again");
+            self.told.trouble.set(None);
         }
-        self.fresh.put(self.store.take_grown());
+        self.told.fresh.put(self.store.take_grown());
         Ok(())
     }
 
@@ -202,6 +212,7 @@ impl Worker {
             let waiting = self.appends.len();
             error!(%cause, waiting, "the disk takes nothing; free it or mend it. Nothing is acknowledged meanwhile");
             self.said = Some(Instant::now());
+            self.told.trouble.set(Some(cause.to_string()));
         }
         true
     }

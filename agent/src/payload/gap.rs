@@ -20,6 +20,8 @@ pub enum Cause {
     Damaged,
     /// Somebody took them out of the queue by hand.
     Purged,
+    /// A newer one took their place: the stream keeps the newest alone.
+    Superseded,
     /// What a gateway newer than this program says.
     #[serde(other)]
     Other,
@@ -36,6 +38,7 @@ impl Cause {
             Self::Refused => "refused",
             Self::Damaged => "damaged",
             Self::Purged => "purged",
+            Self::Superseded => "superseded",
             Self::Other => "other",
         }
     }
@@ -50,6 +53,7 @@ impl Cause {
             Self::Refused,
             Self::Damaged,
             Self::Purged,
+            Self::Superseded,
         ];
         all.into_iter().find(|cause| cause.as_str() == word).unwrap_or(Self::Other)
     }

@@ -45,6 +45,11 @@ pub fn parse_telemetry(name: &str, namespace: &str) -> Option<(DeviceName, Strea
     Some((DeviceName::from_str(device).ok()?, StreamName::from_str(stream).ok()?))
 }
 
+/// The key name of a device's newest values: `latest.<device>.<namespace>`.
+pub fn latest(device: &DeviceName, namespace: &str) -> String {
+    format!("latest.{device}.{namespace}")
+}
+
 /// The key name of a receipt: `receipt.<stream>.<device>.<namespace>`.
 pub fn receipt(device: &DeviceName, stream: &StreamName, namespace: &str) -> String {
     format!("receipt.{stream}.{device}.{namespace}")

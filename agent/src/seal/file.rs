@@ -108,7 +108,7 @@ pub fn write(path: &Path, seal: &Seal, what: What, text: &str) -> io::Result<()>
     }
 }
 
-/// Seals anew what lies below `folder` and was sealed with a key that a credential has taken over from.
+/// Seals anew the key files below `folder` that were sealed with a key that a credential has taken over from.
 ///
 /// # Errors
 /// When one of the files cannot be written; those after it are as they were.
@@ -119,11 +119,12 @@ pub fn follow(folder: &Path, seal: &Seal) -> io::Result<()> {
         if kind.is_dir() {
             follow(&path, seal)?;
         }
-        // Most is neither text nor small. A socket or a link is nothing of ours.
-        let Some((Content::Sealed(sealed), _)) = kind.is_file().then(|| Content::read(&path).ok()).flatten()
-        else {
+        // Of no other file here may a descriptor be closed: with it would go the locks that SQLite has on the queue.
+        let is_key_file = path.extension().is_some_and(|name| name == "atKeys" || name == "pem");
+        if !kind.is_file() || !is_key_file {
             continue;
-        };
+        }
+        let Ok((Content::Sealed(sealed), _)) = Content::read(&path) else { continue };
         for what in [What::AtKeys, What::Identity] {
             if let Some((text, Lies::UnderFormer)) = Content::Sealed(sealed.clone()).open(seal, what) {
                 write(&path, seal, what, &text)?;
@@ -136,7 +137,28 @@ pub fn follow(folder: &Path, seal: &Seal) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::Place;
+    use super::super::tests::pass;
     use super::*;
+    use crate::clock::Stamp;
+    use crate::payload::ClockState;
+
+    #[test]
+    fn a_search_for_what_is_sealed_takes_no_lock_from_the_queue() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = crate::outbox::OutboxOptions::new(folder.path(), std::collections::BTreeMap::new());
+        let now = Stamp { wall_us: 0, mono_us: 0, state: ClockState::Sync };
+        let opened = crate::outbox::Outbox::open(options, now).unwrap();
+        let shared = folder.path().join("outbox.db-shm").metadata().unwrap().ino();
+        let locks = || {
+            let all = std::fs::read_to_string("/proc/locks").unwrap();
+            let ours = format!(" {} ", std::process::id());
+            all.lines().filter(|lock| lock.contains(&ours) && lock.contains(&format!(":{shared} "))).count()
+        };
+        let before = locks();
+        assert!(before > 0, "the queue is open");
+        follow(folder.path(), &opened.seal).unwrap();
+        assert_eq!(locks(), before);
+    }
 
     #[test]
     fn a_file_is_sealed_where_it_lies_and_opens_as_what_it_is() {
@@ -163,5 +185,20 @@ mod tests {
         assert_eq!(open(What::AtKeys), None);
         std::fs::write(&path, "x".repeat(300_000)).unwrap();
         assert!(Content::read(&path).is_err());
+    }
+
+    #[test]
+    fn key_files_follow_a_credential_and_no_other_file_is_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut place = Place { folder: folder.path().to_owned(), credentials: None };
+        let before = Seal::open(place.clone()).ok().unwrap();
+        let paths = ["keys/x.atKeys", "outbox.db"].map(|name| folder.path().join(name));
+        std::fs::create_dir(folder.path().join("keys")).unwrap();
+        paths.iter().for_each(|path| write(path, &before, What::AtKeys, "a secret").unwrap());
+        pass(&mut place, 7);
+        let seal = Seal::open(place).ok().unwrap();
+        let lie = |path| Content::read(path).unwrap().0.open(&seal, What::AtKeys).map(|(_, lies)| lies);
+        follow(folder.path(), &seal).unwrap();
+        assert_eq!(paths.each_ref().map(|path| lie(path)), [Some(Lies::Sealed), Some(Lies::UnderFormer)]);
     }
 }

@@ -51,8 +51,12 @@ impl Check {
             });
             say(format_args!("{summary}"));
         } else {
+            let own = match devices {
+                0 => String::new(),
+                devices => format!("{devices} devices with an atSign of their own, "),
+            };
             say(format_args!(
-                "{gateway}: {devices} devices with an atSign of their own, {adapters} adapters, {streams} streams, {commands} commands. All is well."
+                "{gateway}: {own}{adapters} adapters, {streams} streams, {commands} commands. All is well."
             ));
         }
         Ok(Exit::Done)

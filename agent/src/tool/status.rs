@@ -97,6 +97,9 @@ fn lines(seen: &Seen) -> Vec<String> {
         format!("clock            {clock}"),
         format!("atServer         {}", reached(server)),
     ];
+    if let Some(why) = &seen.disk {
+        lines.push(format!("disk             takes nothing, so devices wait: {why}; free it or mend it"));
+    }
     match &seen.standing {
         Standing::Unknown | Standing::Alone => {}
         Standing::Unwatched { why } => {

@@ -28,6 +28,10 @@ pub struct SendRules {
     pub streams: StreamRules,
     /// What has piled up.
     pub drain: DrainRules,
+    /// Streams of which the newest values are to be had as well, and how long those stay when nothing new comes.
+    pub latest: BTreeMap<StreamName, Duration>,
+    /// Streams that may be lost, so that nobody waits for the disk.
+    pub samples: BTreeSet<StreamName>,
 }
 
 /// Something to be done for a flow.
@@ -93,7 +97,7 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule without flows, for the agent's run `boot`.
     pub fn new(rules: SendRules, boot: Boot, seed: u64) -> Self {
-        let SendRules { streams, drain } = rules;
+        let SendRules { streams, drain, .. } = rules;
         let mut dice = Dice::new(seed);
         Self {
             streams,
@@ -440,7 +444,7 @@ mod tests {
         let stream = |name: &str, priority| (name.parse().unwrap(), (vec![reader.clone()], rules(priority)));
         let streams = StreamRules::from([stream("history", 9), stream("process", 5), stream("alarm", 0)]);
         let drain = DrainRules { rate: Some(100), ..DrainRules::default() };
-        let mut schedule = Schedule::new(SendRules { streams, drain }, boot, 1);
+        let mut schedule = Schedule::new(SendRules { streams, drain, ..SendRules::default() }, boot, 1);
         let lane = |stream: &str| {
             Arc::new(Lane { device: "oven".parse().unwrap(), stream: stream.parse().unwrap(), boot })
         };

@@ -96,7 +96,7 @@ impl World {
             priority: Priority::default(),
         };
         let rules = StreamRules::from([("process".parse().unwrap(), (vec!["@ops".parse().unwrap()], rules))]);
-        let rules = SendRules { streams: rules, drain: DRAIN };
+        let rules = SendRules { streams: rules, drain: DRAIN, ..SendRules::default() };
         let queue = Queue::new();
         let schedule = Schedule::new(rules.clone(), queue.boot(), seed);
         Self {

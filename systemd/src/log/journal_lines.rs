@@ -12,7 +12,10 @@ use tracing_subscriber::registry::LookupSpan;
 use super::{Started, priority};
 
 pub(super) fn start(filter: Targets) -> Started {
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(JournalLine);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .event_format(JournalLine);
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(Into::into)
 }
 

@@ -16,6 +16,8 @@ use crate::town::Town;
 
 /// The agent is killed within this time after it was ready.
 const AFTER: std::ops::Range<u64> = 5_000..500_000;
+/// Kills without a pause. Then all that is acknowledged has to arrive, or what waits would only grow.
+const BREATH: usize = 25;
 /// How long nothing may come while the reader has not confirmed all: over twice the pause after which an agent sends
 /// again what no receipt has confirmed.
 const SILENCE: Duration = Duration::from_secs(75);
@@ -34,7 +36,7 @@ struct Kills {
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let kills = if run.long { Kills { agent: 1_000, server: 100 } } else { Kills { agent: 50, server: 10 } };
     let agent = program("atedge-agent")?.display().to_string();
-    let mut scene = Scene::set(run, vec![agent])?;
+    let mut scene = Scene::set(run, vec![agent], "")?;
     storm(run, &mut scene, &kills)?;
     run.note("agent_kills", kills.agent);
     run.note("server_kills", kills.server);
@@ -47,7 +49,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 /// No reading was lost, or there is no such agent.
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
     let kills = Kills { agent: 12, server: 0 };
-    let mut scene = Scene::set(run, sabotaged_agent()?)?;
+    let mut scene = Scene::set(run, sabotaged_agent()?, "")?;
     storm(run, &mut scene, &kills)?;
     let lost = scene.end(run)?.accounts.lost();
     ensure!(lost > 0, "the sabotage was not noticed: no reading was lost");
@@ -85,7 +87,8 @@ fn storm(run: &Run, scene: &mut Scene, kills: &Kills) -> Result<()> {
             scene.town.nodes[0].kill()?;
             scene.town.nodes[0].start()?;
         }
-        if round % 50 == 49 {
+        if round % BREATH == BREATH - 1 {
+            scene.catch_up()?;
             run.progress(&format!("{} of {} kills", round + 1, order.len()));
         }
     }
@@ -103,13 +106,14 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Has something of every device arrive in peace.
-    pub(super) fn set(run: &Run, agent: Vec<String>) -> Result<Self> {
+    /// Starts `agent`, a program and its arguments, with these further settings; something of every device arrives in
+    /// peace.
+    pub(super) fn set(run: &Run, agent: Vec<String>, settings: &str) -> Result<Self> {
         let town = gateway_town(&run.folder)?;
         let mut broker = Broker::start(&run.folder, CLIENT)?;
         let mut plant = Plant::start()?;
         let tables = mqtt_tables(&broker.address).replacen("version", "keep_alive = \"5s\"\nversion", 1);
-        let mut gateway = Gateway::with_program(agent, &town, &(tables + &plant.tables()))?;
+        let mut gateway = Gateway::with_program(agent, &town, &(tables + &plant.tables() + settings))?;
         let mut reader = Reader::start(&town)?;
         gateway.start()?;
         broker.until("the agent's subscription", |view| view.subscribed)?;
@@ -121,6 +125,20 @@ impl Scene {
         let came = reader.until(PATIENCE, |arrivals| all.clone().all(|device| spoke(arrivals, device)))?;
         ensure!(came, "not every device was heard in peace");
         Ok(Self { town, gateway, broker, plant, reader, committed: Committed::default() })
+    }
+
+    /// Waits until all has arrived that is acknowledged by now.
+    pub(super) fn catch_up(&mut self) -> Result<()> {
+        self.broker.catch_up()?;
+        let came = self.reader.until_all(PATIENCE, numbers(&self.broker.view, "")?)?;
+        ensure!(came, "what was acknowledged does not arrive");
+        Ok(())
+    }
+
+    /// How many publications the agent has acknowledged so far.
+    pub(super) fn acknowledged(&mut self) -> Result<usize> {
+        self.broker.catch_up()?;
+        Ok(self.broker.view.acknowledged().len())
     }
 
     /// Takes down what the agent, which was just killed, had committed. One that died while it moved a damaged queue
@@ -174,15 +192,27 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Whether all is as promised after so many deaths of the agent.
-    pub(super) fn judge(&self, deaths: u64) -> Result<()> {
-        let (plain, own) = (self.accounts.of("plain"), self.accounts.of("own"));
+    /// Whether nothing that was acknowledged or committed is lost, comes twice or out of order.
+    pub(super) fn judge_acknowledged(&self) -> Result<()> {
         ensure!(self.accounts.lost() == 0, "acknowledged readings were lost");
         ensure!(self.unseen == 0, "committed readings were lost");
         for account in self.accounts.0.values().chain(self.polled.values().map(|(_, account)| account)) {
             ensure!(account.duplicates_after_dedup == 0, "ids were given twice as new");
             ensure!(account.inversions == 0, "readings arrived out of order");
         }
+        Ok(())
+    }
+
+    /// How often readings without an id of their device's own were captured again.
+    pub(super) fn captured_again(&self) -> u64 {
+        let polled = self.polled.values().map(|(_, account)| account.captured_again);
+        self.accounts.of("plain").captured_again + polled.sum::<u64>()
+    }
+
+    /// Whether all is as promised after so many deaths of the agent.
+    pub(super) fn judge(&self, deaths: u64) -> Result<()> {
+        self.judge_acknowledged()?;
+        let (plain, own) = (self.accounts.of("plain"), self.accounts.of("own"));
         let bound = RECEIVE_MAXIMUM * deaths;
         ensure!(plain.captured_again <= bound, "captured again {} times, over {bound}", plain.captured_again);
         ensure!(own.captured_again == 0, "captured again in spite of the device's own id");

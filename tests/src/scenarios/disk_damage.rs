@@ -1,15 +1,12 @@
 //! A store whose files are damaged while nobody looks: the server starts all the same, gives no wrong
 //! answer, and says which file it is; atSigns in other files are served as before.
 
-use std::fs;
-use std::path::Path;
+use anyhow::{Result, ensure};
 
-use anyhow::{Context as _, Result, ensure};
-
-use crate::random::Random;
 use crate::replay::Owner;
 use crate::scenario::Run;
 use crate::town::Town;
+use crate::wound::{copy, wound};
 
 /// Over all four shards of a new store.
 const TENANTS: [&str; 4] = ["@north", "@south", "@east", "@west"];
@@ -112,41 +109,4 @@ fn read_all(town: &Town, atsign: &str, owner: &Owner) -> Result<Heard> {
 
 fn value(atsign: &str, number: usize) -> String {
     format!("{atsign}-{number}-{}", "v".repeat(number * 7 % 900))
-}
-
-/// Hurts a file: flips 1 to 64 bits, cuts it, or empties it; says what it did.
-fn wound(file: &Path, random: &mut Random) -> Result<String> {
-    let mut bytes = fs::read(file)?;
-    let what = match random.below(10) {
-        0 => {
-            bytes.clear();
-            "emptied".to_owned()
-        }
-        1 | 2 => {
-            let length = random.place(bytes.len());
-            bytes.truncate(length);
-            format!("cut to {length} bytes")
-        }
-        _ => {
-            let bits = 1 + random.below(64);
-            for _ in 0..bits {
-                let at = random.place(bytes.len());
-                bytes[at] ^= 1 << random.below(8);
-            }
-            format!("{bits} bits flipped")
-        }
-    };
-    fs::write(file, bytes)?;
-    Ok(what)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(to)? {
-        fs::remove_file(entry?.path())?;
-    }
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name())).context("copy the store")?;
-    }
-    Ok(())
 }

@@ -50,7 +50,7 @@ const PASSES: u64 = 12;
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let times = if run.long { 50 } else { 2 };
     let mut random = run.random();
-    let mut scene = Scene::set(run, vec![failing_agent()?])?;
+    let mut scene = Scene::set(run, vec![failing_agent()?], "")?;
     scene.gateway.kill()?;
     let road: Vec<Failpoint> =
         Failpoint::value_variants().iter().copied().filter(|point| !FULL.contains(point)).collect();
@@ -58,6 +58,12 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     for point in &road {
         for time in 0..times {
             die(&mut scene, *point, time, &mut random).with_context(|| format!("at {}", name(*point)))?;
+            deaths += 1;
+        }
+        if run.long {
+            scene.gateway.start()?;
+            scene.catch_up()?;
+            scene.gateway.kill()?;
             deaths += 1;
         }
         run.progress(name(*point).as_str());
@@ -75,7 +81,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 /// No reading was lost, or there is no such agent.
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
     let mut random = run.random();
-    let mut scene = Scene::set(run, sabotaged_agent()?)?;
+    let mut scene = Scene::set(run, sabotaged_agent()?, "")?;
     scene.gateway.kill()?;
     for time in 1..=6 {
         die(&mut scene, Failpoint::CommitBefore, time, &mut random)?;

@@ -17,8 +17,11 @@ mod descriptors;
 mod directory_down;
 mod disk_damage;
 mod disk_full;
+mod failing_disk;
 mod failpoints;
 mod flaps;
+mod flash_wear;
+mod full_disk;
 mod full_queue;
 mod handshake_flood;
 mod hostile;
@@ -29,6 +32,7 @@ mod memory;
 mod memory_ceiling;
 mod modbus_units;
 mod moving;
+mod newest;
 mod noisy_tenant;
 mod one_connection;
 mod outage;
@@ -36,6 +40,7 @@ mod own_atsigns;
 mod padding_oracle;
 mod partition;
 mod peer_crash;
+mod read_only_disk;
 mod rebinding;
 mod refusals;
 mod reload;
@@ -50,6 +55,7 @@ mod server_crash;
 mod several_readers;
 mod silent_peers;
 mod slow_senders;
+mod spoilt_queue;
 mod stolen_disk;
 mod transcripts;
 mod udp_blocked;
@@ -82,6 +88,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: ROAD, name: "all-killed-sabotaged", run: all_killed::run_sabotaged },
     Scenario { group: GATEWAY, name: "full-queue", run: full_queue::run },
     Scenario { group: GATEWAY, name: "several-readers", run: several_readers::run },
+    Scenario { group: GATEWAY, name: "newest", run: newest::run },
     Scenario { group: GATEWAY, name: "own-atsigns", run: own_atsigns::run },
     Scenario { group: GATEWAY, name: "backlog", run: backlog::run },
     Scenario { group: GATEWAY, name: "clock", run: clock::run },
@@ -89,6 +96,11 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
+    Scenario { group: GATEWAY, name: "full-disk", run: full_disk::run },
+    Scenario { group: GATEWAY, name: "failing-disk", run: failing_disk::run },
+    Scenario { group: GATEWAY, name: "read-only-disk", run: read_only_disk::run },
+    Scenario { group: GATEWAY, name: "flash-wear", run: flash_wear::run },
+    Scenario { group: GATEWAY, name: "spoilt-queue", run: spoilt_queue::run },
     Scenario { group: GATEWAY, name: "serial-noise", run: serial_noise::run },
     Scenario { group: GATEWAY, name: "modbus-units", run: modbus_units::run },
     Scenario { group: GATEWAY, name: "rogue-mqtt", run: rogue_mqtt::run },

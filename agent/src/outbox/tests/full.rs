@@ -217,3 +217,32 @@ fn a_silent_reader_is_passed_over_and_owed_a_gap() {
         stat.readers.iter().map(|r| (r.reader.as_str(), r.lost.values().sum::<u64>())).collect();
     assert_eq!(lost, [("@gone", 5), ("@ops", 0), ("@slow", 0)]);
 }
+
+#[test]
+fn a_stream_of_the_newest_keeps_what_was_sent_and_one_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let readers = [reader("@fast"), reader("@away")].into();
+    let newest = StreamPolicy { readers, keep: Keep::Latest, ..StreamPolicy::default() };
+    let mut first = small(folder.path(), &[("state", newest.clone())]);
+    assert_eq!(fill(&mut first, "state", 10), 10);
+    let lost = |store: &Store| {
+        let readers = store.stat().unwrap().readers.into_iter();
+        readers.map(|backlog| backlog.lost.get("superseded").copied().unwrap_or(0)).collect::<Vec<_>>()
+    };
+    assert_eq!((first.stat().unwrap().records, lost(&first)), (1, vec![9, 9]));
+
+    // What @fast was sent is confirmed or sent again; @away was never sent it, and gets the newest alone.
+    let fast =
+        first.waiting().unwrap().into_iter().find(|waiting| waiting.key.reader == reader("@fast")).unwrap();
+    let parcel = first.group(|store| store.take(&fast.key, &fast.lane, 1, 10, ALL)).unwrap().unwrap();
+    assert_eq!((parcel.records, parcel.last), (1, 10));
+    assert_eq!(fill(&mut first, "state", 5), 5);
+    assert_eq!((first.stat().unwrap().records, lost(&first)), (2, vec![14, 13]));
+    drop(first);
+
+    // The next run's first record takes the place of what the last run left unsent.
+    let mut second = small(folder.path(), &[("state", newest)]);
+    assert_eq!(fill(&mut second, "state", 1), 1);
+    assert_eq!((second.stat().unwrap().records, lost(&second)), (2, vec![15, 14]));
+    assert_eq!(told(&mut second, "state"), (3, 29), "the reader of each hears of all 16");
+}

@@ -32,10 +32,15 @@ pub(super) fn seal_key(seal: &Result<Seal, SealError>, state: &Path, stored: Opt
                 "the credential is encrypted with a key that everybody knows: no protection against theft",
                 "encrypt it anew with `--with-key=host` or `--with-key=tpm2`",
             ),
-            Some(Holder::Unknown) | None => Finding::note(
+            Some(Holder::Unknown) => Finding::note(
                 what,
                 "a credential: what that is encrypted with cannot be seen from here",
                 "run this as root",
+            ),
+            None => Finding::note(
+                what,
+                "a credential that is not in /etc/credstore.encrypted: it is as safe as the place it comes from",
+                "`systemctl cat atedge-agent` shows that",
             ),
         },
         Err(SealError::Missing(_)) => {
@@ -131,7 +136,8 @@ mod tests {
             assert!(found(place, Some(Holder::HostKey)).says.starts_with("host key: "));
             assert!(found(place, Some(Holder::Tpm)).says.starts_with("tpm: "));
             assert_eq!(found(place, Some(Holder::Nobody)).verdict, Verdict::Bad);
-            assert_eq!(found(place, None).fix.as_deref(), Some("run this as root"));
+            assert_eq!(found(place, Some(Holder::Unknown)).fix.as_deref(), Some("run this as root"));
+            assert!(found(place, None).says.contains("not in /etc/credstore.encrypted"));
         }
         pass(&mut place, 8);
         assert_eq!(found(&place, Some(Holder::HostKey)).verdict, Verdict::Bad);

@@ -113,7 +113,7 @@ enum Originals {
     /// It decodes by itself.
     None,
     /// All in one way.
-    One(Decoder),
+    One(Box<Decoder>),
     /// By route: the stream of its readings is the route's number.
     Routes(Vec<(StreamName, Decoder)>),
 }
@@ -126,7 +126,7 @@ fn undecoded(adapter: AdapterConfig) -> (AdapterConfig, Originals) {
             serial.report = ReportConfig::default();
             let decode = std::mem::replace(&mut serial.decode, raw());
             let decoder = Decoder::plain(decode, std::mem::take(&mut serial.units));
-            (AdapterConfig::Serial(serial), Originals::One(decoder))
+            (AdapterConfig::Serial(serial), Originals::One(Box::new(decoder)))
         }
         AdapterConfig::Mqtt(mut mqtt) => {
             mqtt.report = ReportConfig::default();
