@@ -1,6 +1,7 @@
 //! Row 12: what the whole path of a reading takes, from the device to the reader's confirmation, in instructions of
 //! user space and in system calls. The difference of two runs leaves out what is done once.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,7 +19,8 @@ const DEVICES: usize = 16;
 const RUNS: [usize; 2] = [2_000, 6_000];
 /// Readings whose system calls are counted.
 const TRACED: usize = 20_000;
-const CALLGRIND: [&str; 3] = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
+/// Where callgrind says what it has counted.
+const COUNTED: &str = "callgrind.log";
 
 pub(super) async fn run() -> Result<Vec<Row>> {
     let (mut ours, mut peers) = ([0; 2], [0; 2]);
@@ -37,7 +39,10 @@ pub(super) async fn run() -> Result<Vec<Row>> {
 
 /// Instructions of an agent from its start to its end, with so many readings between.
 async fn instructions(many: usize) -> Result<u64> {
-    let mut site = Site::under(&CALLGRIND, false)?;
+    let counts = tempfile::tempdir()?;
+    let under = callgrind(counts.path());
+    let under: Vec<&str> = under.iter().map(String::as_str).collect();
+    let mut site = Site::under(&under, false)?;
     site.start().await?;
     let reader = site.reader()?;
     let mut crew = site.crew(DEVICES, BYTES).await?;
@@ -46,7 +51,7 @@ async fn instructions(many: usize) -> Result<u64> {
     drop(reader);
     drop(crew);
     site.gateway.stop()?;
-    collected(&site.gateway.log()?)
+    collected(counts.path())
 }
 
 /// Instructions of a broker that hands so many messages to a subscriber.
@@ -57,21 +62,34 @@ async fn instructions_of_mosquitto(many: usize) -> Result<u64> {
         "persistence true\npersistence_location {}/\nautosave_interval 3600\n",
         folder.path().display()
     );
-    let mut command =
-        broker_command(folder.path(), "mosquitto", address, &more, &format!("exec {}", CALLGRIND.join(" ")))?;
+    let mut command = broker_command(
+        folder.path(),
+        "mosquitto",
+        address,
+        &more,
+        &format!("exec {}", callgrind(folder.path()).join(" ")),
+    )?;
     let broker = Process::start_ready("mosquitto", &mut command, folder.path())?;
     let mut subscriber = Mqtt::connect(address, "subscriber", false).await?;
     subscriber.subscribe("#").await?;
     let mut crew = Crew::of(vec![Mqtt::connect(address, "publisher", false).await?], 1, BYTES);
     tokio::try_join!(crew.publish(many), subscriber.absorb(many))?;
     broker.terminate()?;
-    collected(&std::fs::read_to_string(folder.path().join("mosquitto.log"))?)
+    collected(folder.path())
 }
 
-/// What callgrind says at its end.
-fn collected(log: &str) -> Result<u64> {
+/// The program that counts, which says at its end in this folder what it has counted.
+fn callgrind(folder: &Path) -> [String; 4] {
+    let log = format!("--log-file={}", folder.join(COUNTED).display());
+    ["valgrind".into(), "--tool=callgrind".into(), "--callgrind-out-file=/dev/null".into(), log]
+}
+
+/// What it says.
+fn collected(folder: &Path) -> Result<u64> {
+    let log = std::fs::read_to_string(folder.join(COUNTED))
+        .context("callgrind said nothing; is valgrind installed?")?;
     let said = log.lines().rev().find_map(|line| line.split_once("Collected : "));
-    Ok(said.context("callgrind collected nothing; is valgrind installed?")?.1.trim().parse()?)
+    Ok(said.context("callgrind did not end")?.1.trim().parse()?)
 }
 
 /// System calls of the agent for each reading, with all of its threads.
