@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
+use at_protocol::crypto::{GCM_KEY, GCM_NONCE, GcmKey};
 use atedge_service::files::{create_private, wipe, write_private};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use tracing::{error, info};
 use zeroize::Zeroizing;
 
@@ -26,10 +26,10 @@ pub(crate) const FILE: &str = "seal.key";
 const CHECK: &str = "seal.check";
 /// What the key in [`CHECK`] has sealed.
 const CHECKED: &[u8] = b"atedge seal key";
-/// Bytes of a nonce (NIST SP 800-38D §8.2.2: random, 96 bits).
-pub(crate) const NONCE: usize = NONCE_LEN;
+/// Bytes of a nonce.
+pub(crate) const NONCE: usize = GCM_NONCE;
 /// Bytes of a key.
-pub(crate) const KEY: usize = 32;
+pub(crate) const KEY: usize = GCM_KEY;
 /// The state folder of the agent that systemd runs, and where its credentials are while it does.
 const SERVICE: (&str, &str) = ("/var/lib/atedge/agent", "/run/credentials/atedge-agent.service");
 
@@ -71,12 +71,12 @@ pub enum SealError {
 }
 
 /// A key that seals: AES-256-GCM under random nonces. No `Debug`, no `Clone`, zeroed when dropped.
-pub struct SealKey(LessSafeKey);
+pub struct SealKey(GcmKey);
 
 impl SealKey {
     /// The key of these bytes; `None` if there are not 32.
     pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
-        UnboundKey::new(&AES_256_GCM, bytes).ok().map(LessSafeKey::new).map(Self)
+        GcmKey::new(bytes).map(Self)
     }
 
     /// Nonce, ciphertext, tag: `plain` bound to `about`, which must be known to open it.
@@ -88,23 +88,12 @@ impl SealKey {
 
     /// The same with a random nonce that was never used.
     pub(crate) fn seal_with(&self, nonce: [u8; NONCE], about: &[u8], plain: &[u8]) -> Vec<u8> {
-        let mut sealed = Vec::with_capacity(NONCE + plain.len() + AES_256_GCM.tag_len());
-        sealed.extend_from_slice(&nonce);
-        sealed.extend_from_slice(plain);
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(about), &mut sealed[NONCE..]);
-        sealed.extend_from_slice(tag.expect("nothing here has 64 GiB").as_ref());
-        sealed
+        self.0.seal(nonce, about, plain)
     }
 
     /// What was sealed; `None` if it was not by this key, about something else, or is damaged.
     pub(crate) fn open(&self, about: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, rest) = sealed.split_first_chunk::<NONCE>()?;
-        let mut opened = Zeroizing::new(rest.to_vec());
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = self.0.open_in_place(nonce, Aad::from(about), &mut opened).ok()?.len();
-        opened.truncate(length);
-        Some(std::mem::take(&mut *opened))
+        self.0.open(about, sealed)
     }
 }
 
