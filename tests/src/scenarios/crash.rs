@@ -21,6 +21,8 @@ const BREATH: usize = 25;
 /// How long nothing may come while the reader has not confirmed all: over twice the pause after which an agent sends
 /// again what no receipt has confirmed.
 const SILENCE: Duration = Duration::from_secs(75);
+/// The same where the server was never killed, so that nothing has to be sent again.
+pub(super) const SHORT_SILENCE: Duration = Duration::from_secs(10);
 /// How long what was printed may take to be read.
 const PRINTED: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
     let kills = Kills { agent: 12, server: 0 };
     let mut scene = Scene::set(run, sabotaged_agent()?, "")?;
+    scene.silence = SHORT_SILENCE;
     storm(run, &mut scene, &kills)?;
     let lost = scene.end(run)?.accounts.lost();
     ensure!(lost > 0, "the sabotage was not noticed: no reading was lost");
@@ -103,6 +106,8 @@ pub(super) struct Scene {
     plant: Plant,
     reader: Reader,
     committed: Committed,
+    /// How long nothing may come at the end before what is missing counts as lost.
+    pub(super) silence: Duration,
 }
 
 impl Scene {
@@ -124,7 +129,7 @@ impl Scene {
         };
         let came = reader.until(PATIENCE, |arrivals| all.clone().all(|device| spoke(arrivals, device)))?;
         ensure!(came, "not every device was heard in peace");
-        Ok(Self { town, gateway, broker, plant, reader, committed: Committed::default() })
+        Ok(Self { town, gateway, broker, plant, reader, committed: Committed::default(), silence: SILENCE })
     }
 
     /// Waits until all has arrived that is acknowledged by now.
@@ -156,10 +161,10 @@ impl Scene {
         self.broker.until("all acknowledgements", |view| view.acknowledged().len() as u64 >= published)?;
         run.note("published", published);
         run.note("redelivered_by_broker", self.broker.view.redelivered);
-        await_arrivals(&mut self.reader, &self.broker.view, &self.gateway)?;
+        await_within(&mut self.reader, &self.broker.view, &self.gateway, self.silence)?;
         // What was only asked for may be on its way still.
         let since = Instant::now();
-        while self.gateway.unconfirmed()? > 0 && since.elapsed() < SILENCE {
+        while self.gateway.unconfirmed()? > 0 && since.elapsed() < self.silence {
             self.reader.until(PRINTED, |_| false)?;
         }
         self.reader.until(PRINTED, |_| false)?;
@@ -234,9 +239,14 @@ impl Outcome {
 /// Waits until every acknowledged reading has arrived, or the reader has confirmed all that the agent has: what is
 /// missing then is lost.
 pub(super) fn await_arrivals(reader: &mut Reader, view: &View, gateway: &Gateway) -> Result<()> {
+    await_within(reader, view, gateway, SILENCE)
+}
+
+/// The same, when nothing comes for `most`.
+fn await_within(reader: &mut Reader, view: &View, gateway: &Gateway, most: Duration) -> Result<()> {
     let missing = numbers(view, "")?;
     let mut silence = Duration::ZERO;
-    while silence < SILENCE {
+    while silence < most {
         let confirmed = gateway.unconfirmed()? == 0;
         let before = reader.arrivals.len();
         // A reader prints before it confirms.

@@ -13,7 +13,7 @@ use clap::ValueEnum as _;
 use rustix::process::Signal;
 
 use super::clock::set_by;
-use super::crash::Scene;
+use super::crash::{SHORT_SILENCE, Scene};
 use crate::broker::Broker;
 use crate::gateway::{CLIENT, Gateway, READER, gateway_town, mqtt_tables};
 use crate::plant::{Plant, number};
@@ -82,6 +82,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 pub(super) fn run_sabotaged(run: &mut Run) -> Result<()> {
     let mut random = run.random();
     let mut scene = Scene::set(run, sabotaged_agent()?, "")?;
+    scene.silence = SHORT_SILENCE;
     scene.gateway.kill()?;
     for time in 1..=6 {
         die(&mut scene, Failpoint::CommitBefore, time, &mut random)?;
