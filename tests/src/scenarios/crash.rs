@@ -2,7 +2,7 @@
 //! Modbus unit, while the agent and the server are killed at moments that the seed decides.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
@@ -157,6 +157,12 @@ impl Scene {
         run.note("published", published);
         run.note("redelivered_by_broker", self.broker.view.redelivered);
         await_arrivals(&mut self.reader, &self.broker.view, &self.gateway)?;
+        // What was only asked for may be on its way still.
+        let since = Instant::now();
+        while self.gateway.unconfirmed()? > 0 && since.elapsed() < SILENCE {
+            self.reader.until(PRINTED, |_| false)?;
+        }
+        self.reader.until(PRINTED, |_| false)?;
         let arrivals = &self.reader.arrivals;
         let accounts = account(run, &self.broker.view, arrivals)?;
         let unseen = self.committed.unseen(arrivals);
