@@ -186,13 +186,20 @@ impl Capture {
         }
     }
 
-    /// Moves on by one step: a verdict arrives, or the intake takes one. Cancel-safe.
+    /// Moves on by one step: verdicts arrive, or the intake takes one. Cancel-safe.
     pub(super) async fn step(&mut self) -> Result<(), CaptureEnd> {
         select! {
-            Some((place, verdict)) = self.told.recv() => match verdict {
-                Verdict::Accepted => self.order.accepted(place),
-                Verdict::Abandoned => return Err(CaptureEnd::Abandoned),
-            },
+            Some(first) = self.told.recv() => {
+                // Those of one commit come together, and are acknowledged in one write.
+                let mut next = Some(first);
+                while let Some((place, verdict)) = next {
+                    match verdict {
+                        Verdict::Accepted => self.order.accepted(place),
+                        Verdict::Abandoned => return Err(CaptureEnd::Abandoned),
+                    }
+                    next = self.told.try_recv().ok();
+                }
+            }
             permit = self.intake.reserve(), if !self.waiting.is_empty() => {
                 let permit = permit.map_err(|_| CaptureEnd::IntakeClosed)?;
                 permit.send(self.waiting.pop_front().expect("something waits"));

@@ -78,7 +78,9 @@ impl Site {
         if serial {
             tables += &wire(&mut lines)?;
         }
-        let agent = packaged()?;
+        // A copy of its own, so that no other process has the same pages of it in memory.
+        let agent = folder.path().join("atedge-agent");
+        std::fs::copy(packaged()?, &agent)?;
         let agent = agent.to_str().context("a path in UTF-8")?;
         let program = under.iter().copied().chain([agent]).map(str::to_owned).collect();
         let gateway = Gateway::with_program(program, &town, &tables)?;
@@ -128,7 +130,7 @@ impl Site {
     pub(super) async fn crew(&self, devices: usize, bytes: usize) -> Result<Crew> {
         let mut clients = Vec::new();
         for number in 0..devices.min(CONNECTIONS) {
-            clients.push(Mqtt::connect(self.devices, &format!("crew{number}"), false).await?);
+            clients.push(Mqtt::connect(self.devices, &format!("crew{bytes}-{number}"), false).await?);
         }
         Ok(Crew { clients, devices, bytes, next: 0 })
     }
