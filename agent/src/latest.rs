@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use crate::clock::Clock;
 use crate::outbox::Capture;
 use crate::payload::{Latest, Record, name};
+use crate::reach::{Reach, Reached};
 use crate::standing::Guard;
 use crate::uplink::SendRules;
 
@@ -91,8 +92,8 @@ pub struct Publisher<C> {
     pub newest: Newest,
     /// As whom: the gateway.
     pub gateway: Client,
-    /// Devices that have an atSign of their own.
-    pub own: BTreeMap<DeviceName, Client>,
+    /// Devices that have an atSign of their own; without a client where its keys are of no use.
+    pub own: BTreeMap<DeviceName, Option<(Client, Arc<Reach>)>>,
     /// Which streams, and for whom.
     pub rules: watch::Receiver<SendRules>,
     /// Whether this box may write.
@@ -110,9 +111,12 @@ impl<C: Clock> Publisher<C> {
             loop {
                 match self.newest.next(Instant::now()) {
                     Ok(device) => {
-                        if self.guard.clear().await.is_err() {
+                        let cleared = self.guard.clear().await.is_ok();
+                        let Some(client) = self.client_of(&device).filter(|_| cleared) else {
                             self.newest.again(&device);
-                        } else if let Err(error) = self.write(&device).await {
+                            continue;
+                        };
+                        if let Err(error) = self.write(client, &device).await {
                             self.newest.again(&device);
                             match error.is_transient() {
                                 true => debug!(%device, %error, "its newest values are written later"),
@@ -131,9 +135,19 @@ impl<C: Clock> Publisher<C> {
         }
     }
 
-    async fn write(&self, device: &DeviceName) -> Result<(), RecordError> {
+    /// As whom a device's record is written. An atSign of its own is not knocked for here, where it is not let in.
+    fn client_of(&self, device: &DeviceName) -> Option<&Client> {
+        match self.own.get(device) {
+            None => Some(&self.gateway),
+            Some(own) => own
+                .as_ref()
+                .filter(|(_, reach)| reach.look().reached == Reached::Yes)
+                .map(|(client, _)| client),
+        }
+    }
+
+    async fn write(&self, client: &Client, device: &DeviceName) -> Result<(), RecordError> {
         let rules = self.rules.borrow().clone();
-        let client = self.own.get(device).unwrap_or(&self.gateway);
         let readers: BTreeSet<&AtSign> = rules
             .latest
             .keys()

@@ -178,7 +178,7 @@ impl Agent {
         let publisher = Publisher {
             newest: following.field.newest().clone(),
             gateway: client.clone(),
-            own: own.iter().map(|(name, voice)| (name.clone(), voice.envelopes.client().clone())).collect(),
+            own: looked_at.keys().map(|name| (name.clone(), own.get(name).map(Voice::client))).collect(),
             rules: rules_now.clone(),
             guard: Arc::clone(&guard),
             clock: Arc::clone(&clock),

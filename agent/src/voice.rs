@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use at_client::Envelopes;
+use at_client::{Client, Envelopes};
 use at_protocol::AtSign;
 use atedge_adapters::DeviceName;
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,13 @@ pub struct Voice<C> {
     pub requests: mpsc::Sender<Request>,
     /// Seed of the jitter.
     pub seed: u64,
+}
+
+impl<C> Voice<C> {
+    /// Its client, and whether that is let in.
+    pub fn client(&self) -> (Client, Arc<Reach>) {
+        (self.envelopes.client().clone(), Arc::clone(&self.road.reach))
+    }
 }
 
 impl<C: Clock> Voice<C> {
