@@ -35,6 +35,8 @@ pub(super) struct Store {
     open_lanes: HashMap<(DeviceName, StreamName), OpenLane>,
     /// Lanes that got records in this group, with their last number.
     grown: Grown,
+    /// Those that did in the last group that failed.
+    ungrown: Grown,
     /// Who has confirmed something since the outbox was last cleared.
     pub(super) confirmed: HashSet<FlowKey>,
     /// When each reader of a stream was last known to have confirmed something, in microseconds since the
@@ -119,6 +121,7 @@ impl Store {
             boot,
             open_lanes: HashMap::new(),
             grown: Grown::new(),
+            ungrown: Grown::new(),
             confirmed: HashSet::new(),
             heard: HashMap::new(),
             began: None,
@@ -161,7 +164,7 @@ impl Store {
                 self.db.execute_batch("ROLLBACK").ok();
             }
             self.open_lanes.clear();
-            self.grown.clear();
+            self.ungrown = std::mem::take(&mut self.grown);
             self.began = None;
             self.segments.forget();
         }
@@ -171,6 +174,19 @@ impl Store {
     /// The lanes that grew in the last group; they are told once.
     pub(super) fn take_grown(&mut self) -> Grown {
         std::mem::take(&mut self.grown)
+    }
+
+    /// The lanes that would have grown in the last group, which failed.
+    pub(super) fn take_ungrown(&mut self) -> Grown {
+        std::mem::take(&mut self.ungrown)
+    }
+
+    /// Whether the group in which these lanes grew is in the database after all.
+    pub(super) fn has(&self, grown: &Grown) -> rusqlite::Result<bool> {
+        let Some((lane, (_, last))) = grown.first_key_value() else { return Ok(false) };
+        let next: Option<u64> =
+            self.db.query_row("SELECT next FROM lane WHERE id = ?", [lane], |row| row.get(0)).optional()?;
+        Ok(next == Some(last + 1))
     }
 
     /// Wraps anew the keys that a former seal key has wrapped, and leaves nothing of how they were.

@@ -14,7 +14,7 @@ use tracing::{error, info};
 
 use super::room::Room;
 use super::share::Fresh;
-use super::store::{Store, is_damage, is_disk_failure, is_passing};
+use super::store::{Grown, Store, is_damage, is_disk_failure, is_passing};
 use super::{Appended, Capture, Trouble};
 use crate::failpoint::{Failpoint, is_sabotaged};
 
@@ -98,12 +98,22 @@ pub(super) fn start(
         calls: Vec::new(),
         said: None,
         lost_its_file: false,
+        doubt: None,
     };
     let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || {
         worker.run();
         drop(lock);
     })?;
     Ok(Thread(thread))
+}
+
+/// A group whose COMMIT failed with the disk: it may be there all the same.
+struct Doubt {
+    /// How many of the calls that wait were in it; they are the first.
+    calls: usize,
+    /// What became of the first appends that wait.
+    appended: VecDeque<Option<Appended>>,
+    grown: Grown,
 }
 
 struct Worker {
@@ -119,6 +129,8 @@ struct Worker {
     said: Option<Instant>,
     /// The disk failed: what SQLite believes to be on it must be read anew.
     lost_its_file: bool,
+    /// What was being written when it failed.
+    doubt: Option<Doubt>,
 }
 
 impl Worker {
@@ -172,9 +184,11 @@ impl Worker {
         if self.lost_its_file {
             self.store.reopen(&self.path)?;
             self.lost_its_file = false;
+            self.resolve()?;
         }
-        let Self { store, calls, appends, .. } = self;
-        let appended = store.group(|store| {
+        let Self { store, calls, appends, doubt, .. } = self;
+        let mut whole = None;
+        let committed = store.group(|store| {
             calls.iter_mut().try_for_each(|call| call.run(store))?;
             let mut appended = append_some(store, appends)?;
             if is_sabotaged() {
@@ -182,8 +196,16 @@ impl Worker {
                 tell(&mut Vec::new(), appends, std::mem::take(&mut appended));
                 std::thread::sleep(SABOTAGE);
             }
-            Ok(appended)
-        })?;
+            whole = Some(appended);
+            Ok(())
+        });
+        let appended = whole.unwrap_or_default();
+        if let Err(cause) = committed {
+            if is_disk_failure(&cause) {
+                *doubt = Some(Doubt { calls: calls.len(), appended, grown: store.take_ungrown() });
+            }
+            return Err(cause);
+        }
         tell(calls, appends, appended);
         Failpoint::Answered.pass();
         if self.said.take().is_some() {
@@ -191,6 +213,21 @@ impl Worker {
             self.told.trouble.set(None);
         }
         self.told.fresh.put(self.store.take_grown());
+        Ok(())
+    }
+
+    /// Answers those whose group is on the disk although its COMMIT failed: stored again, it would be there twice.
+    fn resolve(&mut self) -> rusqlite::Result<()> {
+        let Some(doubt) = &self.doubt else { return Ok(()) };
+        let is_there = self.store.has(&doubt.grown)?;
+        if let Some(Doubt { calls, appended, grown }) = self.doubt.take()
+            && is_there
+        {
+            info!("the last commit is on the disk after all");
+            let mut calls = self.calls.drain(..calls).collect();
+            tell(&mut calls, &mut self.appends, appended);
+            self.told.fresh.put(grown);
+        }
         Ok(())
     }
 
