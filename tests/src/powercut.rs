@@ -15,7 +15,8 @@ use anyhow::{Context as _, Result, ensure};
 use atedge_adapters::{Point, Value};
 use atedge_agent::clock::Stamp;
 use atedge_agent::outbox::{
-    Appended, BatchLimit, Capture, Durability, Opened, Outbox, OutboxOptions, StreamPolicy, Waiting,
+    Appended, BatchLimit, Capture, Durability, Opened, Outbox, OutboxError, OutboxOptions, StreamPolicy,
+    Waiting,
 };
 use atedge_agent::payload::{Batch, Boot, ClockState};
 
@@ -302,7 +303,15 @@ async fn look(known: &Known, folder: &Path) -> Result<Look> {
         return Ok(Look::Unopened);
     };
     let Opened { outbox, thread, salvaged, .. } = opened;
-    let looked = if salvaged.is_some() { Ok(Look::Unopened) } else { compare(known, &outbox).await };
+    let looked = match salvaged {
+        Some(_) => Ok(Look::Unopened),
+        None => compare(known, &outbox).await,
+    };
+    let looked = match looked {
+        // It came up, and then found that it could not go on.
+        Err(error) if error.is::<OutboxError>() => Ok(Look::Unopened),
+        looked => looked,
+    };
     // Its files are its thread's until that has ended.
     drop(outbox);
     thread.join();
