@@ -20,6 +20,9 @@ const MARGIN: std::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 20);
 const OWN_ROOM: u64 = 256 << 10;
 /// What the log may grow to: it is cut back to [`WAL_KEPT`], but a group goes into it whole before that.
 const LOG_MOST: u64 = 2 * WAL_KEPT as u64;
+/// What one group may add to a log that is larger than that already, since somebody who reads keeps it from being cut
+/// back.
+const GROUP_MOST: u64 = 2 << 20;
 /// Pause between two looks for records that are too old, or that can be thinned, while the outbox is full.
 const LOOK_AGAIN_US: u64 = 10_000_000;
 
@@ -97,7 +100,8 @@ impl Store {
         let log = self.options.folder.join(format!("{FILE}-wal"));
         let log = log.metadata().map_or(0, |file| file.len());
         let grown = LOG_MOST.min(disk.f_blocks * disk.f_frsize / 8);
-        disk.f_bavail * disk.f_frsize >= least + grown.saturating_sub(log)
+        let group = GROUP_MOST.min(disk.f_blocks * disk.f_frsize / 16);
+        disk.f_bavail * disk.f_frsize >= least + grown.saturating_sub(log).max(group)
     }
 
     /// Drops the oldest records that no stream keeps for sure, of the least important streams first and of none
