@@ -120,7 +120,6 @@ impl Agent {
             Voice {
                 outbox,
                 envelopes,
-                guard: Arc::clone(&guard),
                 road: Counted { road, reach: Arc::clone(reach), clock: Arc::clone(&clock) },
                 rules: rules_now.clone(),
                 namespace: namespace.clone(),

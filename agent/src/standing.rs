@@ -214,11 +214,7 @@ impl Guard {
         };
         let Claims { boots: former, frozen } = claims;
         let has_forgotten = self.forgetful && former.is_empty();
-        match judge(found, own, &former) {
-            Verdict::Freeze(_) if has_forgotten => {
-                self.take_over(found).await?;
-                self.turn(Standing::Alone);
-            }
+        match judge(found.filter(|_| !has_forgotten), own, &former) {
             Verdict::Freeze(other) => {
                 if let Some(EpochRecord { boot, rival: None, .. }) = found
                     && !frozen

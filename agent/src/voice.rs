@@ -22,7 +22,7 @@ use crate::link::{ClientRoad, Ear, announce};
 use crate::outbox::Outbox;
 use crate::payload::NoteId;
 use crate::reach::{Counted, Reach, ServerStatus};
-use crate::standing::{Guard, Guarded};
+use crate::standing::Guarded;
 use crate::uplink::{Note, NoteStatus, Road, RoadError, SendRules, Uplink};
 
 /// Receipts, and requests, that wait to be dealt with; when there are this many, nothing more is heard.
@@ -39,9 +39,7 @@ pub struct Voice<C> {
     pub outbox: Outbox,
     /// How it is said and heard.
     pub envelopes: Envelopes,
-    /// Whether this box may speak as the gateway, or as any of its devices.
-    pub guard: Arc<Guard>,
-    /// The way out.
+    /// The way out, guarded: this box must be alone to speak as the gateway, or as any of its devices.
     pub road: Counted<Guarded<ClientRoad>, C>,
     /// How the streams are sent, and to whom.
     pub rules: watch::Receiver<SendRules>,
@@ -68,13 +66,13 @@ impl<C: Clock> Voice<C> {
     /// # Errors
     /// When the outbox no longer answers.
     pub async fn speak(self, quiet: CancellationToken, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { outbox, envelopes, guard, road, rules, namespace, receipts, requests, seed } = self;
+        let Self { outbox, envelopes, road, rules, namespace, receipts, requests, seed } = self;
         let (to_uplink, heard) = mpsc::channel(HEARD);
         let ear = Ear {
             envelopes: envelopes.clone(),
             rules: rules.clone(),
             outbox: outbox.clone(),
-            guard,
+            guard: Arc::clone(&road.road.guard),
             namespace: namespace.clone(),
             receipts: to_uplink,
             requests,

@@ -10,6 +10,7 @@ use atedge_agent::outbox::Which;
 
 use crate::ledger::Arrival;
 use crate::process::{PATIENCE, Process, program, run};
+use crate::queue::until_by;
 use crate::town::Town;
 
 /// Who the gateway is in every scenario.
@@ -170,14 +171,11 @@ impl Gateway {
     /// It does not say so within [`PATIENCE`].
     pub fn until_disk(&self, takes: bool) -> Result<Duration> {
         let since = Instant::now();
-        loop {
-            let status = self.status()?;
-            if status["running"] == true && status["agent"]["disk"].is_null() == takes {
-                return Ok(since.elapsed());
-            }
-            ensure!(since.elapsed() < PATIENCE, "it never said whether the disk takes something: {status}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let says = |status: &serde_json::Value| {
+            status["running"] == true && status["agent"]["disk"].is_null() == takes
+        };
+        until_by(|| self.status(), "word of whether the disk takes something", says)?;
+        Ok(since.elapsed())
     }
 
     /// Where it keeps its state.

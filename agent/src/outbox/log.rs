@@ -75,7 +75,8 @@ fn sums(words: &[u32]) -> [u32; 2] {
     })
 }
 
-fn beside(path: &Path, companion: &str) -> PathBuf {
+/// The file that SQLite keeps beside the database at `path` under this ending.
+pub(super) fn beside(path: &Path, companion: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(companion);
     name.into()

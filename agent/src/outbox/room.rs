@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use atedge_adapters::StreamName;
 use rusqlite::{OptionalExtension as _, params};
 
+use super::log::beside;
 use super::store::{LaneId, Store, WAL_KEPT, free_bytes, text, used_bytes};
 use super::{FILE, MinFree, Priority, WhenFull};
 use crate::clock::Stamp;
@@ -97,7 +98,7 @@ impl Store {
             MinFree::Bytes(bytes) => bytes,
             MinFree::Percent(percent) => disk.f_blocks * disk.f_frsize / 100 * u64::from(percent),
         };
-        let log = self.options.folder.join(format!("{FILE}-wal"));
+        let log = beside(&self.options.folder.join(FILE), "-wal");
         let log = log.metadata().map_or(0, |file| file.len());
         let grown = LOG_MOST.min(disk.f_blocks * disk.f_frsize / 8);
         let group = GROUP_MOST.min(disk.f_blocks * disk.f_frsize / 16);

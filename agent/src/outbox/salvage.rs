@@ -14,6 +14,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row, params_from_iter};
 use tracing::error;
 
+use super::log::beside;
 use super::seal::Segments;
 use super::store::{LaneId, Store, connect, number, text};
 use super::{FILE, OutboxError, OutboxOptions};
@@ -129,12 +130,7 @@ fn quarantine(path: &Path) -> io::Result<PathBuf> {
 
 /// A database and what SQLite keeps beside it, which comes first.
 fn family(path: &Path) -> impl Iterator<Item = PathBuf> {
-    let with = move |companion: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(companion);
-        PathBuf::from(name)
-    };
-    COMPANIONS.into_iter().chain([""]).map(with)
+    COMPANIONS.into_iter().chain([""]).map(|companion| beside(path, companion))
 }
 
 fn unless_missing(done: io::Result<()>) -> io::Result<()> {
