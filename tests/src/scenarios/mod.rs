@@ -97,6 +97,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: GATEWAY, name: "full-disk", run: full_disk::run },
+    Scenario { group: GATEWAY, name: "full-disk-sabotaged", run: full_disk::run_sabotaged },
     Scenario { group: GATEWAY, name: "failing-disk", run: failing_disk::run },
     Scenario { group: GATEWAY, name: "read-only-disk", run: read_only_disk::run },
     Scenario { group: GATEWAY, name: "flash-wear", run: flash_wear::run },
