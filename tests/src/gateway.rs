@@ -213,6 +213,15 @@ impl Gateway {
         Ok(())
     }
 
+    /// Starts it, and does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
+        self.process = Some(Process::start("agent", &mut self.run(), &self.folder)?);
+        Ok(())
+    }
+
     /// Kills it as a power cut would.
     ///
     /// # Errors
