@@ -99,10 +99,10 @@ impl<C: Clock> Intake<C> {
                     }
                 }
             }
-            Captured::Settled { session, packets } => {
+            Captured::Settled { session, upto } => {
                 // Should it not be stored, a delivery is remembered for longer than need be.
                 Failpoint::SettleBefore.pass();
-                self.outbox.settle(session, packets).await.ok();
+                self.outbox.settle(session, upto).await.ok();
                 Failpoint::SettleAfter.pass();
             }
             Captured::SessionLost { session } => {

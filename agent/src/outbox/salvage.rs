@@ -150,7 +150,7 @@ const TABLES: [(&str, usize); 13] = [
     ("lost", 3),
     ("began", 1),
     ("aside", 5),
-    ("delivery", 2),
+    ("delivered", 3),
     ("device_id", 1),
     ("command", 2),
     ("command_floor", 1),
@@ -224,7 +224,7 @@ fn copy(old: &Connection, new: &Connection, table: &str, keys: usize, filter: &s
 }
 
 /// Rows that read but cannot be what was written: nobody could work with them.
-const NONSENSE: [&str; 9] = [
+const NONSENSE: [&str; 10] = [
     "DELETE FROM meta WHERE typeof(value) <> 'integer' OR value < 0",
     "DELETE FROM lane WHERE typeof(next) <> 'integer' OR next < 1 OR typeof(thinned) <> 'integer' OR thinned < 0
      OR typeof(free) <> 'integer'",
@@ -234,6 +234,7 @@ const NONSENSE: [&str; 9] = [
      OR typeof(last) <> 'integer' OR last < first OR last >= (SELECT next FROM lane WHERE id = gap.lane)",
     "DELETE FROM lost WHERE typeof(records) <> 'integer' OR records < 0",
     "DELETE FROM began WHERE typeof(us) <> 'integer'",
+    "DELETE FROM delivered WHERE typeof(packets) <> 'blob'",
     "DELETE FROM segment WHERE typeof(wrapped) <> 'blob'",
     "DELETE FROM aside WHERE typeof(time_us) <> 'integer' OR typeof(segment) <> 'integer'",
     "DELETE FROM record WHERE typeof(time_us) <> 'integer' OR typeof(mono_us) <> 'integer' OR mono_us < 0
