@@ -151,7 +151,7 @@ fn a_delivery_is_repeated_only_with_dup_and_the_same_digest() {
     let path = folder.path();
     let mut first = store(options(path, &["@ops"]));
     let delivered = |number, packet, dup, digest| Capture {
-        delivery: Some(Delivery { session: "shop/dev1".into(), number, packet, dup, digest: [digest; 16] }),
+        delivery: Some(Delivery { session: "shop/dev1".into(), number, packet, dup, digest: [digest; 8] }),
         ..capture("a", 1)
     };
     assert!(append(&mut first, &delivered(10, 7, false, 1)).is_some());
@@ -184,7 +184,7 @@ fn a_repeat_within_one_group_is_known_and_a_group_that_is_lost_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = store(options(folder.path(), &["@ops"]));
     let delivered = |number, packet, dup, digest| Capture {
-        delivery: Some(Delivery { session: "shop/dev1".into(), number, packet, dup, digest: [digest; 16] }),
+        delivery: Some(Delivery { session: "shop/dev1".into(), number, packet, dup, digest: [digest; 8] }),
         ..capture("a", 1)
     };
     let lost = store.group(|store| {

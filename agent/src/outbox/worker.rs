@@ -19,7 +19,7 @@ use super::{Appended, Capture, Trouble};
 use crate::failpoint::{Failpoint, is_sabotaged};
 
 /// Most requests that share one COMMIT.
-const GROUP: usize = 512;
+const GROUP: usize = 256;
 /// So many are many: a COMMIT costs about as much for a few.
 const MANY: usize = 16;
 /// After such a group more are waited for, as long as some come in each of these pauses, and no longer than for all
