@@ -150,7 +150,7 @@ const TABLES: [(&str, usize); 13] = [
     ("lost", 3),
     ("began", 1),
     ("aside", 5),
-    ("delivery", 2),
+    ("delivered", 3),
     ("device_id", 1),
     ("command", 2),
     ("command_floor", 1),
@@ -233,7 +233,7 @@ fn unless_unfit(done: rusqlite::Result<usize>) -> rusqlite::Result<()> {
 }
 
 /// Rows that read but cannot be what was written: nobody could work with them.
-const NONSENSE: [&str; 9] = [
+const NONSENSE: [&str; 10] = [
     "DELETE FROM meta WHERE typeof(value) <> 'integer' OR value < 0",
     "DELETE FROM lane WHERE typeof(next) <> 'integer' OR next < 1 OR typeof(thinned) <> 'integer' OR thinned < 0
      OR typeof(free) <> 'integer'",
@@ -243,6 +243,7 @@ const NONSENSE: [&str; 9] = [
      OR typeof(last) <> 'integer' OR last < first OR last >= (SELECT next FROM lane WHERE id = gap.lane)",
     "DELETE FROM lost WHERE typeof(records) <> 'integer' OR records < 0",
     "DELETE FROM began WHERE typeof(us) <> 'integer'",
+    "DELETE FROM delivered WHERE typeof(packets) <> 'blob'",
     "DELETE FROM segment WHERE typeof(wrapped) <> 'blob'",
     "DELETE FROM aside WHERE typeof(time_us) <> 'integer' OR typeof(segment) <> 'integer'",
     "DELETE FROM record WHERE typeof(time_us) <> 'integer' OR typeof(mono_us) <> 'integer' OR mono_us < 0
