@@ -78,7 +78,8 @@ struct Class {
 /// All flows, and when each wants something.
 pub struct Schedule {
     streams: StreamRules,
-    flows: BTreeMap<FlowKey, (Class, Flow)>,
+    /// Boxed: the map's nodes are half empty.
+    flows: BTreeMap<FlowKey, Box<(Class, Flow)>>,
     /// The flows of boots before this one that are not drained: what is older goes first.
     earlier: BTreeSet<Age>,
     due: BTreeMap<Class, BTreeSet<(Time, FlowKey)>>,
@@ -122,7 +123,7 @@ impl Schedule {
         self.drain.follow(rules.drain);
         let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
         for key in keys {
-            let stream = self.flows.get(&key).and_then(|(_, flow)| self.streams.get(&flow.lane.stream));
+            let stream = self.flows.get(&key).and_then(|kept| self.streams.get(&kept.1.lane.stream));
             let rules = stream.filter(|(readers, _)| readers.contains(&key.reader)).map(|(_, rules)| *rules);
             match rules {
                 Some(rules) => {
@@ -134,7 +135,7 @@ impl Schedule {
     }
 
     fn forget(&mut self, key: &FlowKey) {
-        let Some((class, flow)) = self.flows.remove(key) else { return };
+        let Some((class, flow)) = self.flows.remove(key).map(|kept| *kept) else { return };
         if let Some(due) = flow.due() {
             self.due.entry(class).or_default().remove(&(due, key.clone()));
         }
@@ -173,7 +174,7 @@ impl Schedule {
                 *sends += 1;
                 NoteId::attempt(epoch, *sends)
             };
-            let (class, flow) = self.flows.get_mut(&key)?;
+            let (class, flow) = self.flows.get_mut(&key)?.as_mut();
             let class = *class;
             let places = self.due.entry(class).or_default();
             if let Some(due) = flow.due() {
@@ -218,13 +219,15 @@ impl Schedule {
     /// Whether records of an earlier boot are yet to go: they are older.
     fn waits_for_an_earlier_boot(&self, key: &FlowKey) -> bool {
         // Soon after a start nothing is left of earlier boots, and no flow waits.
-        let Some((_, flow)) = self.flows.get(key).filter(|_| !self.earlier.is_empty()) else { return false };
+        let Some(flow) = self.flows.get(key).filter(|_| !self.earlier.is_empty()).map(|kept| &kept.1) else {
+            return false;
+        };
         let is_of = |(reader, lane, _): &&Age| {
             *reader == key.reader && lane.device == flow.lane.device && lane.stream == flow.lane.stream
         };
         self.earlier.range(..age(key, flow)).rev().take_while(is_of).any(|(reader, _, lane)| {
             let key = FlowKey { lane: *lane, reader: reader.clone() };
-            self.flows.get(&key).is_some_and(|(_, flow)| flow.has_unsent_or_under_way())
+            self.flows.get(&key).is_some_and(|kept| kept.1.has_unsent_or_under_way())
         })
     }
 
@@ -305,7 +308,7 @@ impl Schedule {
 
     /// Whether everything was sent that may be.
     pub fn is_sent(&self) -> bool {
-        self.flows.values().all(|(_, flow)| flow.is_sent())
+        self.flows.values().all(|kept| kept.1.is_sent())
     }
 
     /// Whether our own server was not reached when last tried.
@@ -343,7 +346,7 @@ impl Schedule {
     /// Changes the flow of `key`, which may be none yet, and keeps its place in `due` right. A flow of an
     /// earlier boot is forgotten when its reader has everything, since it will not grow again.
     fn change(&mut self, key: FlowKey, now: Time, change: impl FnOnce(&mut Option<Flow>)) {
-        let (class, mut flow) = self.flows.remove(&key).unzip();
+        let (class, mut flow) = self.flows.remove(&key).map(|kept| *kept).unzip();
         if let (Some(class), Some(due)) = (class, flow.as_ref().and_then(Flow::due)) {
             self.due.entry(class).or_default().remove(&(due, key.clone()));
         }
@@ -361,7 +364,7 @@ impl Schedule {
         if let Some(due) = flow.due() {
             self.due.entry(class).or_default().insert((due, key.clone()));
         }
-        self.flows.insert(key, (class, flow));
+        self.flows.insert(key, Box::new((class, flow)));
     }
 }
 
