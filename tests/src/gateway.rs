@@ -184,13 +184,13 @@ impl Gateway {
         self.folder.join("agent")
     }
 
-    /// The last number that it has committed in each device, stream and boot of which something waits.
+    /// The last number that it has committed in each device, stream and boot of which it knows still.
     ///
     /// # Errors
     /// Its queue cannot be looked at.
     pub fn committed(&self) -> Result<impl Iterator<Item = ((String, String, String), u64)>> {
         let lanes = atedge_agent::outbox::list(&self.state(), &Which::default())?;
-        Ok(lanes.into_iter().filter_map(|lane| Some(((lane.device, lane.stream, lane.boot), lane.last?))))
+        Ok(lanes.into_iter().map(|lane| ((lane.device, lane.stream, lane.boot), lane.captured)))
     }
 
     /// Starts the build that fails when it is told to, to die when it comes by `failpoint` for the `pass`th time, with
@@ -210,6 +210,15 @@ impl Gateway {
     /// It does not start.
     pub fn start(&mut self) -> Result<()> {
         self.process = Some(Process::start_ready("agent", &mut self.run(), &self.folder)?);
+        Ok(())
+    }
+
+    /// Starts it, and does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
+        self.process = Some(Process::start("agent", &mut self.run(), &self.folder)?);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ pub mod link;
 pub mod net;
 pub mod peer;
 pub mod plant;
+pub mod plug;
 pub mod powercut;
 pub mod process;
 pub mod publisher;

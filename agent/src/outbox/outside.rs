@@ -38,6 +38,8 @@ pub struct LaneStat {
     pub boot: String,
     /// Records.
     pub records: u64,
+    /// Records that there ever were: those that readers have, and those that are lost, among them.
+    pub captured: u64,
     /// The first of their numbers; absent without records.
     pub first: Option<u64>,
     /// The last.
@@ -73,10 +75,11 @@ pub fn list(folder: &Path, which: &Which) -> Result<Vec<LaneStat>, OutboxError> 
     look(folder, |db| {
         let mut stats = Vec::new();
         for (id, lane) in lanes(db, which)? {
-            let (records, first, last, oldest_ms) = db.query_row(
-                "SELECT count(*), min(seq), max(seq), min(time_us) / 1000 FROM record WHERE lane = ?",
+            let (records, first, last, oldest_ms, captured) = db.query_row(
+                "SELECT count(*), min(seq), max(seq), min(time_us) / 1000,
+                        (SELECT next - 1 FROM lane WHERE id = ?1) FROM record WHERE lane = ?1",
                 [id],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
             )?;
             let gaps = db.query_row(
                 "SELECT ifnull(sum(last - first + 1), 0) FROM gap WHERE lane = ?",
@@ -85,7 +88,7 @@ pub fn list(folder: &Path, which: &Which) -> Result<Vec<LaneStat>, OutboxError> 
             )?;
             let Lane { device, stream, boot } = lane;
             let (device, stream, boot) = (device.to_string(), stream.to_string(), boot.to_string());
-            stats.push(LaneStat { device, stream, boot, records, first, last, oldest_ms, gaps });
+            stats.push(LaneStat { device, stream, boot, records, captured, first, last, oldest_ms, gaps });
         }
         Ok(stats)
     })

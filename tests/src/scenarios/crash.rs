@@ -146,6 +146,19 @@ impl Scene {
         Ok(self.broker.view.acknowledged().len())
     }
 
+    /// Whether all that the agent, which was never killed, has acknowledged to the broker is in its file.
+    pub(super) fn ensure_kept(&mut self) -> Result<()> {
+        let acknowledged = u64::try_from(self.acknowledged()?)?;
+        let of_broker = |device: &str| !ASKED.contains(&device);
+        let committed = self.gateway.committed()?.filter(|((device, ..), _)| of_broker(device));
+        let kept: u64 = committed.map(|(_, last)| last).sum();
+        ensure!(
+            acknowledged <= kept,
+            "acknowledged {acknowledged} publications, of which {kept} are on disk"
+        );
+        Ok(())
+    }
+
     /// Takes down what the agent, which was just killed, had committed. One that died while it moved a damaged queue
     /// away leaves none to look at.
     pub(super) fn note_committed(&mut self) -> Result<()> {

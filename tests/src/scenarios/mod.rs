@@ -40,6 +40,7 @@ mod own_atsigns;
 mod padding_oracle;
 mod partition;
 mod peer_crash;
+mod pulled_plug;
 mod read_only_disk;
 mod rebinding;
 mod refusals;
@@ -96,7 +97,10 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "stolen-disk", run: stolen_disk::run },
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
+    Scenario { group: GATEWAY, name: "pulled-plug", run: pulled_plug::run },
+    Scenario { group: GATEWAY, name: "pulled-plug-lying-disk", run: pulled_plug::run_on_a_lying_disk },
     Scenario { group: GATEWAY, name: "full-disk", run: full_disk::run },
+    Scenario { group: GATEWAY, name: "full-disk-sabotaged", run: full_disk::run_sabotaged },
     Scenario { group: GATEWAY, name: "failing-disk", run: failing_disk::run },
     Scenario { group: GATEWAY, name: "read-only-disk", run: read_only_disk::run },
     Scenario { group: GATEWAY, name: "flash-wear", run: flash_wear::run },
