@@ -1,6 +1,7 @@
 //! What an adapter hands to the gateway.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -21,18 +22,18 @@ pub enum Captured {
         /// To be accepted once the reading is on disk.
         ack: Ack,
     },
-    /// The sender has provably processed our acknowledgements of these packets: their
-    /// [`Delivery`](crate::Delivery) need no longer be remembered.
+    /// The sender has provably processed our acknowledgements of these: each
+    /// [`Delivery`](crate::Delivery) of them need no longer be remembered.
     Settled {
         /// The MQTT session.
-        session: String,
-        /// The packet identifiers, each once.
-        packets: Vec<u16>,
+        session: Arc<str>,
+        /// The number of the last; all before it are settled as well.
+        upto: u64,
     },
     /// The session began anew: nothing remembered of it holds any more.
     SessionLost {
         /// The MQTT session.
-        session: String,
+        session: Arc<str>,
     },
     /// The device or broker is reached: what it says is heard from now on.
     Reached,
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn of_the_way_only_the_last_is_told() {
-        let settled = || Captured::Settled { session: "s".to_owned(), packets: vec![1] };
+        let settled = || Captured::Settled { session: "s".into(), upto: 1 };
         let mut waiting = VecDeque::from([settled()]);
         for _ in 0..1000 {
             Captured::Reached.tell(&mut waiting);

@@ -42,7 +42,7 @@ pub use adapter::{Adapter, AdapterError, Running};
 pub use captured::{Captured, Intake};
 pub use command::{Command, CommandError, Order, Verify};
 pub use config::{AdapterConfig, ConfigError};
-pub use delivery::Delivery;
+pub use delivery::{Delivery, Digest};
 pub use name::{DeviceName, InvalidName, PointName, StreamName};
 pub use reading::{Point, Reading, Value};
 pub use refusal::Refusal;

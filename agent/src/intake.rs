@@ -18,8 +18,9 @@ use crate::tally::Tally;
 use crate::tap::Taps;
 use crate::uplink::SendRules;
 
-/// Readings of one adapter on their way into the outbox. Beyond them it waits, and with it its devices.
-const ON_THE_WAY: usize = 256;
+/// Readings of one adapter on their way into the outbox: what one commit takes and as many that gather meanwhile.
+/// Beyond them it waits, and with it its devices.
+const ON_THE_WAY: usize = 512;
 /// Pause before what could not be stored is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -99,10 +100,10 @@ impl<C: Clock> Intake<C> {
                     }
                 }
             }
-            Captured::Settled { session, packets } => {
+            Captured::Settled { session, upto } => {
                 // Should it not be stored, a delivery is remembered for longer than need be.
                 Failpoint::SettleBefore.pass();
-                self.outbox.settle(session, packets).await.ok();
+                self.outbox.settle(session, upto).await.ok();
                 Failpoint::SettleAfter.pass();
             }
             Captured::SessionLost { session } => {

@@ -22,6 +22,7 @@
 
 mod append;
 mod claim;
+mod delivered;
 mod gap;
 mod keep;
 mod ledger;
@@ -208,20 +209,20 @@ impl Outbox {
         Ok(Appending(answered))
     }
 
-    /// The broker of `session` will not repeat `packets`. Done when that has its place in the order, before what
-    /// is appended from now on: nobody needs to know when it is stored.
+    /// The sender of `session` will not repeat what it delivered up to the number `upto`. Done when that has its
+    /// place in the order: nobody needs to know when it is stored.
     ///
     /// # Errors
     /// [`OutboxError::NotStored`] when the thread has ended.
-    pub async fn settle(&self, session: String, packets: Vec<u16>) -> Result<(), OutboxError> {
-        self.ask(move |store| store.settle(&session, &packets)).await.map(drop)
+    pub async fn settle(&self, session: Arc<str>, upto: u64) -> Result<(), OutboxError> {
+        self.ask(move |store| store.settle(&session, upto)).await.map(drop)
     }
 
     /// The session began anew; what was remembered of it holds no more.
     ///
     /// # Errors
     /// [`OutboxError::NotStored`].
-    pub async fn forget_session(&self, session: String) -> Result<(), OutboxError> {
+    pub async fn forget_session(&self, session: Arc<str>) -> Result<(), OutboxError> {
         self.call(move |store| store.forget_session(&session)).await
     }
 

@@ -12,17 +12,19 @@ use crate::{DeviceName, Point, PointName, Value};
 /// A JSON Pointer (RFC 6901): empty for the whole document, else `/`, a member's name or an array's
 /// index, and so on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pointer(String);
+pub struct Pointer {
+    text: String,
+    /// The member of the top-level object that it names, if it leads no deeper: most do.
+    top_level: Option<String>,
+}
 
 impl Pointer {
-    /// The member of the top-level object that it names, if it leads no deeper.
-    fn top_level(&self) -> Option<String> {
-        let name = self.0.strip_prefix('/')?;
-        (!name.contains('/')).then(|| name.replace("~1", "/").replace("~0", "~"))
-    }
-
     fn find<'j>(&self, document: &'j Json) -> Option<&'j Json> {
-        document.pointer(&self.0).filter(|found| !found.is_null())
+        let found = match &self.top_level {
+            Some(name) if document.is_object() => document.get(name),
+            _ => document.pointer(&self.text),
+        };
+        found.filter(|found| !found.is_null())
     }
 }
 
@@ -37,13 +39,15 @@ impl FromStr for Pointer {
         if !after_tildes.all(|rest| rest.starts_with(['0', '1'])) {
             return Err("in a JSON Pointer, `~` is written `~0`");
         }
-        Ok(Self(text.to_owned()))
+        let top_level = text.strip_prefix('/').filter(|name| !name.contains('/'));
+        let top_level = top_level.map(|name| name.replace("~1", "/").replace("~0", "~"));
+        Ok(Self { text: text.to_owned(), top_level })
     }
 }
 
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -100,10 +104,10 @@ fn not_json(error: &serde_json::Error) -> DecodeError {
 /// Every scalar member is a point, but for those that are the time, the id and the device.
 fn top_level(document: &Json, not_points: [Option<&Pointer>; 3]) -> Result<Vec<Point>, DecodeError> {
     let members = document.as_object().ok_or(DecodeError::NotObject)?;
-    let not_points = not_points.map(|pointer| pointer.and_then(Pointer::top_level));
+    let not_points = not_points.map(|pointer| pointer.and_then(|pointer| pointer.top_level.as_ref()));
     members
         .iter()
-        .filter(|(name, _)| !not_points.iter().flatten().any(|other| other == *name))
+        .filter(|(name, _)| !not_points.iter().flatten().any(|other| other == name))
         .filter_map(|(name, value)| scalar(value).map(|value| (name, value)))
         .map(|(name, value)| Ok(point(name.parse()?, value)))
         .collect()

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::in_order::{InOrder, Place};
+use super::in_order::{Arrived, InOrder, Place};
 use super::route::Routes;
 use crate::{Ack, Captured, Delivery, DeviceName, Intake, Reading, Refusal, Verdict};
 
@@ -38,7 +38,7 @@ pub(super) enum CaptureEnd {
 
 /// What one connection has captured and not yet acknowledged.
 pub(super) struct Capture {
-    session: String,
+    session: Arc<str>,
     routes: Arc<Routes>,
     intake: Intake,
     /// What waits for room in the intake. The connection stops reading at `limit`.
@@ -52,7 +52,7 @@ pub(super) struct Capture {
 
 impl Capture {
     /// A connection stops reading while `limit` captures wait for the intake.
-    pub(super) fn new(session: String, routes: Arc<Routes>, intake: Intake, limit: u16) -> Self {
+    pub(super) fn new(session: Arc<str>, routes: Arc<Routes>, intake: Intake, limit: u16) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
         Self {
             session,
@@ -66,28 +66,32 @@ impl Capture {
         }
     }
 
-    /// Takes a publication. What is refused is acknowledged in its turn as well.
-    pub(super) fn published(&mut self, publication: &Publication<'_>) {
+    /// Takes a publication. What is refused is acknowledged in its turn as well. Gives its number, where it is
+    /// repeatable.
+    pub(super) fn published(&mut self, publication: &Publication<'_>) -> Option<u64> {
         let read = self.routes.read(publication.topic, publication.payload);
-        self.arrived(publication, read);
+        self.arrived(publication, read)
     }
 
-    /// Refuses a publication, whatever it says.
-    pub(super) fn refused(&mut self, publication: &Publication<'_>, why: Refusal) {
-        self.arrived(publication, Err((None, why)));
+    /// Refuses a publication, whatever it says. Gives its number, likewise.
+    pub(super) fn refused(&mut self, publication: &Publication<'_>, why: Refusal) -> Option<u64> {
+        self.arrived(publication, Err((None, why)))
     }
 
     fn arrived(
         &mut self,
         publication: &Publication<'_>,
         read: Result<Reading, (Option<DeviceName>, Refusal)>,
-    ) {
+    ) -> Option<u64> {
         let Publication { topic, payload, repeatable } = *publication;
-        let place = repeatable.map(|(packet, _)| self.order.arrived(packet));
+        let arrived =
+            repeatable.map(|(packet, dup)| (Arrived { packet, number: Delivery::next_number() }, dup));
+        let place = arrived.map(|(arrived, _)| self.order.arrived(arrived));
         let captured = match read {
             Ok(mut reading) => {
-                reading.delivery = repeatable.map(|(packet, dup)| Delivery {
-                    session: self.session.clone(),
+                reading.delivery = arrived.map(|(Arrived { packet, number }, dup)| Delivery {
+                    session: Arc::clone(&self.session),
+                    number,
                     packet,
                     dup,
                     digest: Delivery::digest(topic, payload),
@@ -102,12 +106,15 @@ impl Capture {
             }
         };
         self.waiting.push_back(captured);
+        arrived.map(|(Arrived { number, .. }, _)| number)
     }
 
-    /// A delivery that is nothing to anybody: it is only acknowledged, in its turn.
-    pub(super) fn skipped(&mut self, packet: u16) {
-        let place = self.order.arrived(packet);
+    /// A delivery that is nothing to anybody: it is only acknowledged, in its turn. Gives its number.
+    pub(super) fn skipped(&mut self, packet: u16) -> u64 {
+        let number = Delivery::next_number();
+        let place = self.order.arrived(Arrived { packet, number });
         self.order.accepted(place);
+        number
     }
 
     fn ack(&self, place: Option<Place>) -> Ack {
@@ -127,13 +134,9 @@ impl Capture {
         self.waiting.push_back(Captured::SessionLost { session: self.session.clone() });
     }
 
-    /// The other side has processed the acknowledgements of these.
-    pub(super) fn settled(&mut self, packets: Vec<u16>) {
-        match self.waiting.back_mut() {
-            _ if packets.is_empty() => {}
-            Some(Captured::Settled { packets: before, .. }) => before.extend(packets),
-            _ => self.waiting.push_back(Captured::Settled { session: self.session.clone(), packets }),
-        }
+    /// The other side has processed the acknowledgements of all up to this number.
+    pub(super) fn settled(&mut self, upto: u64) {
+        self.waiting.push_back(Captured::Settled { session: Arc::clone(&self.session), upto });
     }
 
     /// Whether more may be put into the queue before the intake.
@@ -146,8 +149,8 @@ impl Capture {
         self.order.len()
     }
 
-    /// The next packet to acknowledge, if its turn has come.
-    pub(super) fn next_acknowledgement(&mut self) -> Option<u16> {
+    /// The next to acknowledge, if its turn has come.
+    pub(super) fn next_acknowledgement(&mut self) -> Option<Arrived> {
         self.order.next()
     }
 
@@ -182,11 +185,11 @@ impl Capture {
             }
         };
         if timeout(LAST_WORDS, drain).await.is_err() {
-            warn!(session = self.session, "the gateway did not take the last readings");
+            warn!(session = &*self.session, "the gateway did not take the last readings");
         }
     }
 
-    /// Moves on by one step: verdicts arrive, or the intake takes one. Cancel-safe.
+    /// Moves on by one step: verdicts arrive, or the intake takes some. Cancel-safe.
     pub(super) async fn step(&mut self) -> Result<(), CaptureEnd> {
         select! {
             Some(first) = self.told.recv() => {
@@ -201,8 +204,13 @@ impl Capture {
                 }
             }
             permit = self.intake.reserve(), if !self.waiting.is_empty() => {
-                let permit = permit.map_err(|_| CaptureEnd::IntakeClosed)?;
-                permit.send(self.waiting.pop_front().expect("something waits"));
+                let mut permit = permit.map_err(|_| CaptureEnd::IntakeClosed)?;
+                // As many as there is room for, at once.
+                while let Some(captured) = self.waiting.pop_front() {
+                    permit.send(captured);
+                    let Ok(next) = self.intake.try_reserve() else { break };
+                    permit = next;
+                }
             }
         }
         Ok(())
@@ -235,18 +243,18 @@ mod tests {
         capture.step().await.unwrap();
         let Some(Captured::Reading { reading, ack }) = taken.recv().await else { panic!("no reading") };
         let delivery = reading.delivery.unwrap();
-        assert_eq!((delivery.session.as_str(), delivery.packet, delivery.dup), ("a/c", 5, true));
+        assert_eq!((&*delivery.session, delivery.packet, delivery.dup), ("a/c", 5, true));
         assert_eq!(capture.next_acknowledgement(), None);
         ack.accept();
         capture.step().await.unwrap();
-        assert_eq!(capture.next_acknowledgement(), Some(5));
+        assert_eq!(capture.next_acknowledgement().map(|arrived| arrived.packet), Some(5));
     }
 
     #[tokio::test]
     async fn what_is_refused_is_counted_and_acknowledged() {
         let (mut capture, mut taken) = capture(10);
         publish(&mut capture, "No Name", Some((5, false)));
-        assert_eq!(capture.next_acknowledgement(), Some(5));
+        assert_eq!(capture.next_acknowledgement().map(|arrived| arrived.packet), Some(5));
         capture.step().await.unwrap();
         assert!(matches!(taken.recv().await, Some(Captured::Refused { device: None, .. })));
     }

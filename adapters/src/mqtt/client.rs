@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::Retained;
 use super::capture::{Capture, CaptureEnd, Publication};
+use super::in_order::Arrived;
 use super::link::{self, Incomer, Link, LinkError, LinkEvent, LinkOptions, Requests};
 use super::route::Routes;
 use super::settling::SettledByPing;
@@ -129,14 +130,16 @@ struct Connection<'c> {
     requests: Requests,
     capture: Capture,
     /// Acknowledgements whose turn has come, waiting for room in the queue of requests.
-    acknowledge: VecDeque<u16>,
+    acknowledge: VecDeque<Arrived>,
+    /// The numbers of those that the link has yet to send.
+    acknowledging: VecDeque<u64>,
     publishing: Publishing,
     connected: bool,
 }
 
 impl<'c> Connection<'c> {
     fn new(client: &'c Client, requests: Requests, intake: Intake, lasting: &'c mut Lasting) -> Self {
-        let session = format!("{}/{}", client.name, client.options.client_id);
+        let session = format!("{}/{}", client.name, client.options.client_id).into();
         let limit = client.options.receive_maximum;
         let mut capture = Capture::new(session, client.routes.clone(), intake, limit);
         capture.take_over(std::mem::take(&mut lasting.left));
@@ -146,6 +149,7 @@ impl<'c> Connection<'c> {
             requests,
             capture,
             acknowledge: VecDeque::new(),
+            acknowledging: VecDeque::new(),
             publishing: Publishing::Nothing,
             connected: false,
         }
@@ -197,7 +201,9 @@ impl<'c> Connection<'c> {
 
     fn pass_on_requests(&mut self) {
         self.acknowledge.extend(std::iter::from_fn(|| self.capture.next_acknowledgement()));
-        while self.acknowledge.pop_front_if(|packet| self.requests.ack(*packet)).is_some() {}
+        while let Some(sent) = self.acknowledge.pop_front_if(|arrived| self.requests.ack(arrived.packet)) {
+            self.acknowledging.push_back(sent.number);
+        }
         self.publishing = match std::mem::replace(&mut self.publishing, Publishing::Nothing) {
             Publishing::Waiting { topic, payload, done } => match self.requests.publish(&topic, &payload) {
                 true => Publishing::Sent { packet: None, done },
@@ -253,14 +259,15 @@ impl<'c> Connection<'c> {
                 warn!(adapter, broker, refused, "the broker refused subscriptions; look at its access rules");
             }
             LinkEvent::Published(message) => self.take(&message),
-            LinkEvent::AckSent { packet } => {
-                self.lasting.settling.acknowledged(packet);
+            LinkEvent::AckSent => {
+                let number = self.acknowledging.pop_front();
+                number.into_iter().for_each(|number| self.lasting.settling.acknowledged(number));
                 self.lasting.backoff.reset();
             }
             LinkEvent::PingSent => self.lasting.settling.pinged(),
             LinkEvent::PingAnswered => {
                 self.lasting.backoff.reset();
-                self.capture.settled(self.lasting.settling.answered());
+                self.lasting.settling.answered().into_iter().for_each(|upto| self.capture.settled(upto));
             }
             LinkEvent::PublishSent { packet } => {
                 if let Publishing::Sent { packet: sent, .. } = &mut self.publishing {
@@ -273,20 +280,18 @@ impl<'c> Connection<'c> {
     }
 
     fn take(&mut self, message: &Incomer) {
-        if let Some((packet, _)) = message.repeatable {
-            self.lasting.settling.arrived(packet);
-        }
-        // rumqttc leaves MQTT 5 topics unchecked; MQTT wants UTF-8, so anything else has no route.
-        let topic = String::from_utf8_lossy(&message.topic);
-        if message.retained && self.client.options.retained == Retained::Skip {
-            debug!(adapter = self.client.name, "a stored copy is no reading");
-            if let Some((packet, _)) = message.repeatable {
-                self.capture.skipped(packet);
-            }
-            return;
-        }
         let Incomer { payload, repeatable, .. } = message;
-        self.capture.published(&Publication { topic: &topic, payload, repeatable: *repeatable });
+        let number = if message.retained && self.client.options.retained == Retained::Skip {
+            debug!(adapter = self.client.name, "a stored copy is no reading");
+            repeatable.map(|(packet, _)| self.capture.skipped(packet))
+        } else {
+            // rumqttc leaves MQTT 5 topics unchecked; MQTT wants UTF-8, so anything else has no route.
+            let topic = String::from_utf8_lossy(&message.topic);
+            self.capture.published(&Publication { topic: &topic, payload, repeatable: *repeatable })
+        };
+        if let (Some(number), Some((_, dup))) = (number, *repeatable) {
+            self.lasting.settling.arrived(number, dup);
+        }
     }
 
     fn answered(&mut self, packet: u16, refused: Option<String>) {

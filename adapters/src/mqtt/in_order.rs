@@ -6,19 +6,28 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place(u64);
 
+/// A delivery that is to be acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Arrived {
+    /// Its packet identifier.
+    pub(super) packet: u16,
+    /// Its number, as in [`Delivery`](crate::Delivery).
+    pub(super) number: u64,
+}
+
 /// The deliveries of one connection that are not yet acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct InOrder {
     /// The place of the front of `waiting`.
     first: u64,
-    /// Packet identifiers, and whether each may be acknowledged.
-    waiting: VecDeque<(u16, bool)>,
+    /// What arrived, and whether each may be acknowledged.
+    waiting: VecDeque<(Arrived, bool)>,
 }
 
 impl InOrder {
     /// A delivery arrived.
-    pub(super) fn arrived(&mut self, packet: u16) -> Place {
-        self.waiting.push_back((packet, false));
+    pub(super) fn arrived(&mut self, arrived: Arrived) -> Place {
+        self.waiting.push_back((arrived, false));
         Place(self.first + self.waiting.len() as u64 - 1)
     }
 
@@ -30,11 +39,11 @@ impl InOrder {
         }
     }
 
-    /// The next packet to acknowledge, if its turn has come.
-    pub(super) fn next(&mut self) -> Option<u16> {
-        let (packet, _) = self.waiting.pop_front_if(|(_, accepted)| *accepted)?;
+    /// The next to acknowledge, if its turn has come.
+    pub(super) fn next(&mut self) -> Option<Arrived> {
+        let (arrived, _) = self.waiting.pop_front_if(|(_, accepted)| *accepted)?;
         self.first += 1;
-        Some(packet)
+        Some(arrived)
     }
 
     /// How many are not yet acknowledged.
@@ -47,17 +56,21 @@ impl InOrder {
 mod tests {
     use super::*;
 
+    fn of(packet: u16) -> Arrived {
+        Arrived { packet, number: packet.into() }
+    }
+
     #[test]
     fn acknowledgements_leave_in_the_order_of_arrival() {
         let mut order = InOrder::default();
-        let places: Vec<_> = [7, 8, 9].into_iter().map(|packet| order.arrived(packet)).collect();
+        let places: Vec<_> = [7, 8, 9].into_iter().map(|packet| order.arrived(of(packet))).collect();
         order.accepted(places[2]);
         order.accepted(places[1]);
         assert_eq!(order.next(), None);
         order.accepted(places[0]);
         assert_eq!(
             [order.next(), order.next(), order.next(), order.next()],
-            [Some(7), Some(8), Some(9), None]
+            [Some(of(7)), Some(of(8)), Some(of(9)), None]
         );
         assert_eq!(order.len(), 0);
     }
@@ -66,15 +79,15 @@ mod tests {
     fn places_stay_right_as_the_queue_moves() {
         let mut order = InOrder::default();
         for round in 0..1000_u16 {
-            let place = order.arrived(round);
-            let behind = order.arrived(round);
+            let place = order.arrived(of(round));
+            let behind = order.arrived(of(round));
             order.accepted(place);
-            assert_eq!(order.next(), Some(round));
+            assert_eq!(order.next(), Some(of(round)));
             assert_eq!(order.next(), None);
             order.accepted(place);
             assert_eq!(order.next(), None, "an old place means nothing");
             order.accepted(behind);
-            assert_eq!(order.next(), Some(round));
+            assert_eq!(order.next(), Some(of(round)));
         }
     }
 }

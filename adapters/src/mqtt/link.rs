@@ -50,9 +50,7 @@ pub(super) enum LinkEvent {
         session_present: bool,
     },
     Published(Incomer),
-    AckSent {
-        packet: u16,
-    },
+    AckSent,
     PingSent,
     PingAnswered,
     Subscribed {
@@ -313,7 +311,7 @@ fn from_v5(event: v5::Event) -> LinkEvent {
 fn sent(outgoing: &Outgoing) -> LinkEvent {
     #[expect(clippy::wildcard_enum_match_arm, reason = "most packets mean nothing to us")]
     match *outgoing {
-        Outgoing::PubAck(packet) => LinkEvent::AckSent { packet },
+        Outgoing::PubAck(_) => LinkEvent::AckSent,
         Outgoing::Publish(packet) => LinkEvent::PublishSent { packet },
         Outgoing::PingReq => LinkEvent::PingSent,
         Outgoing::Disconnect => LinkEvent::Disconnected,

@@ -1,44 +1,59 @@
 //! When the other side has provably processed our acknowledgements.
 //!
-//! Until then it may repeat a delivery, and the gateway has to remember it.
+//! Until then it may repeat a delivery, and the gateway has to remember it. Deliveries are told by their numbers
+//! ([`Delivery`](crate::Delivery)), and acknowledged in their order, so that of the settled ones only the last is told.
 
-use std::collections::{BTreeSet, VecDeque};
+/// What is acknowledged so far.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    last: u64,
+    /// The last that is marked as a repeat. What it repeats is settled no sooner than that it is acknowledged anew.
+    repeat: u64,
+}
+
+impl Acknowledged {
+    fn repeats_nothing(&self) -> bool {
+        self.last >= self.repeat
+    }
+}
 
 /// Towards a broker: what it answers to a ping proves that it read everything that was sent before
 /// the ping, since TCP keeps the order.
 #[derive(Debug, Default)]
 pub(super) struct SettledByPing {
-    acknowledged: BTreeSet<u16>,
-    before_ping: BTreeSet<u16>,
+    acknowledged: Acknowledged,
+    before_ping: Option<u64>,
 }
 
 impl SettledByPing {
-    /// A delivery arrived under this packet identifier. If it was in use before, the broker has
-    /// processed that acknowledgement, and the newcomer has none yet.
-    pub(super) fn arrived(&mut self, packet: u16) {
-        self.acknowledged.remove(&packet);
-        self.before_ping.remove(&packet);
+    /// A delivery arrived, marked as a repeat or not.
+    pub(super) fn arrived(&mut self, number: u64, dup: bool) {
+        if dup {
+            self.acknowledged.repeat = number;
+            self.before_ping = None;
+        }
     }
 
     /// The acknowledgement was sent.
-    pub(super) fn acknowledged(&mut self, packet: u16) {
-        self.acknowledged.insert(packet);
+    pub(super) fn acknowledged(&mut self, number: u64) {
+        self.acknowledged.last = number;
     }
 
     /// The session goes on over another connection: a ping of the last one is never answered. What the
     /// broker has not processed it repeats at once, before it answers the next ping.
     pub(super) fn reconnected(&mut self) {
-        self.acknowledged.append(&mut self.before_ping);
+        self.before_ping = None;
     }
 
     /// A ping was sent.
     pub(super) fn pinged(&mut self) {
-        self.before_ping.append(&mut self.acknowledged);
+        let Acknowledged { last, .. } = self.acknowledged;
+        self.before_ping = Some(last).filter(|last| *last > 0 && self.acknowledged.repeats_nothing());
     }
 
-    /// The ping was answered: these are settled.
-    pub(super) fn answered(&mut self) -> Vec<u16> {
-        std::mem::take(&mut self.before_ping).into_iter().collect()
+    /// The ping was answered: all up to this one are settled.
+    pub(super) fn answered(&mut self) -> Option<u64> {
+        self.before_ping.take()
     }
 }
 
@@ -46,33 +61,37 @@ impl SettledByPing {
 /// many new ones it must have processed the acknowledgement of an old one.
 #[derive(Debug, Default)]
 pub(super) struct SettledByWindow {
-    /// Packet identifiers that were acknowledged, oldest first, with the number of deliveries before.
-    acknowledged: VecDeque<(u16, u64)>,
+    acknowledged: Acknowledged,
+    /// New deliveries.
     arrived: u64,
+    /// What was acknowledged when so many had arrived.
+    mark: Option<(u64, u64)>,
 }
 
 impl SettledByWindow {
-    /// A delivery arrived that the device does not mark as repeated.
-    pub(super) fn arrived(&mut self, packet: u16) {
-        self.arrived += 1;
-        self.acknowledged.retain(|(other, _)| *other != packet);
+    /// A delivery arrived, marked as a repeat or not.
+    pub(super) fn arrived(&mut self, number: u64, dup: bool) {
+        match dup {
+            true => self.acknowledged.repeat = number,
+            false => self.arrived += 1,
+        }
     }
 
     /// The acknowledgement was sent.
-    pub(super) fn acknowledged(&mut self, packet: u16) {
-        self.acknowledged.retain(|(other, _)| *other != packet);
-        self.acknowledged.push_back((packet, self.arrived));
+    pub(super) fn acknowledged(&mut self, number: u64) {
+        self.acknowledged.last = number;
+        self.mark.get_or_insert((number, self.arrived));
     }
 
-    /// What is settled if the device has at most `window` deliveries under way.
-    pub(super) fn settled(&mut self, window: u16) -> Vec<u16> {
-        let mut settled = Vec::new();
-        while let Some((packet, _)) =
-            self.acknowledged.pop_front_if(|(_, at)| self.arrived - *at >= u64::from(window))
-        {
-            settled.push(packet);
+    /// What is settled, if the device has at most `window` deliveries under way: all up to this one. Told once in as
+    /// many deliveries, at most twice as many are remembered.
+    pub(super) fn settled(&mut self, window: u16) -> Option<u64> {
+        let (settled, at) = self.mark?;
+        if self.arrived - at < u64::from(window) || !self.acknowledged.repeats_nothing() {
+            return None;
         }
-        settled
+        self.mark = Some((self.acknowledged.last, self.arrived));
+        Some(settled)
     }
 }
 
@@ -83,22 +102,15 @@ mod tests {
     #[test]
     fn only_what_was_acknowledged_before_the_ping_is_settled() {
         let mut settling = SettledByPing::default();
+        settling.pinged();
+        assert_eq!(settling.answered(), None, "nothing was");
         settling.acknowledged(1);
         settling.pinged();
         settling.acknowledged(2);
-        assert_eq!(settling.answered(), [1]);
-        assert!(settling.answered().is_empty());
+        assert_eq!(settling.answered(), Some(1));
+        assert_eq!(settling.answered(), None);
         settling.pinged();
-        assert_eq!(settling.answered(), [2]);
-    }
-
-    #[test]
-    fn a_reused_identifier_is_not_settled_by_its_predecessor() {
-        let mut settling = SettledByPing::default();
-        settling.acknowledged(1);
-        settling.pinged();
-        settling.arrived(1);
-        assert!(settling.answered().is_empty());
+        assert_eq!(settling.answered(), Some(2));
     }
 
     #[test]
@@ -108,25 +120,36 @@ mod tests {
         settling.acknowledged(2);
         settling.pinged();
         settling.reconnected();
-        assert!(settling.answered().is_empty());
-        settling.arrived(2);
+        assert_eq!(settling.answered(), None);
         settling.pinged();
-        assert_eq!(settling.answered(), [1], "2 was repeated");
+        settling.arrived(3, true);
+        assert_eq!(settling.answered(), None, "what 3 repeats may be 1 or 2");
+        settling.pinged();
+        assert_eq!(settling.answered(), None, "3 is not acknowledged");
+        settling.acknowledged(3);
+        settling.pinged();
+        assert_eq!(settling.answered(), Some(3));
     }
 
     #[test]
     fn a_window_of_new_deliveries_settles_an_old_one() {
         let mut settling = SettledByWindow::default();
-        settling.arrived(1);
+        settling.arrived(1, false);
         settling.acknowledged(1);
-        settling.arrived(2);
-        assert!(settling.settled(2).is_empty());
-        settling.arrived(3);
-        assert_eq!(settling.settled(2), [1]);
+        settling.arrived(2, false);
+        assert_eq!(settling.settled(2), None);
+        settling.arrived(3, false);
+        assert_eq!(settling.settled(2), Some(1));
         settling.acknowledged(2);
-        settling.arrived(2);
-        settling.arrived(4);
-        settling.arrived(5);
-        assert!(settling.settled(2).is_empty(), "2 was used again and is not acknowledged");
+        settling.arrived(4, false);
+        assert_eq!(settling.settled(2), None, "it was told when 3 had arrived");
+        settling.arrived(5, false);
+        assert_eq!(settling.settled(2), Some(1), "no more was acknowledged then");
+        settling.arrived(6, true);
+        settling.arrived(7, false);
+        settling.arrived(8, false);
+        assert_eq!(settling.settled(2), None, "what 6 repeats may be 2");
+        settling.acknowledged(8);
+        assert_eq!(settling.settled(2), Some(2));
     }
 }

@@ -137,7 +137,7 @@ fn a_heartbeat_reports_what_has_not_changed() {
 fn what_is_repeated_is_never_held_back() {
     let mut filter = changes("on = \"change\"");
     let now = StdInstant::now();
-    let delivery = |dup| Delivery { session: "s".into(), packet: 1, dup, digest: [0; 32] };
+    let delivery = |dup| Delivery { session: "s".into(), number: 1, packet: 1, dup, digest: [0; 8] };
     let with = |dup| Reading { delivery: Some(delivery(dup)), ..reading(&[("t", Value::Integer(1))]) };
     assert!(filter.take(with(false), now).is_some());
     assert!(filter.take(with(false), now).is_none());

@@ -141,7 +141,7 @@ async fn acknowledged_only_after_acceptance(version: &str) {
     assert_eq!(value(&reading), &Value::Integer(21));
     let first = reading.delivery.unwrap();
     assert!(!first.dup);
-    assert_eq!(first.session, "field/gateway");
+    assert_eq!(&*first.session, "field/gateway");
     assert_eq!(devices_acknowledged(&broker), 0);
     gateway.kill().await;
     drop(ack);
@@ -279,7 +279,7 @@ async fn a_restarted_broker_is_found_again() {
     for forget in [false, true] {
         let mut broker = Mosquitto::start().await;
         let mut gateway = subscribed(&broker, V5).await;
-        assert_eq!(gateway.session_lost().await, "field/gateway", "its session is new");
+        assert_eq!(&*gateway.session_lost().await, "field/gateway", "its session is new");
         broker.stop();
         let peer = format!("127.0.0.1:{}", broker.port);
         let mut refused = gateway.publish("site/boiler/set", "1").await;
@@ -290,7 +290,7 @@ async fn a_restarted_broker_is_found_again() {
         assert_eq!(refused, Err(CommandError::NotConnected { peer }));
         broker.restart(forget).await;
         if forget {
-            assert_eq!(gateway.session_lost().await, "field/gateway");
+            assert_eq!(&*gateway.session_lost().await, "field/gateway");
             broker.logs("Sending SUBACK to gateway").await;
         } else {
             broker.logs("Sending CONNACK to gateway").await;
@@ -309,18 +309,19 @@ async fn acknowledgements_are_settled_by_a_ping(version: &str) {
     let broker = Mosquitto::start().await;
     let mut gateway = subscribed(&broker, version).await;
     let mut peer = Peer::new(&broker);
-    let mut packets = Vec::new();
+    let mut numbers = Vec::new();
     for n in 0..3 {
         peer.publish("site/boiler/env", &format!("{{\"n\":{n}}}")).await;
         let (reading, ack) = gateway.reading().await;
-        packets.push(reading.delivery.unwrap().packet);
+        numbers.push(reading.delivery.unwrap().number);
         ack.accept();
     }
-    let mut settled = Vec::new();
-    while settled.len() < packets.len() {
-        settled.extend(gateway.settled().await);
+    assert!(numbers.is_sorted());
+    let mut settled = 0;
+    while settled < numbers[2] {
+        settled = gateway.settled().await;
+        assert!(numbers.contains(&settled));
     }
-    assert_eq!(settled, packets);
     broker.logs("Sending PINGRESP to gateway").await;
     gateway.stop().await;
 }

@@ -1,5 +1,6 @@
 //! The receiving end of an adapter.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atedge_adapters::{
@@ -72,16 +73,16 @@ impl Gateway {
         }
     }
 
-    /// The packets that are settled next.
-    pub(crate) async fn settled(&mut self) -> Vec<u16> {
+    /// The number of the delivery up to which all are settled next.
+    pub(crate) async fn settled(&mut self) -> u64 {
         loop {
-            if let Captured::Settled { packets, .. } = self.next().await {
-                return packets;
+            if let Captured::Settled { upto, .. } = self.next().await {
+                return upto;
             }
         }
     }
 
-    pub(crate) async fn session_lost(&mut self) -> String {
+    pub(crate) async fn session_lost(&mut self) -> Arc<str> {
         loop {
             if let Captured::SessionLost { session } = self.next().await {
                 return session;

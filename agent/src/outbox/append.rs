@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use atedge_adapters::{Delivery, DeviceName, Point, StreamName};
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::params;
 
 use super::Keep;
 use super::store::{LaneId, Store};
@@ -54,7 +54,7 @@ impl Store {
     /// Takes a capture in; what finds no room gets a number all the same, and is lost under it.
     pub(super) fn append(&mut self, capture: &Capture, room: bool) -> rusqlite::Result<Appended> {
         if let Some(delivery) = &capture.delivery
-            && self.is_repeat(delivery)?
+            && self.delivered(delivery)?
         {
             self.count("repeats", 1)?;
             return Ok(Appended::Repeated);
@@ -133,7 +133,7 @@ impl Store {
         own_time: bool,
     ) -> rusqlite::Result<()> {
         let segment = self.segment()?;
-        let sealed = self.segments.seal(&format!("{lane}/{}", record.seq), fragment(record).as_bytes());
+        let sealed = self.segments.seal(&lane.about(record.seq), fragment(record).as_bytes());
         let free = taken.state == ClockState::Free;
         self.db.prepare_cached("INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?.execute(params![
             id,
@@ -149,28 +149,6 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the sender says that this is a repeat, and it is one of what we remember. If not, it is
-    /// remembered from now on.
-    fn is_repeat(&self, delivery: &Delivery) -> rusqlite::Result<bool> {
-        if delivery.dup {
-            let known: Option<Vec<u8>> = self
-                .db
-                .prepare_cached("SELECT digest FROM delivery WHERE session = ? AND packet = ?")?
-                .query_row(params![delivery.session, delivery.packet], |row| row.get(0))
-                .optional()?;
-            if known.is_some_and(|digest| digest == delivery.digest) {
-                return Ok(true);
-            }
-        }
-        self.db.prepare_cached("INSERT OR REPLACE INTO delivery VALUES(?, ?, ?)")?.execute(params![
-            delivery.session,
-            delivery.packet,
-            delivery.digest
-        ])?;
-        Failpoint::DeliveryRemembered.pass();
-        Ok(false)
-    }
-
     fn first_time(&self, capture: &Capture, id: &str) -> rusqlite::Result<bool> {
         let new = self
             .db
@@ -181,20 +159,5 @@ impl Store {
             self.db.prepare_cached("DELETE FROM device_id WHERE n <= ?")?.execute([oldest])?;
         }
         Ok(new > 0)
-    }
-
-    /// The broker will not repeat these: forget them.
-    pub(super) fn settle(&self, session: &str, packets: &[u16]) -> rusqlite::Result<()> {
-        let mut delete = self.db.prepare_cached("DELETE FROM delivery WHERE session = ? AND packet = ?")?;
-        for packet in packets {
-            delete.execute(params![session, packet])?;
-        }
-        Ok(())
-    }
-
-    /// The session began anew: what it may repeat is nothing.
-    pub(super) fn forget_session(&self, session: &str) -> rusqlite::Result<()> {
-        self.db.prepare_cached("DELETE FROM delivery WHERE session = ?")?.execute([session])?;
-        Ok(())
     }
 }

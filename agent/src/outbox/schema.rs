@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 /// Each step brings a file from the version of its index to the next. Never change one that was released;
 /// add one.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "
     -- Numbers by name: the epoch, where the monitor stands, counters.
     CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -96,6 +96,17 @@ const STEPS: [&str; 3] = [
     "
     -- Boots that have said at the atServer that they are the gateway, or may have: the last, and those since.
     CREATE TABLE claim(boot TEXT PRIMARY KEY) WITHOUT ROWID;
+",
+    "
+    -- MQTT deliveries that their sender may still repeat: what a session delivered in one commit, in its order, each
+    -- with its packet identifier and its digest. `epoch` is of the run that took them, `last` the number of the last
+    -- of them in it.
+    CREATE TABLE delivered(
+        session TEXT NOT NULL, epoch INTEGER NOT NULL, last INTEGER NOT NULL, packets BLOB NOT NULL,
+        PRIMARY KEY(session, epoch, last)) WITHOUT ROWID;
+
+    -- Its digests are others: what an earlier version remembered is known no more.
+    DROP TABLE delivery;
 ",
 ];
 

@@ -150,7 +150,7 @@ pub(super) fn open(
             .query_row([row.segment], |row| row.get(0))
             .optional()
     };
-    let opened = segments.open(row.segment, wrapped, &format!("{lane}/{}", row.seq), &row.sealed)?;
+    let opened = segments.open(row.segment, wrapped, &lane.about(row.seq), &row.sealed)?;
     Ok(opened.and_then(|bytes| String::from_utf8(bytes).ok()))
 }
 

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use at_protocol::AtSign;
 use atedge_adapters::{DeviceName, StreamName};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
 
+use super::delivered::Delivered;
 use super::room::Tried;
 use super::seal::Segments;
 use super::{Durability, FlowKey, OutboxOptions, schema};
@@ -37,6 +39,8 @@ pub(super) struct Store {
     grown: Grown,
     /// Those that did in the last group that failed.
     ungrown: Grown,
+    /// What was delivered in this group.
+    pub(super) delivered: Delivered,
     /// Who has confirmed something since the outbox was last cleared.
     pub(super) confirmed: HashSet<FlowKey>,
     /// When each reader of a stream was last known to have confirmed something, in microseconds since the
@@ -75,6 +79,8 @@ pub(super) fn connect(path: &Path, options: &OutboxOptions) -> rusqlite::Result<
         Durability::None => "OFF",
     };
     db.busy_timeout(std::time::Duration::from_secs(5))?;
+    // Else each new number in a condition has its statement made anew: SQLite would look whether another plan suits it.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     db.pragma_update(None, "trusted_schema", false)?;
     db.pragma_update(None, "cell_size_check", true)?;
     db.pragma_update(None, "mmap_size", 0)?;
@@ -122,6 +128,7 @@ impl Store {
             open_lanes: HashMap::new(),
             grown: Grown::new(),
             ungrown: Grown::new(),
+            delivered: Delivered::new(),
             confirmed: HashSet::new(),
             heard: HashMap::new(),
             began: None,
@@ -153,6 +160,7 @@ impl Store {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let result = work(self).and_then(|value| {
             self.keep_numbers()?;
+            self.keep_delivered()?;
             Failpoint::CommitBefore.pass();
             self.db.prepare_cached("COMMIT")?.execute([])?;
             Failpoint::CommitAfter.pass();
@@ -165,6 +173,7 @@ impl Store {
             }
             self.open_lanes.clear();
             self.ungrown = std::mem::take(&mut self.grown);
+            self.delivered.clear();
             self.began = None;
             self.segments.forget();
         }

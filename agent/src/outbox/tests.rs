@@ -150,21 +150,58 @@ fn a_delivery_is_repeated_only_with_dup_and_the_same_digest() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let mut first = store(options(path, &["@ops"]));
-    let delivered = |dup, digest| Capture {
-        delivery: Some(Delivery { session: "shop/dev1".into(), packet: 7, dup, digest: [digest; 32] }),
+    let delivered = |number, packet, dup, digest| Capture {
+        delivery: Some(Delivery { session: "shop/dev1".into(), number, packet, dup, digest: [digest; 8] }),
         ..capture("a", 1)
     };
-    assert!(append(&mut first, &delivered(false, 1)).is_some());
+    assert!(append(&mut first, &delivered(10, 7, false, 1)).is_some());
+    assert!(append(&mut first, &delivered(11, 8, false, 1)).is_some());
     drop(first);
+    // Numbers begin anew with the process.
     let mut store = store(options(path, &["@ops"]));
-    assert_eq!(append(&mut store, &delivered(true, 1)), None, "after a kill the broker sends it again");
-    assert!(append(&mut store, &delivered(true, 2)).is_some(), "another message under the same packet id");
-    assert!(append(&mut store, &delivered(false, 2)).is_some(), "no DUP: the id was used anew");
-    store.settle("shop/dev1", &[7]).unwrap();
-    assert!(append(&mut store, &delivered(true, 2)).is_some(), "it was settled");
+    assert_eq!(append(&mut store, &delivered(1, 7, true, 1)), None, "after a kill the broker sends it again");
+    assert_eq!(append(&mut store, &delivered(2, 7, true, 1)), None, "and once more");
+    assert!(
+        append(&mut store, &delivered(3, 7, true, 2)).is_some(),
+        "another message under the same packet id"
+    );
+    assert!(append(&mut store, &delivered(4, 7, false, 2)).is_some(), "no DUP: the id was used anew");
+    store.settle("shop/dev1", 3).unwrap();
+    assert!(
+        append(&mut store, &delivered(5, 8, true, 1)).is_some(),
+        "what an earlier run took is settled too"
+    );
+    assert_eq!(append(&mut store, &delivered(6, 7, true, 2)), None, "4 was not settled");
+    store.settle("shop/dev1", 6).unwrap();
+    assert!(append(&mut store, &delivered(7, 7, true, 2)).is_some(), "it was settled");
     store.forget_session("shop/dev1").unwrap();
-    assert!(append(&mut store, &delivered(true, 2)).is_some(), "the session was lost");
-    assert_eq!(store.stat().unwrap().repeats, 1);
+    assert!(append(&mut store, &delivered(8, 7, true, 2)).is_some(), "the session was lost");
+    assert_eq!(store.stat().unwrap().repeats, 3);
+}
+
+#[test]
+fn a_repeat_within_one_group_is_known_and_a_group_that_is_lost_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = store(options(folder.path(), &["@ops"]));
+    let delivered = |number, packet, dup, digest| Capture {
+        delivery: Some(Delivery { session: "shop/dev1".into(), number, packet, dup, digest: [digest; 8] }),
+        ..capture("a", 1)
+    };
+    let lost = store.group(|store| {
+        store.append(&delivered(1, 7, false, 1), true)?;
+        Err::<(), _>(rusqlite::Error::InvalidQuery)
+    });
+    assert!(lost.is_err());
+    let of_one_group = store.group(|store| {
+        [(2, 7, true, 1), (3, 8, false, 2), (4, 7, true, 1), (5, 8, true, 1)]
+            .map(|(number, packet, dup, digest)| store.append(&delivered(number, packet, dup, digest), true))
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let is_new: Vec<bool> =
+        of_one_group.unwrap().iter().map(|appended| matches!(appended, Appended::New { .. })).collect();
+    assert_eq!(is_new, [true, true, false, true]);
+    assert_eq!(append(&mut store, &delivered(6, 8, true, 1)), None, "the last under an identifier counts");
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Store {
         let (Some(first), Some(last)) = (window.first(), window.last()) else { return Ok(0) };
         let Some(summary) = summarise(&records, with) else { return Ok(0) };
         let segment = self.segment()?;
-        let sealed = self.segments.seal(&format!("{name}/{}", last.seq), fragment(&summary).as_bytes());
+        let sealed = self.segments.seal(&name.about(last.seq), fragment(&summary).as_bytes());
         self.db
             .prepare_cached("UPDATE record SET segment = ?, sealed = ? WHERE lane = ? AND seq = ?")?
             .execute(params![segment, sealed, lane, last.seq])?;

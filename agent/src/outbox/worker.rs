@@ -19,7 +19,13 @@ use super::{Appended, Capture, Trouble};
 use crate::failpoint::{Failpoint, is_sabotaged};
 
 /// Most requests that share one COMMIT.
-const GROUP: usize = 512;
+const GROUP: usize = 256;
+/// So many are many: a COMMIT costs about as much for a few.
+const MANY: usize = 16;
+/// After such a group more are waited for, as long as some come in each of these pauses, and no longer than for all
+/// of them: where it is quiet, nobody waits.
+const PAUSE: Duration = Duration::from_micros(500);
+const PAUSES: u32 = 8;
 
 /// After so many records of a stream it is asked again whether there is room: a few over it do no harm.
 const ASK: u32 = 64;
@@ -96,6 +102,7 @@ pub(super) fn start(
         told,
         appends: VecDeque::new(),
         calls: Vec::new(),
+        had_many: false,
         said: None,
         lost_its_file: false,
         doubt: None,
@@ -125,6 +132,8 @@ struct Worker {
     appends: VecDeque<Append>,
     /// Calls that wait for the disk, likewise.
     calls: Vec<Box<dyn Call>>,
+    /// Whether the last group had many requests.
+    had_many: bool,
     /// When it was last said that the disk takes nothing.
     said: Option<Instant>,
     /// The disk failed: what SQLite believes to be on it must be read anew.
@@ -162,7 +171,9 @@ impl Worker {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return (!self.calls.is_empty()).then_some(false),
         };
-        let end = Instant::now() + self.store.options.linger;
+        let linger = self.store.options.linger;
+        let end = Instant::now() + linger;
+        let mut pauses = if self.had_many { PAUSES } else { 0 };
         let mut taken = 0;
         while let Some(request) = next {
             match request {
@@ -170,12 +181,20 @@ impl Worker {
                 Request::Call(call) => self.calls.push(call),
             }
             taken += 1;
-            next = match taken < GROUP {
-                true if self.store.options.linger.is_zero() => self.requests.try_recv().ok(),
-                true => self.requests.recv_timeout(end.saturating_duration_since(Instant::now())).ok(),
-                false => None,
+            if taken == GROUP {
+                break;
+            }
+            next = match linger.is_zero() {
+                true => self.requests.try_recv().ok(),
+                false => self.requests.recv_timeout(end.saturating_duration_since(Instant::now())).ok(),
             };
+            if next.is_none() && pauses > 0 && linger.is_zero() {
+                pauses -= 1;
+                std::thread::sleep(PAUSE);
+                next = self.requests.try_recv().ok();
+            }
         }
+        self.had_many = taken >= MANY;
         Some(true)
     }
 
@@ -292,11 +311,15 @@ fn tell(
     for call in calls.drain(..) {
         call.answer();
     }
-    for append in std::mem::take(appends) {
-        match appended.pop_front().flatten() {
+    // The last first: whoever waits for them in their order is woken once, by the first.
+    appended.resize_with(appends.len(), || None);
+    let mut left = VecDeque::new();
+    while let (Some(append), Some(appended)) = (appends.pop_back(), appended.pop_back()) {
+        match appended {
             // Whoever asked may have gone; what it asked for is done all the same.
             Some(appended) => drop(append.answer.send(appended)),
-            None => appends.push_back(append),
+            None => left.push_front(append),
         }
     }
+    *appends = left;
 }

@@ -91,26 +91,38 @@ struct Wire {
 }
 
 /// One SenML record: a point, and with the first point of a reading its time.
-#[derive(Serialize, Deserialize, Default)]
+#[derive(Deserialize)]
 struct Entry {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    bn: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     bt: Option<f64>,
     n: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     u: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     v: Option<Number>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     vs: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     vb: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     vd: Option<String>,
     /// Content type of `vd` (RFC 9193).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     ct: Option<String>,
+    seq: u64,
+}
+
+/// The same, of what is borrowed.
+#[derive(Serialize, Default)]
+struct Said<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bt: Option<f64>,
+    n: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    u: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    v: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vs: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vb: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ct: Option<&'a str>,
     seq: u64,
 }
 
@@ -219,22 +231,26 @@ fn first_senseless(gaps: &[Gap], records: &[Record]) -> Option<usize> {
 ///
 /// A float must be finite; JSON has no other (`null` stands in its place).
 pub fn fragment(record: &Record) -> String {
-    let mut out = String::with_capacity(96 * record.points.len());
+    let texts = record.points.iter().map(|point| match &point.value {
+        Value::Text(text) => text.len(),
+        Value::Data { bytes, .. } => bytes.len() * 4 / 3,
+        Value::Float(_) | Value::Integer(_) | Value::Bool(_) => 0,
+    });
+    let mut out = Vec::with_capacity(96 * record.points.len() + texts.sum::<usize>());
     for (index, point) in record.points.iter().enumerate() {
-        let time = (index == 0).then(|| seconds(record.time_us));
-        let entry = Entry {
-            bt: time,
-            n: point.name.to_string(),
-            u: point.unit.clone(),
-            seq: record.seq,
-            ..Entry::of(&point.value)
-        };
         if index > 0 {
-            out.push(',');
+            out.push(b',');
         }
-        out.push_str(&json(&entry));
+        let said = Said {
+            bt: (index == 0).then(|| seconds(record.time_us)),
+            n: point.name.as_str(),
+            u: point.unit.as_deref(),
+            seq: record.seq,
+            ..Said::of(&point.value)
+        };
+        serde_json::to_writer(&mut out, &said).expect(ALWAYS_JSON);
     }
-    out
+    String::from_utf8(out).expect("JSON is UTF-8")
 }
 
 /// The same fragment with another time.
@@ -275,20 +291,22 @@ pub fn envelope(lane: &Lane, clock: ClockState, mono_us: u64, fragments: &[Strin
     out
 }
 
-impl Entry {
-    fn of(value: &Value) -> Self {
+impl<'a> Said<'a> {
+    fn of(value: &'a Value) -> Self {
         let empty = Self::default();
         match value {
             Value::Float(number) => Self { v: Number::from_f64(*number), ..empty },
             Value::Integer(number) => Self { v: Some((*number).into()), ..empty },
             Value::Bool(truth) => Self { vb: Some(*truth), ..empty },
-            Value::Text(text) => Self { vs: Some(text.clone()), ..empty },
+            Value::Text(text) => Self { vs: Some(text), ..empty },
             Value::Data { bytes, content_type } => {
-                Self { vd: Some(URL_SAFE_NO_PAD.encode(bytes)), ct: content_type.clone(), ..empty }
+                Self { vd: Some(URL_SAFE_NO_PAD.encode(bytes)), ct: content_type.as_deref(), ..empty }
             }
         }
     }
+}
 
+impl Entry {
     fn point(self) -> Result<Point, InvalidBatch> {
         let value = match (self.v, self.vb, self.vs, self.vd) {
             (Some(number), None, None, None) => {
@@ -306,8 +324,11 @@ impl Entry {
     }
 }
 
+/// Why it cannot fail.
+const ALWAYS_JSON: &str = "text and finite numbers are always JSON";
+
 fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("text and finite numbers are always JSON")
+    serde_json::to_string(value).expect(ALWAYS_JSON)
 }
 
 /// Exact to the microsecond until the year 2106: below 2^32 seconds, floats are half a microsecond apart.

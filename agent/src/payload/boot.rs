@@ -26,6 +26,11 @@ impl Boot {
         Self { epoch, random }
     }
 
+    /// Epoch and random half.
+    pub(super) const fn halves(self) -> (u64, u64) {
+        (self.epoch, self.random)
+    }
+
     /// How many starts the outbox has counted.
     pub const fn epoch(self) -> u64 {
         self.epoch

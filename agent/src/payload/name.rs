@@ -1,6 +1,6 @@
 //! The names under which things travel.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use atedge_adapters::{DeviceName, StreamName};
@@ -17,6 +17,22 @@ pub struct Lane {
     pub stream: StreamName,
     /// The run of the agent that captured them.
     pub boot: Boot,
+}
+
+impl Lane {
+    /// What the record of number `seq` is sealed about, `<lane>/<seq>`.
+    pub fn about(&self, seq: u64) -> String {
+        let Self { device, stream, boot } = self;
+        // Each record goes through here twice: piece by piece, since formatting all of it takes three times as long.
+        let mut about = String::with_capacity(device.as_str().len() + stream.as_str().len() + 64);
+        for name in [device.as_str(), stream.as_str()] {
+            about.push_str(name);
+            about.push('/');
+        }
+        let (epoch, random) = boot.halves();
+        write!(about, "{epoch}-{random:016x}/{seq}").expect("a String takes everything");
+        about
+    }
 }
 
 impl fmt::Display for Lane {
@@ -96,6 +112,13 @@ impl fmt::Display for NoteId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_sealed_about_its_id() {
+        let boot: Boot = "41-00ffee0000001234".parse().unwrap();
+        let lane = Lane { device: "boiler".parse().unwrap(), stream: "process".parse().unwrap(), boot };
+        assert_eq!(lane.about(7), format!("{lane}/7"));
+    }
 
     #[test]
     fn names_come_back() {

@@ -113,7 +113,8 @@ async fn calls() -> Result<f64> {
     strace.end()?;
     let text = std::fs::read_to_string(&table)?;
     let total = text.lines().rev().find(|line| line.ends_with(" total")).context("strace counted nothing")?;
-    let calls: f64 = total.split_whitespace().rev().find_map(|word| word.parse().ok()).context("no count")?;
+    // Part of the time, seconds, microseconds each, calls; errors follow, where there were any.
+    let calls: f64 = total.split_whitespace().nth(3).context("no count")?.parse()?;
     ensure!(calls > 0.0, "{text}");
     // For whoever wants to know which.
     progress(format_args!("{}", text.lines().take(12).collect::<Vec<_>>().join("\n")));

@@ -19,6 +19,7 @@ use super::sessions::{Entry, Link, Sessions};
 use super::wire::{Heard, Hello, Message, Reason, Wire};
 use super::{Limits, Outgoing};
 use crate::mqtt::capture::{Capture, CaptureEnd, Publication};
+use crate::mqtt::in_order::Arrived;
 use crate::mqtt::route::Routes;
 use crate::mqtt::settling::SettledByWindow;
 use crate::mqtt::topic::is_topic_name;
@@ -116,14 +117,14 @@ async fn attend(
     }
     let assigned = client_id.is_empty().then(new_client_id);
     let client_id = assigned.clone().unwrap_or(client_id);
-    let session = format!("{}/{client_id}", shared.adapter);
+    let session: Arc<str> = format!("{}/{client_id}", shared.adapter).into();
 
     let (mut presence, orders, session_present) = select! {
         entered = enter(shared, &client_id, clean) => entered,
         () = stop.cancelled() => return Ok(()),
     };
     if !session_present {
-        let lost = Captured::SessionLost { session: session.clone() };
+        let lost = Captured::SessionLost { session: Arc::clone(&session) };
         select! {
             sent = intake.send(lost) => sent.map_err(|_| CaptureEnd::IntakeClosed)?,
             () = stop.cancelled() => return Ok(()),
@@ -330,12 +331,12 @@ impl Device {
     }
 
     fn acknowledge(&mut self) {
-        while let Some(packet) = self.capture.next_acknowledgement() {
+        while let Some(Arrived { packet, number }) = self.capture.next_acknowledgement() {
             self.socket.wire.acknowledge(packet);
-            self.presence.settling.acknowledged(packet);
+            self.presence.settling.acknowledged(number);
         }
         let window = self.presence.shared.limits.receive_maximum;
-        self.capture.settled(self.presence.settling.settled(window));
+        self.presence.settling.settled(window).into_iter().for_each(|upto| self.capture.settled(upto));
     }
 
     fn on(&mut self, heard: Heard) {
@@ -346,16 +347,16 @@ impl Device {
                 socket.wire.turn_away(Reason::TopicInvalid);
             }
             Heard::Publish(Message { topic, payload, repeatable }) => {
-                if let Some((packet, false)) = repeatable {
-                    presence.settling.arrived(packet);
-                }
                 let publication = Publication { topic: &topic, payload: &payload, repeatable };
-                if quota.take(&topic, payload.len(), StdInstant::now()) {
-                    capture.published(&publication);
+                let number = if quota.take(&topic, payload.len(), StdInstant::now()) {
+                    capture.published(&publication)
                 } else {
                     let max = presence.shared.limits.rates.topics.unwrap_or_default();
                     let topic = topic.chars().take(128).collect();
-                    capture.refused(&publication, Refusal::TooManyTopics { topic, max });
+                    capture.refused(&publication, Refusal::TooManyTopics { topic, max })
+                };
+                if let (Some(number), Some((_, dup))) = (number, repeatable) {
+                    presence.settling.arrived(number, dup);
                 }
             }
             Heard::Subscribe { packet, filters } => {
