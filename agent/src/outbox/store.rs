@@ -23,7 +23,7 @@ pub type LaneId = i64;
 const WAL_PAGES: u32 = 1000;
 /// Memory for pages of the database, in KiB. What is written at the end of the lanes and read at their beginning
 /// fits; a backlog of any depth costs no more.
-const CACHE_KIB: i32 = 512;
+const CACHE_KIB: i32 = 1024;
 /// What the log file is cut back to after that, in bytes.
 pub(super) const WAL_KEPT: u32 = 4 << 20;
 
