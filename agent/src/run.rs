@@ -1,17 +1,16 @@
 //! The running agent: its tasks, and how they end.
 
-use std::collections::BTreeMap;
+mod speakers;
+
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use at_client::{Client, ConnectError, Envelopes, Identity, TrustedTime};
-use at_protocol::caps::Claims;
-use atedge_adapters::DeviceName;
+use at_client::{Client, ConnectError, TrustedTime};
 use atedge_service::{Notifier, OneLine};
+use speakers::{Means, Speakers, Spoken};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -25,23 +24,18 @@ use crate::config::{AgentConfig, Loaded, MetricsConfig};
 use crate::connect::Way;
 use crate::control::{Answer, Desk, Place, Reloading};
 use crate::field::Field;
-use crate::keys::{self, IDENTITY, KeysError};
+use crate::keys::{self, KeysError};
 use crate::latest::Publisher;
-use crate::link::ClientRoad;
 use crate::look::Look;
 use crate::metrics::MetricsServer;
-use crate::outbox::{Expired, Opened, Outbox, Share};
+use crate::outbox::{Expired, Opened, Outbox};
 use crate::payload::ClockState;
-use crate::reach::{Counted, Reach};
+use crate::reach::Reach;
 use crate::reload::{Following, ReloadError};
 use crate::seal::{Seal, file};
-use crate::standing::{Guard, Guarded};
-use crate::voice::{GRACE, HEARD, Own, Voice, Voices};
+use crate::standing::Guard;
+use crate::voice::{GRACE, HEARD, Own, Voice};
 
-/// In the state folder: what is known of readers.
-const CAPS: &str = "caps.jsonl";
-/// What the agent announces: it takes receipts, and sends none.
-const CLAIMS: Claims = Claims { receipts: false, aead: true, zstd: true };
 /// How often a clock that is not right is looked at.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
@@ -102,59 +96,21 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let Loaded { config, rules, tables, .. } = self.loaded;
         let namespace = config.gateway.namespace.as_str().to_owned();
-        let state = self.state;
-        let (reach, handled) = (Arc::<Reach>::default(), Arc::<Handled>::default());
-        let counted_receipts = Arc::<AtomicU64>::default();
         let (sending, rules_now) = watch::channel(config.send_rules());
         let (to_commands, requests) = mpsc::channel(HEARD);
-        let voice = |outbox: Outbox, speaker: Speaker, known: &str, reach: &Arc<Reach>, seed| {
-            let (client, identity) = speaker;
-            let (known, time) = (state.join(known), Arc::clone(&clock) as Arc<dyn TrustedTime>);
-            let envelopes = Envelopes::on_time(client, Some(identity), Some(known), Some(time));
-            let sealing = ClientRoad {
-                envelopes: envelopes.clone(),
-                rules: rules_now.clone(),
-                namespace: namespace.clone(),
-            };
-            let road = Guarded { road: sealing, guard: Arc::clone(&guard) };
-            Voice {
-                outbox,
-                envelopes,
-                road: Counted { road, reach: Arc::clone(reach), clock: Arc::clone(&clock) },
-                rules: rules_now.clone(),
-                namespace: namespace.clone(),
-                receipts: Arc::clone(&counted_receipts),
-                requests: to_commands.clone(),
-                seed,
-            }
-        };
         let client = speakers.gateway.0.clone();
-        let gateway = voice(outbox.clone(), speakers.gateway, CAPS, &reach, seed()?);
-        let mut own: BTreeMap<DeviceName, Voice<SystemClock>> = BTreeMap::new();
-        let mut looked_at = BTreeMap::new();
-        for (device, speaker) in speakers.own {
-            let its_reach = Arc::<Reach>::default();
-            match speaker {
-                Ok(speaker) => {
-                    let (share, known) = (Share::Of(device.clone()), format!("caps.{device}.jsonl"));
-                    let voice = voice(outbox.share(share), speaker, &known, &its_reach, seed()?);
-                    own.insert(device.clone(), voice);
-                }
-                Err(error) => {
-                    error!(%device, "{error}; its readings wait until the agent starts with keys, the others go on");
-                    its_reach.no(clock.now().wall_ms(), error.to_string());
-                }
-            }
-            let atsign = config.device[&device].atsign.clone();
-            looked_at.insert(device, (atsign, its_reach));
-        }
-        drop(to_commands);
-        let road = Voices {
-            gateway: gateway.road.clone(),
-            own: own.iter().map(|(device, voice)| (device.clone(), voice.road.clone())).collect(),
+        let means = Means {
+            outbox: outbox.clone(),
+            state: self.state.clone(),
+            clock: Arc::clone(&clock),
+            rules: rules_now.clone(),
+            namespace: namespace.clone(),
+            guard: Arc::clone(&guard),
+            receipts: Arc::default(),
+            requests: to_commands,
         };
-        let refusals = std::iter::once(&gateway).chain(own.values()).map(|voice| voice.envelopes.refusals());
-        let refusals = refusals.collect();
+        let spoken = speakers.speak(&config, &means)?;
+        let (road, reach) = (spoken.roads(), Arc::clone(&spoken.gateway.road.reach));
         // Each stage stops when the one before it has ended.
         let (adapters_stop, uplink_stop) = (stop.child_token(), CancellationToken::new());
 
@@ -164,7 +120,7 @@ impl Agent {
             file: self.config,
             tables,
             rules: Arc::new(rules),
-            state: state.clone(),
+            state: self.state.clone(),
             outbox: outbox.clone(),
             field,
             sending,
@@ -173,24 +129,45 @@ impl Agent {
         following.start(config.adapter.keys(), &config.adapter)?;
         following.declare();
 
-        let mut stages = JoinSet::new();
+        let handled = Arc::<Handled>::default();
+        let look = Look {
+            gateway: config.gateway.atsign,
+            clock: Arc::<SystemClock>::clone(&clock),
+            boot: outbox.boot(),
+            folder: self.state,
+            tallies: following.field.tallies().clone(),
+            reach: Arc::clone(&reach),
+            own: Own::new(spoken.reaches.clone()),
+            receipts: Arc::clone(&means.receipts),
+            receipts_refused: spoken.refusals(),
+            trouble: outbox.trouble(),
+            handled: Arc::clone(&handled),
+            standing: guard.standing(),
+        };
+        // What hears requests holds the way to the commands, and nothing else does.
+        drop(means);
+        let mut stages = Stages { tasks: JoinSet::new(), stop: adapters_stop.clone() };
         let publisher = Publisher {
             newest: following.field.newest().clone(),
             gateway: client.clone(),
-            own: looked_at.keys().map(|name| (name.clone(), own.get(name).map(Voice::client))).collect(),
-            rules: rules_now.clone(),
+            own: spoken
+                .reaches
+                .keys()
+                .map(|name| (name.clone(), spoken.own.get(name).map(Voice::client)))
+                .collect(),
+            rules: rules_now,
             guard: Arc::clone(&guard),
             clock: Arc::clone(&clock),
             namespace: namespace.clone(),
         };
-        let stop_publisher = adapters_stop.clone();
-        stages.spawn(async move {
-            publisher.run(stop_publisher).await;
+        stages.spawn(|stop| async move {
+            publisher.run(stop).await;
             Ok(())
         });
-        stages.spawn(gateway.speak(adapters_stop.clone(), uplink_stop.clone()));
+        let Spoken { gateway, own, .. } = spoken;
+        stages.spawn(|stop| gateway.speak(stop, uplink_stop.clone()));
         for (device, voice) in own {
-            stages.spawn(voice.speak_for(device, adapters_stop.clone(), uplink_stop.clone()));
+            stages.spawn(|stop| voice.speak_for(device, stop, uplink_stop.clone()));
         }
         let commands = Commands {
             outbox: outbox.clone(),
@@ -198,112 +175,36 @@ impl Agent {
             clock: Arc::clone(&clock),
             declared: declared_now,
             namespace,
-            handled: Arc::clone(&handled),
-        };
-        stages.spawn(async move { commands.run(requests).await.context("carry out commands") });
-        let (clocked, stop_clock, watched) = (outbox.clone(), adapters_stop.clone(), Arc::clone(&clock));
-        stages.spawn(
-            async move { set_right(&clocked, &*watched, stop_clock).await.context("set times right") },
-        );
-        let look = Look {
-            gateway: config.gateway.atsign,
-            clock: Arc::<SystemClock>::clone(&clock),
-            boot: outbox.boot(),
-            folder: state,
-            tallies: following.field.tallies().clone(),
-            reach: Arc::clone(&reach),
-            own: Own::new(looked_at),
-            receipts: counted_receipts,
-            receipts_refused: refusals,
-            trouble: outbox.trouble(),
             handled,
-            standing: guard.standing(),
         };
+        stages.spawn(|_| async move { commands.run(requests).await.context("carry out commands") });
+        let (clocked, watched) = (outbox.clone(), Arc::clone(&clock));
+        stages.spawn(
+            |stop| async move { set_right(&clocked, &*watched, stop).await.context("set times right") },
+        );
         let (claim, claims) = mpsc::channel(1);
-        let stop_guard = adapters_stop.clone();
-        stages.spawn(async move { guard.run(claims, stop_guard).await.context("look for clones") });
-        let (kept, keeper_clock, stop_keeper) = (outbox.clone(), Arc::clone(&clock), adapters_stop.clone());
+        stages.spawn(|stop| async move { guard.run(claims, stop).await.context("look for clones") });
+        let (kept, keeper_clock) = (outbox.clone(), Arc::clone(&clock));
         stages
-            .spawn(async move { keep(&kept, &*keeper_clock, stop_keeper).await.context("clear the outbox") });
-        let stop_first = adapters_stop.clone();
-        stages.spawn(async move { first_connection(&client, &reach, &*clock, stop_first).await });
+            .spawn(|stop| async move { keep(&kept, &*keeper_clock, stop).await.context("clear the outbox") });
+        stages.spawn(|stop| async move { first_connection(&client, &reach, &*clock, stop).await });
+        let (reload, reloads) = mpsc::channel(1);
+        let taps = following.field.taps().clone();
+        let desk = |place| Desk { place, reload, claim, look: look.clone(), taps };
+        stages.show(config.metrics, self.socket, &look, desk).await;
         let watchdog = tokio::spawn(Notifier.watchdog(uplink_stop.clone()));
         Notifier.ready();
-
-        if let Some(MetricsConfig { listen, .. }) = config.metrics {
-            match MetricsServer::bind(listen, look.clone()).await {
-                Ok(server) => {
-                    let stop_server = adapters_stop.clone();
-                    stages.spawn(async move {
-                        server.run(stop_server).await;
-                        Ok(())
-                    });
-                }
-                // Devices are served all the same.
-                Err(error) => {
-                    warn!(%listen, %error, "there are no metrics; `[metrics] listen` names another address")
-                }
-            }
-        }
-        let (reload, reloads) = mpsc::channel(1);
-        match Place::take(self.socket.clone()) {
-            Ok(place) => {
-                let desk = Desk { place, reload, claim, look, taps: following.field.taps().clone() };
-                let stop_desk = adapters_stop.clone();
-                stages.spawn(async move {
-                    desk.run(stop_desk).await;
-                    Ok(())
-                });
-            }
-            // Devices are served all the same.
-            Err(error) => {
-                warn!(socket = %self.socket.display(), %error, "nobody can ask for this agent; `--socket` names another place");
-            }
-        }
         let mut asked = Asked { hangup: self.hangup, reloads };
-        let mut result = until_the_end(&stop, &outbox, &mut following, &mut stages, &mut asked).await;
+        let mut result = until_the_end(&stop, &outbox, &mut following, &mut stages.tasks, &mut asked).await;
         Notifier.stopping();
         info!("stopping");
         adapters_stop.cancel();
         note(&mut result, following.field.end().await);
         uplink_stop.cancel();
         drop((following, outbox));
-        let drained = timeout(GRACE + GRACE, async {
-            while let Some(ended) = stages.join_next().await {
-                note(&mut result, ended.context("a task panicked").and_then(|ended| ended));
-            }
-        });
-        if drained.await.is_err() {
-            warn!("not everything ended in time");
-            stages.shutdown().await;
-        }
+        stages.end(&mut result).await;
         watchdog.await.ok();
         result
-    }
-}
-
-/// A client of an atSign, and the key by which the agent vouches for what it sends as that.
-type Speaker = (Client, Identity);
-
-/// Who speaks.
-struct Speakers {
-    gateway: Speaker,
-    /// Those of the devices that have an atSign of their own; or why one cannot speak.
-    own: BTreeMap<DeviceName, Result<Speaker, KeysError>>,
-}
-
-impl Speakers {
-    /// All of the configuration's, of which only the gateway must have its keys.
-    fn of(config: &AgentConfig, state: &Path, way: &Way, seal: &Seal) -> Result<Self, KeysError> {
-        let speaker = |atsign, source, identity: &str| {
-            let client = way.client(atsign, source, Some(seal))?;
-            Ok((client, keys::identity(&state.join(identity), seal, CLAIMS)?))
-        };
-        let gateway = speaker(&config.gateway.atsign, &config.gateway.keys, IDENTITY)?;
-        let own = config.device.iter().map(|(name, device)| {
-            (name.clone(), speaker(&device.atsign, &device.keys, &format!("identity.{name}.pem")))
-        });
-        Ok(Self { gateway, own: own.collect() })
     }
 }
 
@@ -323,14 +224,77 @@ fn keep_sealed(config: &AgentConfig, state: &Path, seal: &Seal) -> anyhow::Resul
     Ok(seal.settle()?)
 }
 
-type Stages = JoinSet<anyhow::Result<()>>;
+type Tasks = JoinSet<anyhow::Result<()>>;
+
+/// What runs beside the adapters.
+struct Stages {
+    tasks: Tasks,
+    /// Ends most of them.
+    stop: CancellationToken,
+}
+
+impl Stages {
+    /// Starts one, which may heed the token.
+    fn spawn<F>(&mut self, stage: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.tasks.spawn(stage(self.stop.clone()));
+    }
+
+    /// Lets machines and people look. Where a place for that is not to be had, devices are served all the same.
+    async fn show(
+        &mut self,
+        metrics: Option<MetricsConfig>,
+        socket: PathBuf,
+        look: &Look,
+        desk: impl FnOnce(Place) -> Desk,
+    ) {
+        if let Some(MetricsConfig { listen, .. }) = metrics {
+            match MetricsServer::bind(listen, look.clone()).await {
+                Ok(server) => self.spawn(|stop| async move {
+                    server.run(stop).await;
+                    Ok(())
+                }),
+                Err(error) => {
+                    warn!(%listen, %error, "there are no metrics; `[metrics] listen` names another address");
+                }
+            }
+        }
+        match Place::take(socket.clone()) {
+            Ok(place) => {
+                let desk = desk(place);
+                self.spawn(|stop| async move {
+                    desk.run(stop).await;
+                    Ok(())
+                });
+            }
+            Err(error) => {
+                warn!(socket = %socket.display(), %error, "nobody can ask for this agent; `--socket` names another place");
+            }
+        }
+    }
+
+    /// Waits for their ends, but not for long.
+    async fn end(mut self, result: &mut anyhow::Result<()>) {
+        let ended = timeout(GRACE + GRACE, async {
+            while let Some(ended) = self.tasks.join_next().await {
+                note(result, ended.context("a task panicked").and_then(|ended| ended));
+            }
+        });
+        if ended.await.is_err() {
+            warn!("not everything ended in time");
+            self.tasks.shutdown().await;
+        }
+    }
+}
 
 /// Tends what runs, until `stop` or the first failure.
 async fn until_the_end(
     stop: &CancellationToken,
     outbox: &Outbox,
     following: &mut Following<SystemClock>,
-    stages: &mut Stages,
+    stages: &mut Tasks,
     asked: &mut Asked,
 ) -> anyhow::Result<()> {
     let failed = outbox.failed();
@@ -381,7 +345,7 @@ impl Asked {
 }
 
 /// Waits until a stage fails; those that end well are waited for no longer.
-async fn first_failure(stages: &mut Stages) -> anyhow::Result<()> {
+async fn first_failure(stages: &mut Tasks) -> anyhow::Result<()> {
     while let Some(ended) = stages.join_next().await {
         ended.context("a task panicked")??;
     }
@@ -471,11 +435,4 @@ async fn first_connection(
 fn say_unreachable(error: &ConnectError) {
     warn!("{error}; keeping what comes in, and trying again");
     Notifier.status("not connected; keeping what comes in");
-}
-
-/// For jitter.
-fn seed() -> anyhow::Result<u64> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).context("draw a random number")?;
-    Ok(u64::from_ne_bytes(bytes))
 }

@@ -203,7 +203,7 @@ impl Guard {
 
     /// Looks, one at a time.
     async fn look(&self) -> Result<(), LookError> {
-        let (own, claims) = (self.outbox.boot(), self.outbox.claims().await?);
+        let own = self.outbox.boot();
         let found = match self.found().await {
             Ok(found) => found,
             Err(error) if is_forbidden(&error) => {
@@ -212,7 +212,11 @@ impl Guard {
             }
             Err(error) => return Err(error.into()),
         };
-        let Claims { boots: former, frozen } = claims;
+        // As most looks find it; it needs no look into the outbox.
+        if judge(found, own, &[]) == Verdict::Stay && *self.standing.borrow() == Standing::Alone {
+            return Ok(());
+        }
+        let Claims { boots: former, frozen } = self.outbox.claims().await?;
         let has_forgotten = self.forgetful && former.is_empty();
         match judge(found.filter(|_| !has_forgotten), own, &former) {
             Verdict::Freeze(other) => {

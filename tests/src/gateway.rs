@@ -1,12 +1,14 @@
 //! The gateway under test: an agent with its configuration, and the reader it sends to.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use atedge_agent::outbox::Which;
+use atedge_service::files::write_private;
 
 use crate::ledger::Arrival;
 use crate::process::{PATIENCE, Process, program, run};
@@ -66,6 +68,21 @@ impl Gateway {
             }
         }
         Ok(Self { program: self.program.clone(), config, folder: folder.to_owned(), process: None })
+    }
+
+    /// Has its keys lie in its state folder, where its owner puts them, plain. Returns where.
+    ///
+    /// # Errors
+    /// They cannot be put there, or its configuration cannot be written.
+    pub fn take_keys_in(&self, town: &Town) -> Result<PathBuf> {
+        let (from, to) = (town.keys(GATEWAY), self.state().join("keys/gw.atKeys"));
+        std::fs::create_dir_all(self.state().join("keys"))?;
+        write_private(&to, &std::fs::read(&from)?)?;
+        File::open(self.state())?.sync_all()?;
+        let config = std::fs::read_to_string(&self.config)?;
+        let [from, to_text] = [&from, &to].map(|path| path.display().to_string());
+        std::fs::write(&self.config, config.replace(&from, &to_text))?;
+        Ok(to)
     }
 
     /// Has its stream require this of readers, as a TOML list, from its next start on.

@@ -126,6 +126,11 @@ impl Committed {
         *known = last.max(*known);
     }
 
+    /// How much it had committed of these devices.
+    pub fn count(&self, of: impl Fn(&str) -> bool) -> u64 {
+        self.0.iter().filter(|((device, ..), _)| of(device)).map(|(_, last)| last).sum()
+    }
+
     /// How many of them never arrived.
     #[must_use]
     pub fn unseen(&self, arrivals: &[Arrival]) -> u64 {

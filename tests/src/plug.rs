@@ -98,6 +98,7 @@ fn attributes(tree: &mut Tree, number: u64) -> Result<FileAttr, Refusal> {
     let (kind, size) = match &node.body {
         Body::File(file) => (FileType::RegularFile, bytes(file.now.len())),
         Body::Folder(_) => (FileType::Directory, 0),
+        Body::Socket => (FileType::Socket, 0),
     };
     Ok(FileAttr {
         ino: INodeNo(number),
@@ -227,6 +228,22 @@ impl Filesystem for Driver {
         }
     }
 
+    fn mknod(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        if rustix::fs::FileType::from_raw_mode(mode) != rustix::fs::FileType::Socket {
+            return reply.error(Errno::EPERM);
+        }
+        Self::entered(self.make(parent, name, mode & !umask, Body::Socket), reply);
+    }
+
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         Self::done(self.tree().remove(parent.0, name), reply);
     }
@@ -314,7 +331,7 @@ impl Filesystem for Driver {
             Err(refusal) => return reply.error(refusal.into()),
         };
         for (next, (name, number)) in (1..).zip(names).skip(place(offset)) {
-            let kind = if tree.folder(number).is_ok() { FileType::Directory } else { FileType::RegularFile };
+            let Ok(FileAttr { kind, .. }) = attributes(&mut tree, number) else { continue };
             if reply.add(INodeNo(number), next, kind, name) {
                 break;
             }

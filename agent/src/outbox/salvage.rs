@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use atedge_adapters::{DeviceName, StreamName};
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, Row, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params_from_iter};
 use tracing::error;
 
 use super::log::beside;
@@ -190,26 +190,27 @@ fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite
     Ok(saved)
 }
 
-/// Copies the rows of `table` from the first on until one does not read, then from the last back.
+/// Copies the rows of `table` from the first on until one does not read, then from the last back. Columns go by their
+/// place: what the damaged file calls them may be damaged, and an older file has fewer of them.
 fn copy(old: &Connection, new: &Connection, table: &str, keys: usize, filter: &str) -> rusqlite::Result<()> {
+    let columns = new.prepare(&format!("SELECT * FROM {table}"))?;
+    let columns: Vec<&str> = columns.column_names().collect();
     for direction in ["ASC", "DESC"] {
         let order: Vec<String> = (1..=keys).map(|key| format!("{key} {direction}")).collect();
         let order = order.join(", ");
         let Ok(mut select) = old.prepare(&format!("SELECT * FROM {table} {filter} ORDER BY {order}")) else {
             return Ok(());
         };
-        let columns = select.column_count();
-        // An older file has fewer of them.
-        let (names, marks) =
-            (select.column_names().collect::<Vec<_>>().join(", "), vec!["?"; columns].join(", "));
+        let there = select.column_count().min(columns.len());
+        let (names, marks) = (columns[..there].join(", "), vec!["?"; there].join(", "));
         let mut insert = new.prepare(&format!("INSERT OR IGNORE INTO {table}({names}) VALUES({marks})"))?;
         let Ok(mut rows) = select.query([]) else { return Ok(()) };
         let whole = loop {
             match rows.next() {
                 Ok(Some(row)) => {
-                    let values: Result<Vec<Value>, _> = (0..columns).map(|column| row.get(column)).collect();
+                    let values: Result<Vec<Value>, _> = (0..there).map(|column| row.get(column)).collect();
                     if let Ok(values) = values {
-                        insert.execute(params_from_iter(values))?;
+                        unless_unfit(insert.execute(params_from_iter(values)))?;
                     }
                 }
                 Ok(None) => break true,
@@ -221,6 +222,14 @@ fn copy(old: &Connection, new: &Connection, table: &str, keys: usize, filter: &s
         }
     }
     Ok(())
+}
+
+/// A row that its table has no place for is not there.
+fn unless_unfit(done: rusqlite::Result<usize>) -> rusqlite::Result<()> {
+    match done.map_err(|error| (error.sqlite_error_code(), error)) {
+        Ok(_) | Err((Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch), _)) => Ok(()),
+        Err((_, error)) => Err(error),
+    }
 }
 
 /// Rows that read but cannot be what was written: nobody could work with them.

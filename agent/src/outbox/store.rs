@@ -34,7 +34,7 @@ pub(super) struct Store {
     pub(super) segments: Segments,
     pub(super) boot: Boot,
     /// Lanes of this boot: their id and the next number.
-    open_lanes: HashMap<(DeviceName, StreamName), OpenLane>,
+    open_lanes: HashMap<Arc<Lane>, OpenLane>,
     /// Lanes that got records in this group, with their last number.
     grown: Grown,
     /// Those that did in the last group that failed.
@@ -237,22 +237,27 @@ impl Store {
         device: &DeviceName,
         stream: &StreamName,
     ) -> rusqlite::Result<(LaneId, Arc<Lane>, u64)> {
-        let key = (device.clone(), stream.clone());
-        if !self.open_lanes.contains_key(&key) {
-            let open = self.open_lane(device, stream)?;
-            self.open_lanes.insert(key.clone(), open);
+        let lane = self.lane(device, stream);
+        if !self.open_lanes.contains_key(&lane) {
+            let open = self.open_lane(lane.clone())?;
+            self.open_lanes.insert(Arc::clone(&open.lane), open);
         }
-        let open = self.open_lanes.get_mut(&key).expect("it was just made");
+        let open = self.open_lanes.get_mut(&lane).expect("it was just made");
         let seq = open.next;
         open.next += 1;
         self.grown.insert(open.id, (Arc::clone(&open.lane), seq));
         Ok((open.id, Arc::clone(&open.lane), seq))
     }
 
-    fn open_lane(&self, device: &DeviceName, stream: &StreamName) -> rusqlite::Result<OpenLane> {
-        let lane = Arc::new(Lane { device: device.clone(), stream: stream.clone(), boot: self.boot });
+    /// A lane of this boot.
+    fn lane(&self, device: &DeviceName, stream: &StreamName) -> Lane {
+        Lane { device: device.clone(), stream: stream.clone(), boot: self.boot }
+    }
+
+    fn open_lane(&self, lane: Lane) -> rusqlite::Result<OpenLane> {
+        let lane = Arc::new(lane);
         let boot = self.boot.to_string();
-        let names = params![device.as_str(), stream.as_str(), boot];
+        let names = params![lane.device.as_str(), lane.stream.as_str(), boot];
         let found = self
             .db
             .prepare_cached("SELECT id, next, free FROM lane WHERE device = ? AND stream = ? AND boot = ?")?
@@ -265,14 +270,14 @@ impl Store {
             .prepare_cached("INSERT INTO lane(device, stream, boot, next) VALUES(?, ?, ?, 1)")?
             .execute(names)?;
         let id = self.db.last_insert_rowid();
-        self.add_cursors(id, stream)?;
+        self.add_cursors(id, &lane.stream)?;
         Ok(OpenLane { id, lane, next: 1, free: false })
     }
 
     /// Notes that a lane, which is open, has a record whose time is to be set right.
     pub(super) fn note_free(&mut self, device: &DeviceName, stream: &StreamName) -> rusqlite::Result<()> {
-        let key = (device.clone(), stream.clone());
-        if let Some(open) = self.open_lanes.get_mut(&key).filter(|open| !open.free) {
+        let lane = self.lane(device, stream);
+        if let Some(open) = self.open_lanes.get_mut(&lane).filter(|open| !open.free) {
             self.db.prepare_cached("UPDATE lane SET free = 1 WHERE id = ?")?.execute([open.id])?;
             open.free = true;
         }

@@ -382,6 +382,8 @@ impl Flow {
         } else if batch.last >= self.next {
             self.next = batch.last + 1;
             self.unsent_since = now;
+            // As most flows never have more than one, they get room for no more.
+            self.batches.reserve_exact(usize::from(self.batches.is_empty()));
             self.batches.push_back(batch);
         }
         self.pop_done();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use at_protocol::AtSign;
-use atedge_adapters::{DeviceName, StreamName};
+use atedge_adapters::StreamName;
 
 use super::drain::{Drain, DrainRules};
 use super::flow::{Flow, FlowRules, NoteStatus, Pinned, Step, Time};
@@ -65,8 +65,8 @@ pub enum Action {
     },
 }
 
-/// The flows of one device's stream to one reader: one of each boot that is not drained.
-type Series = (AtSign, StreamName, DeviceName);
+/// The place of a flow among those to the same reader from the same device and stream, the oldest boot first.
+type Age = (AtSign, Arc<Lane>, LaneId);
 
 /// What goes first of all that is due: what is new before what has piled up, and the important before the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,9 +78,10 @@ struct Class {
 /// All flows, and when each wants something.
 pub struct Schedule {
     streams: StreamRules,
-    flows: BTreeMap<FlowKey, (Class, Flow)>,
-    /// The flows of boots before this one: what is older goes first.
-    earlier: BTreeMap<Series, BTreeSet<(Boot, FlowKey)>>,
+    /// Boxed: the map's nodes are half empty.
+    flows: BTreeMap<FlowKey, Box<(Class, Flow)>>,
+    /// The flows of boots before this one that are not drained: what is older goes first.
+    earlier: BTreeSet<Age>,
     due: BTreeMap<Class, BTreeSet<(Time, FlowKey)>>,
     under_way: usize,
     drain: Drain,
@@ -102,7 +103,7 @@ impl Schedule {
         Self {
             streams,
             flows: BTreeMap::new(),
-            earlier: BTreeMap::new(),
+            earlier: BTreeSet::new(),
             due: BTreeMap::new(),
             under_way: 0,
             drain: Drain::new(drain, AT_ONCE, &mut dice),
@@ -122,7 +123,7 @@ impl Schedule {
         self.drain.follow(rules.drain);
         let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
         for key in keys {
-            let stream = self.flows.get(&key).and_then(|(_, flow)| self.streams.get(&flow.lane.stream));
+            let stream = self.flows.get(&key).and_then(|kept| self.streams.get(&kept.1.lane.stream));
             let rules = stream.filter(|(readers, _)| readers.contains(&key.reader)).map(|(_, rules)| *rules);
             match rules {
                 Some(rules) => {
@@ -134,17 +135,11 @@ impl Schedule {
     }
 
     fn forget(&mut self, key: &FlowKey) {
-        let Some((class, flow)) = self.flows.remove(key) else { return };
+        let Some((class, flow)) = self.flows.remove(key).map(|kept| *kept) else { return };
         if let Some(due) = flow.due() {
             self.due.entry(class).or_default().remove(&(due, key.clone()));
         }
-        let series_of = series(key, &flow);
-        if let Some(flows) = self.earlier.get_mut(&series_of) {
-            flows.remove(&(flow.lane.boot, key.clone()));
-            if flows.is_empty() {
-                self.earlier.remove(&series_of);
-            }
-        }
+        self.earlier.remove(&age(key, &flow));
     }
 
     /// A flow that waited when the agent started, or whose reader is new.
@@ -179,7 +174,7 @@ impl Schedule {
                 *sends += 1;
                 NoteId::attempt(epoch, *sends)
             };
-            let (class, flow) = self.flows.get_mut(&key)?;
+            let (class, flow) = self.flows.get_mut(&key)?.as_mut();
             let class = *class;
             let places = self.due.entry(class).or_default();
             if let Some(due) = flow.due() {
@@ -224,11 +219,15 @@ impl Schedule {
     /// Whether records of an earlier boot are yet to go: they are older.
     fn waits_for_an_earlier_boot(&self, key: &FlowKey) -> bool {
         // Soon after a start nothing is left of earlier boots, and no flow waits.
-        let Some((_, flow)) = self.flows.get(key).filter(|_| !self.earlier.is_empty()) else { return false };
-        let mut older = self.earlier.get(&series(key, flow)).into_iter().flatten();
-        older.any(|(boot, key)| {
-            *boot < flow.lane.boot
-                && self.flows.get(key).is_some_and(|(_, flow)| flow.has_unsent_or_under_way())
+        let Some(flow) = self.flows.get(key).filter(|_| !self.earlier.is_empty()).map(|kept| &kept.1) else {
+            return false;
+        };
+        let is_of = |(reader, lane, _): &&Age| {
+            *reader == key.reader && lane.device == flow.lane.device && lane.stream == flow.lane.stream
+        };
+        self.earlier.range(..age(key, flow)).rev().take_while(is_of).any(|(reader, _, lane)| {
+            let key = FlowKey { lane: *lane, reader: reader.clone() };
+            self.flows.get(&key).is_some_and(|kept| kept.1.has_unsent_or_under_way())
         })
     }
 
@@ -309,7 +308,7 @@ impl Schedule {
 
     /// Whether everything was sent that may be.
     pub fn is_sent(&self) -> bool {
-        self.flows.values().all(|(_, flow)| flow.is_sent())
+        self.flows.values().all(|kept| kept.1.is_sent())
     }
 
     /// Whether our own server was not reached when last tried.
@@ -347,36 +346,30 @@ impl Schedule {
     /// Changes the flow of `key`, which may be none yet, and keeps its place in `due` right. A flow of an
     /// earlier boot is forgotten when its reader has everything, since it will not grow again.
     fn change(&mut self, key: FlowKey, now: Time, change: impl FnOnce(&mut Option<Flow>)) {
-        let (class, mut flow) = self.flows.remove(&key).unzip();
+        let (class, mut flow) = self.flows.remove(&key).map(|kept| *kept).unzip();
         if let (Some(class), Some(due)) = (class, flow.as_ref().and_then(Flow::due)) {
             self.due.entry(class).or_default().remove(&(due, key.clone()));
         }
         change(&mut flow);
         let Some(flow) = flow else { return };
-        let is_earlier = flow.lane.boot != self.boot;
-        if is_earlier {
-            let series_of = series(&key, &flow);
-            let flows = self.earlier.entry(series_of.clone()).or_default();
-            let place = (flow.lane.boot, key.clone());
+        if flow.lane.boot != self.boot {
+            let age = age(&key, &flow);
             if flow.is_drained() {
-                flows.remove(&place);
-                if flows.is_empty() {
-                    self.earlier.remove(&series_of);
-                }
+                self.earlier.remove(&age);
                 return;
             }
-            flows.insert(place);
+            self.earlier.insert(age);
         }
         let class = Class { is_behind: flow.is_behind(now), priority: flow.rules().priority };
         if let Some(due) = flow.due() {
             self.due.entry(class).or_default().insert((due, key.clone()));
         }
-        self.flows.insert(key, (class, flow));
+        self.flows.insert(key, Box::new((class, flow)));
     }
 }
 
-fn series(key: &FlowKey, flow: &Flow) -> Series {
-    (key.reader.clone(), flow.lane.stream.clone(), flow.lane.device.clone())
+fn age(key: &FlowKey, flow: &Flow) -> Age {
+    (key.reader.clone(), Arc::clone(&flow.lane), key.lane)
 }
 
 #[cfg(test)]

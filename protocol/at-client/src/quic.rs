@@ -34,8 +34,9 @@ const PROTOCOL: &[u8] = b"atp-client/1";
 const OPENING: &[u8] = b" ";
 /// After this silence a connection is lost.
 const SILENCE_MS: u32 = 30_000;
-/// How often a sign of life goes out: two may be lost.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// After this silence a sign of life goes out: before NATs forget us (most after 30 s, RFC 9308 §3.2), and after any
+/// monitor has sent its own. What is lost of it is repeated within a second.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Bytes that may wait to be read from one session: at 80 ms it carries 3.2 MB a second.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that may wait in a connection, in either direction: 32 sessions that nobody reads.

@@ -39,6 +39,8 @@ pub(super) enum Body {
     File(File),
     /// A folder.
     Folder(Folder),
+    /// A socket, of which only the name is here.
+    Socket,
 }
 
 /// A file's content.
@@ -99,7 +101,7 @@ impl Tree {
     pub(super) fn file(&mut self, number: u64) -> Result<&mut File, Refusal> {
         match &mut self.node(number)?.body {
             Body::File(file) => Ok(file),
-            Body::Folder(_) => Err(Refusal::WrongKind),
+            Body::Folder(_) | Body::Socket => Err(Refusal::WrongKind),
         }
     }
 
@@ -107,7 +109,7 @@ impl Tree {
     pub(super) fn folder(&mut self, number: u64) -> Result<&mut Folder, Refusal> {
         match &mut self.node(number)?.body {
             Body::Folder(folder) => Ok(folder),
-            Body::File(_) => Err(Refusal::WrongKind),
+            Body::File(_) | Body::Socket => Err(Refusal::WrongKind),
         }
     }
 
@@ -164,6 +166,7 @@ impl Tree {
         match &mut self.node(number)?.body {
             Body::File(file) => file.sync(),
             Body::Folder(folder) => folder.sync(),
+            Body::Socket => {}
         }
         Ok(())
     }
@@ -174,6 +177,7 @@ impl Tree {
             match &mut node.body {
                 Body::File(file) => file.cut(random),
                 Body::Folder(folder) => folder.cut(random),
+                Body::Socket => {}
             }
         }
         // What has no name is gone.

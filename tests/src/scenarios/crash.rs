@@ -146,12 +146,12 @@ impl Scene {
         Ok(self.broker.view.acknowledged().len())
     }
 
-    /// Whether all that the agent, which was never killed, has acknowledged to the broker is in its file.
+    /// Whether all that was acknowledged to the broker is on the disk, or was. It has to be asked whenever the agent was
+    /// killed.
     pub(super) fn ensure_kept(&mut self) -> Result<()> {
         let acknowledged = u64::try_from(self.acknowledged()?)?;
-        let of_broker = |device: &str| !ASKED.contains(&device);
-        let committed = self.gateway.committed()?.filter(|((device, ..), _)| of_broker(device));
-        let kept: u64 = committed.map(|(_, last)| last).sum();
+        self.note_committed()?;
+        let kept = self.committed.count(|device| !ASKED.contains(&device));
         ensure!(
             acknowledged <= kept,
             "acknowledged {acknowledged} publications, of which {kept} are on disk"

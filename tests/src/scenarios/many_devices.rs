@@ -130,7 +130,7 @@ fn measure(run: &Run, federation: &Federation, mut devices: Devices) -> Result<V
         Some(connections) if connections > 0 => connections,
         _ => tcp_connections(host)?,
     };
-    // Nothing but signs of life, of which monitors send one in ten seconds; a missing answer is missed by then.
+    // Nothing but signs of life, of which monitors send one in sixteen seconds; a missing answer is missed by then.
     let quiet = Duration::from_secs(if run.long { 60 } else { 20 });
     let (before, packets_before) = (bytes()?, counted("passed")?);
     devices.watch(quiet)?;

@@ -98,6 +98,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { group: GATEWAY, name: "cheating-server", run: cheating_server::run },
     Scenario { group: GATEWAY, name: "powercut", run: crate::powercut::run },
     Scenario { group: GATEWAY, name: "pulled-plug", run: pulled_plug::run },
+    Scenario { group: GATEWAY, name: "pulled-plug-first-starts", run: pulled_plug::run_first_starts },
     Scenario { group: GATEWAY, name: "pulled-plug-lying-disk", run: pulled_plug::run_on_a_lying_disk },
     Scenario { group: GATEWAY, name: "full-disk", run: full_disk::run },
     Scenario { group: GATEWAY, name: "full-disk-sabotaged", run: full_disk::run_sabotaged },

@@ -26,6 +26,8 @@ use crate::scenario::Run;
 const REPLUGS: usize = 3;
 /// One frame in so many is hit.
 const ONE_IN: u64 = 10;
+/// False frames that there may be in any run.
+const BY_CHANCE: usize = 2;
 /// So long nothing comes when all is read.
 const QUIET: Duration = Duration::from_secs(1);
 /// The silence that ends a frame, and the one that we keep.
@@ -101,7 +103,7 @@ const WAYS: [Way; 7] = [
 /// One framing after the other.
 ///
 /// # Errors
-/// A frame is taken that was none, in spite of its check, or more is lost than was hit.
+/// Frames are taken that were none, in spite of their check, or more is lost than was hit.
 pub(super) fn run(run: &mut Run) -> Result<()> {
     let bytes = if run.long { 10 << 20 } else { 1 << 20 };
     for way in &WAYS {
@@ -116,7 +118,11 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     run.progress(UNCHECKED.name);
     let outcome = feed(run, &UNCHECKED, bytes >> 4)?;
     run.note(UNCHECKED.name, outcome.figures());
-    ensure!(outcome.false_frames > 0, "without a check there were no false frames: the exam finds none");
+    let found = outcome.false_frames;
+    ensure!(
+        found > 10 * BY_CHANCE,
+        "without a check there were {found} false frames: the exam finds too few"
+    );
     Ok(())
 }
 
@@ -158,7 +164,10 @@ impl Outcome {
         // A frame may be lost by what is just before it, and one with each pulled plug.
         ensure!(lost <= self.hits + REPLUGS, "{name}: {lost} frames lost by {} hits", self.hits);
         if way.check != "none" {
-            ensure!(self.false_frames == 0, "{name}: {} false frames", self.false_frames);
+            // Of so many that were none, a check of 16 bits takes one for a frame, by chance; the exam is not to fail by
+            // that alone.
+            let most = BY_CHANCE + 4 * self.refused / (1 << 16);
+            ensure!(self.false_frames <= most, "{name}: {} false frames, over {most}", self.false_frames);
         }
         Ok(())
     }

@@ -2,20 +2,20 @@
 //! nor a key; with the key in a file it yields all of them, and the doctor says so.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use at_protocol::crypto::Ed25519Secret;
 use at_protocol::keys::AtKeys;
+use atedge_service::files::write_private;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::broker::Broker;
 use crate::canary::Canaries;
-use crate::gateway::{CLIENT, GATEWAY, Gateway, gateway_town, mqtt_tables};
+use crate::gateway::{CLIENT, Gateway, gateway_town, mqtt_tables};
 use crate::process::{Process, program};
 use crate::publisher::Publisher;
 use crate::random::Random;
@@ -40,7 +40,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
     let mut broker = Broker::start(&run.folder, CLIENT)?;
     let gateway = Gateway::new(&town, &mqtt_tables(&broker.address))?;
     let state = town.folder.join("agent");
-    move_in(&town, &state, &mut random, &mut canaries)?;
+    move_in(&gateway, &town, &mut random, &mut canaries)?;
 
     let agent = Process::start_ready("agent", &mut gateway.run(), &town.folder)?;
     let mut devices = Publisher::connect(broker.address, "devices")?;
@@ -114,20 +114,11 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 }
 
 /// Has the gateway's keys lie in its state folder, beside a key of its own, plain both; they are looked for.
-fn move_in(town: &Town, state: &Path, random: &mut Random, canaries: &mut Canaries) -> Result<()> {
-    let (from, to) = (town.keys(GATEWAY), state.join("keys/gw.atKeys"));
-    fs::create_dir_all(state.join("keys"))?;
-    let text = fs::read_to_string(&from)?;
+fn move_in(gateway: &Gateway, town: &Town, random: &mut Random, canaries: &mut Canaries) -> Result<()> {
+    let text = fs::read_to_string(gateway.take_keys_in(town)?)?;
     let seed: Zeroizing<[u8; 32]> = Zeroizing::new(std::array::from_fn(|_| random.below(256) as u8));
     let identity = Ed25519Secret::from_seed(&seed).to_pem();
-    for (path, text) in [(&to, text.as_str()), (&state.join("identity.pem"), &identity)] {
-        fs::write(path, text)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    }
-    let config = town.folder.join("agent.toml");
-    let settings = fs::read_to_string(&config)?;
-    fs::write(&config, settings.replace(from.to_str().context("UTF-8")?, to.to_str().context("UTF-8")?))?;
-
+    write_private(&gateway.state().join("identity.pem"), identity.as_bytes())?;
     let keys = AtKeys::parse(&text)?;
     for (name, key) in [("pkam key", &keys.pkam), ("encryption key", &keys.encryption)] {
         let der = STANDARD.decode(key.to_pkcs8_base64().as_bytes())?;

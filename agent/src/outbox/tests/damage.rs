@@ -82,6 +82,20 @@ fn a_torn_page_costs_the_records_on_it_and_no_others() {
 }
 
 #[test]
+fn columns_whose_names_are_damaged_cost_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path());
+    let path = folder.path().join(FILE);
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let records: u64 = db.query_row("SELECT count(*) FROM record", [], |row| row.get(0)).unwrap();
+    db.execute_batch("ALTER TABLE record RENAME mono_us TO mono_ts; ALTER TABLE lane RENAME next TO nex4")
+        .unwrap();
+    drop(db);
+    crate::outbox::salvage::mark(&path);
+    assert_eq!(reopened(folder.path()).1.unwrap().records, records);
+}
+
+#[test]
 fn a_record_that_does_not_open_is_counted_and_the_rest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = store(options(folder.path(), &["@ops"]));
