@@ -3,7 +3,8 @@
 //! One SQLite file in WAL mode, synchronous=FULL, on one thread of its own. [`Outbox`] is the handle that
 //! everybody else holds: each call travels to the thread and is answered after the COMMIT that made it
 //! true. The thread takes what waits, commits it as one group, answers, and begins again, so that groups
-//! form by themselves under load and a lone call costs one fsync.
+//! form by themselves under load and a lone call costs one fsync. After a large group it waits up to 4 ms for more,
+//! as long as they come: a COMMIT writes about as many pages for twenty records as for two hundred.
 //!
 //! **Ids.** A record is (device, stream, boot, seq): a [`Lane`] and a number that
 //! has no holes in it and is never given twice. The epoch inside the boot grows at every start, in the

@@ -28,6 +28,23 @@ impl Output {
         out.flush()
     }
 
+    /// Prints answers that came together, likewise, and flushes once.
+    ///
+    /// # Errors
+    /// Standard output is closed.
+    pub fn say_all<T>(
+        self,
+        answers: impl IntoIterator<Item = T>,
+        text: impl Fn(&T) -> String,
+        json: impl Fn(&T) -> Value,
+    ) -> io::Result<()> {
+        let line = |answer| if self.json { json(&answer).to_string() } else { text(&answer) };
+        let lines: String = answers.into_iter().map(|answer| line(answer) + "\n").collect();
+        let mut out = io::stdout().lock();
+        out.write_all(lines.as_bytes())?;
+        out.flush()
+    }
+
     /// Prints what only people want to read.
     ///
     /// # Errors

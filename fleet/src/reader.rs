@@ -16,6 +16,8 @@ const MAX_LANES: usize = 100_000;
 const MAX_RANGES: usize = 1024;
 /// How long a lane is remembered after its boot has ended, in milliseconds: 30 days.
 const REMEMBERED_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+/// At most one receipt a lane in this time, in milliseconds.
+const RECEIPT_EVERY_MS: i64 = 1000;
 
 /// Whose lane: every gateway counts for itself.
 type Source = (AtSign, Lane);
@@ -34,6 +36,15 @@ struct Kept {
     had: Coverage,
     /// When something of it last came, in milliseconds since the epoch.
     at: i64,
+    /// When a receipt for it was last due, likewise.
+    confirmed: Option<i64>,
+}
+
+impl Kept {
+    /// Whether a receipt may go at `now`. Where the clock was set back, it may.
+    fn may_confirm(&self, now: Timestamp) -> bool {
+        self.confirmed.is_none_or(|last| !(last..last + RECEIPT_EVERY_MS).contains(&now.as_millis()))
+    }
 }
 
 /// A lane on disk.
@@ -104,25 +115,45 @@ impl Reader {
         Some(self.lanes.entry(source).or_default())
     }
 
-    /// Whether a receipt is due, and so something is to be kept first.
+    /// Whether receipts are owed, now or later.
     #[must_use]
-    pub fn is_due(&self) -> bool {
+    pub fn owes(&self) -> bool {
         !self.unconfirmed.is_empty()
     }
 
-    /// The receipts for all that was taken since the last call; a repeat is confirmed again.
-    pub fn receipts(&mut self) -> Vec<Due> {
-        let due =
-            std::mem::take(&mut self.unconfirmed).into_iter().filter_map(|((gateway, lane), namespace)| {
-                let kept = self.lanes.get(&(gateway.clone(), lane.clone()))?;
-                Some(Due {
-                    name: receipt(&lane.device, &lane.stream, &namespace),
-                    json: kept.had.receipt(lane.boot).to_json(),
-                    lane: format!("{}.{}.{}", lane.stream, lane.device, lane.boot),
-                    to: gateway,
-                })
-            });
+    /// Whether a receipt is due at `now`, and so something is to be kept first.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.unconfirmed.iter().any(|(source, _)| self.may_confirm(source, now))
+    }
+
+    fn may_confirm(&self, source: &Source, now: Timestamp) -> bool {
+        self.lanes.get(source).is_none_or(|kept| kept.may_confirm(now))
+    }
+
+    /// The receipts that are due at `now` for what was taken since the last call; a repeat is confirmed again. Those of
+    /// a lane that had one within the last second are owed.
+    pub fn receipts(&mut self, now: Timestamp) -> Vec<Due> {
+        let all = std::mem::take(&mut self.unconfirmed);
+        let (due, owed) = all.into_iter().partition(|(source, _)| self.may_confirm(source, now));
+        self.unconfirmed = owed;
+        let due = BTreeSet::into_iter(due).filter_map(|((gateway, lane), namespace)| {
+            let kept = self.lanes.get_mut(&(gateway.clone(), lane.clone()))?;
+            kept.confirmed = Some(now.as_millis());
+            Some(Due {
+                name: receipt(&lane.device, &lane.stream, &namespace),
+                json: kept.had.receipt(lane.boot).to_json(),
+                lane: format!("{}.{}.{}", lane.stream, lane.device, lane.boot),
+                to: gateway,
+            })
+        });
         due.collect()
+    }
+
+    /// All receipts that are owed: nothing will come after them.
+    pub fn last_receipts(&mut self) -> Vec<Due> {
+        self.lanes.values_mut().for_each(|kept| kept.confirmed = None);
+        self.receipts(Timestamp::from_millis(0))
     }
 
     /// Forgets lanes whose boot ended long ago: nothing came for 30 days, and the device has a later boot.
@@ -161,7 +192,7 @@ impl Reader {
         for line in lines.lines() {
             let Line { gateway, device, stream, boot, at, had } = serde_json::from_str(line)?;
             if let Some(kept) = reader.lane((gateway, Lane { device, stream, boot })) {
-                *kept = Kept { had, at };
+                *kept = Kept { had, at, confirmed: None };
             }
         }
         Ok(reader)
@@ -215,14 +246,18 @@ mod tests {
         let mut reader = Reader::default();
         let opened = reader.take(&gateway, "process.oven.tel.plant7", batch().as_bytes(), now()).unwrap();
         assert_eq!(opened.duplicate, [false, false]);
-        let due = reader.receipts();
+        let due = reader.receipts(now());
         assert_eq!((due.len(), due[0].name.as_str()), (1, "receipt.process.oven.plant7"));
-        assert!(due[0].json.contains(r#""upto":2"#) && reader.receipts().is_empty());
+        assert!(due[0].json.contains(r#""upto":2"#) && !reader.owes());
         assert_eq!(
             reader.take(&gateway, "process.oven.tel.plant7", batch().as_bytes(), now()).unwrap().duplicate,
             [true, true]
         );
-        assert_eq!(reader.receipts(), due);
+        assert!(reader.owes() && !reader.is_due(now().plus_millis(999)));
+        assert_eq!(reader.receipts(now().plus_millis(999)), [], "one a second");
+        assert!(reader.is_due(now().plus_millis(1000)));
+        assert_eq!(reader.receipts(now().plus_millis(1000)), due);
+        assert!(!reader.owes());
         let other: AtSign = "@other".parse().unwrap();
         assert_eq!(
             reader.take(&other, "process.oven.tel.plant7", batch().as_bytes(), now()).unwrap().duplicate,
@@ -237,7 +272,7 @@ mod tests {
         assert!(reader.take(&gateway, "hello.plant7", b"hi", now()).is_none());
         assert!(reader.take(&gateway, "process.kiln.tel.plant7", batch().as_bytes(), now()).is_none());
         assert!(reader.take(&gateway, "process.oven.tel.plant7", b"{}", now()).is_none());
-        assert!(reader.receipts().is_empty());
+        assert!(reader.receipts(now()).is_empty());
     }
 
     #[test]
@@ -257,10 +292,10 @@ mod tests {
         );
         let mut again = Reader::from_lines(&lines).unwrap();
         assert_eq!(again.to_lines(), lines);
-        assert!(!again.is_due());
+        assert!(!again.owes());
         let opened = again.take(&gateway, name, numbered(1, &[1, 2]).as_bytes(), now()).unwrap();
         assert_eq!(opened.duplicate, [true, false]);
-        assert!(again.receipts()[0].json.contains(r#""upto":3,"missing":[]"#));
+        assert!(again.receipts(now())[0].json.contains(r#""upto":3,"missing":[]"#));
         again.forget(now().plus_millis(29 * 24 * 60 * 60 * 1000));
         assert_eq!(again.to_lines().lines().count(), 2);
         again.forget(now().plus_millis(31 * 24 * 60 * 60 * 1000));

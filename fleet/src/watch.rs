@@ -8,18 +8,24 @@ use at_client::{
 };
 use at_protocol::{Timestamp, caps};
 use atedge_adapters::{Point, Value};
-use atedge_agent::payload::{Batch, ClockState, Gap, Record};
+use atedge_agent::payload::{Batch, ClockState, Gap, Lane, Record};
 use atedge_service::{Exit, stop_signal};
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, FuturesUnordered};
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::Watch;
 use crate::output::Output;
-use crate::reader::{Opened, Reader};
+use crate::reader::{Due, Opened, Reader};
 use crate::state::ReaderState;
 
-/// At most one receipt a lane in this time.
-const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether receipts are due, while some are owed.
+const CONFIRM: Duration = Duration::from_millis(50);
+/// The same where all that was taken is written to a file before.
+const KEEP_AND_CONFIRM: Duration = Duration::from_secs(1);
+/// Receipts that are sent at once.
+const RECEIPTS: usize = 16;
 /// As good as for ever, for a watch that is not told when to stop.
 const LONG: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -50,8 +56,11 @@ pub async fn run(args: Watch) -> Result<Exit> {
     let mut connection = monitor.state();
     let mut announced = false;
     let mut announce_at = Instant::now() + watched.announce().await?;
-    let mut confirm = interval(CONFIRM_EVERY);
+    let mut confirm = interval(if watched.state.is_some() { KEEP_AND_CONFIRM } else { CONFIRM });
     confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let may_confirm = args.confirm || args.receipts;
+    // They go while more is read.
+    let mut receipts = FuturesUnordered::new();
     let stop = stop_signal()?;
     let deadline = Instant::now() + args.period.unwrap_or(LONG);
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -74,7 +83,13 @@ pub async fn run(args: Watch) -> Result<Exit> {
                     MonitorState::Connecting => {}
                 }
             }
-            _ = confirm.tick(), if args.confirm || args.receipts => watched.confirm().await?,
+            _ = confirm.tick(), if may_confirm && watched.reader.owes() && receipts.is_empty() => {
+                if watched.reader.is_due(now()) {
+                    watched.keep().await?;
+                    receipts.push(send_receipts(watched.envelopes.clone(), watched.reader.receipts(now())));
+                }
+            }
+            Some(()) = receipts.next() => {}
             () = sleep_until(announce_at), if args.receipts => {
                 announce_at = Instant::now() + watched.announce().await?;
                 watched.reader.forget(now());
@@ -83,8 +98,10 @@ pub async fn run(args: Watch) -> Result<Exit> {
             () = stop.cancelled() => break,
         }
     }
-    if args.confirm || args.receipts {
-        watched.confirm().await?;
+    while receipts.next().await.is_some() {}
+    if may_confirm && watched.reader.owes() {
+        watched.keep().await?;
+        send_receipts(watched.envelopes.clone(), watched.reader.last_receipts()).await;
     }
     if !announced {
         bail!("no connection to the atServer of {} was made in time", args.atsign);
@@ -115,13 +132,12 @@ impl Watched {
         }
     }
 
-    /// Tells the gateways what has been printed; what is to be kept is on disk before.
-    async fn confirm(&mut self) -> Result<()> {
-        if let Some(state) = self.state.as_ref().filter(|_| self.reader.is_due()) {
-            state.keep(&self.reader).await?;
+    /// What was printed is on disk before it is confirmed, if it is to be kept.
+    async fn keep(&self) -> Result<()> {
+        match &self.state {
+            Some(state) => state.keep(&self.reader).await,
+            None => Ok(()),
         }
-        send_receipts(&self.envelopes, &mut self.reader).await;
-        Ok(())
     }
 
     /// Shows a notification; `false` if it is one between programs.
@@ -170,18 +186,17 @@ impl Watched {
     }
 }
 
-/// Sends what receipts are due. One that is lost is repeated with the next batch.
-pub(crate) async fn send_receipts(envelopes: &Envelopes, reader: &mut Reader) {
-    for due in reader.receipts() {
-        let Ok(name) = due.name.parse() else { continue };
-        let request = NotifyRequest {
-            latest_of: Some(&due.lane),
-            ..NotifyRequest::new(&due.to, &name, due.json.as_bytes())
-        };
+/// Sends receipts, several at once. One that is lost is repeated with the next batch.
+pub(crate) async fn send_receipts(envelopes: Envelopes, due: Vec<Due>) {
+    let send = async |Due { to, name, json, lane }: Due| {
+        let Ok(name) = name.parse() else { return };
+        let request =
+            NotifyRequest { latest_of: Some(&lane), ..NotifyRequest::new(&to, &name, json.as_bytes()) };
         if let Err(error) = envelopes.notify(request, Need::default()).await {
-            tracing::warn!(gateway = %due.to, %error, "a receipt was not sent; the gateway will ask again");
+            tracing::warn!(gateway = %to, %error, "a receipt was not sent; the gateway will ask again");
         }
-    }
+    };
+    stream::iter(due).for_each_concurrent(RECEIPTS, send).await;
 }
 
 pub(crate) fn now() -> Timestamp {
@@ -189,52 +204,48 @@ pub(crate) fn now() -> Timestamp {
 }
 
 pub(crate) fn show_readings(incoming: &Incoming, opened: &Opened, output: Output) -> Result<()> {
-    for (record, duplicate) in opened.batch.records.iter().zip(&opened.duplicate) {
-        output.say(
-            || line(&incoming.from.to_string(), &opened.batch, record, *duplicate),
-            || {
-                json!({
-                    "gateway": incoming.from,
-                    "device": opened.batch.lane.device.to_string(),
-                    "stream": opened.batch.lane.stream.to_string(),
-                    "boot": opened.batch.lane.boot.to_string(),
-                    "seq": record.seq,
-                    "time": time(record).to_string(),
-                    "unix": record.time_us as f64 / 1e6,
-                    "clock": opened.batch.clock,
-                    "mono": opened.batch.mono_of(record) as f64 / 1e6,
-                    "timefix": record.as_timefix().map(|began_us| began_us as f64 / 1e6),
-                    "points": points(record),
-                    "duplicate": duplicate,
-                    "id": incoming.id,
-                })
-            },
-        )?;
-    }
-    for (gap, lost) in opened.batch.gaps.iter().zip(&opened.lost).filter(|(_, lost)| **lost > 0) {
-        let (lane, cause) = (&opened.batch.lane, gap.cause.as_str());
-        output.say(
-            || {
-                let Gap { first, last, .. } = gap;
-                format!(
-                    "{} {}/{} #{first}-{last}  {lost} lost: {cause}",
-                    incoming.from, lane.device, lane.stream
-                )
-            },
-            || {
-                json!({
-                    "gateway": incoming.from,
-                    "device": lane.device.to_string(),
-                    "stream": lane.stream.to_string(),
-                    "boot": lane.boot.to_string(),
-                    "gap": [gap.first, gap.last],
-                    "cause": cause,
-                    "lost": lost,
-                    "id": incoming.id,
-                })
-            },
-        )?;
-    }
+    let (Incoming { from, id, .. }, Opened { batch, duplicate, lost }) = (incoming, opened);
+    let Lane { device, stream, boot } = &batch.lane;
+    let gateway = from.to_string();
+    output.say_all(
+        batch.records.iter().zip(duplicate),
+        |(record, duplicate)| line(&gateway, batch, record, **duplicate),
+        |(record, duplicate)| {
+            json!({
+                "gateway": from,
+                "device": device,
+                "stream": stream,
+                "boot": boot,
+                "seq": record.seq,
+                "time": time(record).to_string(),
+                "unix": record.time_us as f64 / 1e6,
+                "clock": batch.clock,
+                "mono": batch.mono_of(record) as f64 / 1e6,
+                "timefix": record.as_timefix().map(|began_us| began_us as f64 / 1e6),
+                "points": points(record),
+                "duplicate": duplicate,
+                "id": id,
+            })
+        },
+    )?;
+    output.say_all(
+        batch.gaps.iter().zip(lost).filter(|(_, lost)| **lost > 0),
+        |(Gap { first, last, cause }, lost)| {
+            format!("{gateway} {device}/{stream} #{first}-{last}  {lost} lost: {}", cause.as_str())
+        },
+        |(gap, lost)| {
+            json!({
+                "gateway": from,
+                "device": device,
+                "stream": stream,
+                "boot": boot,
+                "gap": [gap.first, gap.last],
+                "cause": gap.cause.as_str(),
+                "lost": lost,
+                "id": id,
+            })
+        },
+    )?;
     Ok(())
 }
 

@@ -349,7 +349,7 @@ async fn operate(
                 sent.commands.extend(device.commands);
                 sent.scale = sent.scale.or(device.scale);
             }
-            _ = confirm.tick() => send_receipts(&envelopes, &mut reader).await,
+            _ = confirm.tick() => send_receipts(envelopes.clone(), reader.receipts(now())).await,
             () = stop.cancelled(), if !devices.quiet.is_cancelled() => {
                 devices.quiet.cancel();
                 deadline = Instant::now() + ARRIVAL;
