@@ -89,8 +89,10 @@ fn is_right(wall: Duration, least: Duration, timesync: &Path) -> bool {
 }
 
 fn stamp(wall: Duration, least: Duration, since_start: Duration, right: bool) -> Stamp {
-    let state = if right { ClockState::Sync } else { ClockState::Free };
-    let least = if right { Duration::from_secs(RELEASED_S) } else { least };
+    let released = Duration::from_secs(RELEASED_S);
+    // It may be set back, but not so far.
+    let state = if right && wall >= released { ClockState::Sync } else { ClockState::Free };
+    let least = if right { released } else { least };
     let wall_us = i64::try_from(wall.max(least).as_micros()).unwrap_or(i64::MAX);
     let mono_us = u64::try_from(since_start.as_micros()).unwrap_or(u64::MAX);
     Stamp { wall_us, mono_us, state }
@@ -124,5 +126,7 @@ mod tests {
         let seen = Duration::from_secs(RELEASED_S + 86_400);
         let back = stamp(seen - Duration::from_secs(3600), seen, Duration::ZERO, true);
         assert_eq!((back.state, back.wall_us), (ClockState::Sync, 1_795_305_600_000_000 + 82_800_000_000));
+        let unset = stamp(Duration::from_secs(90), seen, Duration::ZERO, true);
+        assert_eq!((unset.state, unset.wall_us), (ClockState::Free, 1_795_305_600_000_000));
     }
 }

@@ -8,9 +8,10 @@ use rusqlite::{OptionalExtension as _, params};
 use super::StreamPolicy;
 use super::send::FlowKey;
 use super::store::{LaneId, Store, text};
+use super::timefix::Steady;
 use crate::clock::Stamp;
 use crate::failpoint::Failpoint;
-use crate::payload::{Boot, Cause, ClockState};
+use crate::payload::{Boot, Cause};
 
 /// Lost because their time was up, by one round of [`Outbox::expire`](super::Outbox::expire).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +76,7 @@ impl Store {
             .prepare_cached("SELECT id, stream, boot FROM lane")?
             .query_map([], |row| Ok(Aging { id: row.get(0)?, stream: text(row, 1)?, boot: text(row, 2)? }))?
             .collect::<Result<_, _>>()?;
+        let now = self.steady(now)?;
         self.note_who_confirmed(now)?;
         let mut expired = Expired::default();
         let mut oldest_segment = self.segment()?;
@@ -90,9 +92,9 @@ impl Store {
             self.close_lane(lane.id)?;
         }
         self.forget_began()?;
-        if now.state == ClockState::Sync {
-            self.see(now)?;
-            let before = now.wall_us - micros(self.longest_ttl());
+        if let Some(now_us) = now.us {
+            self.see(now_us)?;
+            let before = now_us - micros(self.longest_ttl());
             self.db.prepare_cached("DELETE FROM aside WHERE time_us < ?")?.execute([before])?;
         }
         let aside: Option<i64> =
@@ -108,7 +110,7 @@ impl Store {
     }
 
     /// A lane's records are in the order of their capture: from the first on, all that are too old go.
-    fn expire_lane(&self, lane: &Aging, now: Stamp) -> rusqlite::Result<u64> {
+    fn expire_lane(&self, lane: &Aging, now: Steady) -> rusqlite::Result<u64> {
         let ttl = self.policy(&lane.stream).map_or_else(|| self.longest_ttl(), |policy| policy.ttl);
         let (Some(oldest), Some(last)) = (self.first_record(lane.id)?, self.last_older(lane, ttl, now)?)
         else {
@@ -118,7 +120,7 @@ impl Store {
     }
 
     /// Readers that have been silent for too long are owed a gap in place of what was held so long.
-    fn pass_over(&self, lane: &Aging, now: Stamp) -> rusqlite::Result<u64> {
+    fn pass_over(&self, lane: &Aging, now: Steady) -> rusqlite::Result<u64> {
         let Some(StreamPolicy { hold, readers, .. }) = self.policy(&lane.stream) else { return Ok(0) };
         let silent = readers.iter().filter(|reader| {
             let heard_us = self.heard.get(&(lane.stream.clone(), (*reader).clone())).copied().unwrap_or(0);
@@ -137,7 +139,7 @@ impl Store {
     }
 
     /// Those who confirmed something since the last time were heard of.
-    fn note_who_confirmed(&mut self, now: Stamp) -> rusqlite::Result<()> {
+    fn note_who_confirmed(&mut self, now: Steady) -> rusqlite::Result<()> {
         for FlowKey { lane, reader } in std::mem::take(&mut self.confirmed) {
             let stream: Option<StreamName> = self
                 .db
@@ -158,19 +160,19 @@ impl Store {
     }
 
     /// The last record before the first of `lane` that is younger than `age`. Within one boot the time since
-    /// its start tells, which never jumps. Of earlier boots only the wall clock knows; as long as it runs
-    /// free, now or at capture, nothing is old.
+    /// its start tells, which never jumps. Of earlier boots only the wall clock knows, as it was when it was first
+    /// right; as long as it never was, in this run or at capture, nothing is old.
     pub(super) fn last_older(
         &self,
         lane: &Aging,
         age: Duration,
-        now: Stamp,
+        now: Steady,
     ) -> rusqlite::Result<Option<u64>> {
         let (sql, before) = if lane.boot == self.boot {
             let mono_us = i64::try_from(now.mono_us).unwrap_or(i64::MAX);
             ("mono_us >= ?", mono_us - micros(age))
-        } else if now.state == ClockState::Sync {
-            ("(free OR time_us >= ?)", now.wall_us - micros(age))
+        } else if let Some(now_us) = now.us {
+            ("(free OR time_us >= ?)", now_us - micros(age))
         } else {
             return Ok(None);
         };

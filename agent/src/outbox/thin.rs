@@ -10,6 +10,7 @@ use rusqlite::params;
 use super::keep::{Aging, micros};
 use super::send::Stored;
 use super::store::{LaneId, Store};
+use super::timefix::Steady;
 use super::{Priority, Thin, WhenFull};
 use crate::clock::Stamp;
 use crate::payload::{Cause, Lane, Record, fragment, parse_fragment};
@@ -21,6 +22,7 @@ impl Store {
     /// Thins streams that allow it, the least important first and none that is more important than `priority`,
     /// until no more than `enough` bytes are in use. Returns whether there was anything to thin.
     pub(super) fn thin(&mut self, priority: Priority, enough: u64, now: Stamp) -> rusqlite::Result<bool> {
+        let now = self.steady(now)?;
         let mut streams: Vec<(Priority, StreamName, Thin)> = Vec::new();
         for (stream, policy) in &self.options.streams {
             if policy.priority >= priority && policy.allows(WhenFull::Thin) {
@@ -45,7 +47,7 @@ impl Store {
     }
 
     /// Thins the next records of one lane; returns how many went, `None` if no more are old enough.
-    fn thin_lane(&mut self, lane: &Aging, rules: &Thin, now: Stamp) -> rusqlite::Result<Option<u64>> {
+    fn thin_lane(&mut self, lane: &Aging, rules: &Thin, now: Steady) -> rusqlite::Result<Option<u64>> {
         let Some(old) = self.last_older(lane, rules.after, now)? else { return Ok(None) };
         let (name, after) = self.unthinned(lane)?;
         let rows = self.some_records(lane.id, after + 1, old)?;

@@ -6,21 +6,28 @@ use rusqlite::{OptionalExtension as _, params};
 use super::store::{Store, text};
 use crate::clock::Stamp;
 use crate::failpoint::Failpoint;
-use crate::payload::{Boot, Record};
+use crate::payload::{Boot, ClockState, Record};
 
 /// A clock that is right is written down this often, so that the next start knows what time it is at least.
 const WRITE_DOWN_S: i64 = 3600;
 /// Where that stands.
 const SEEN: &str = "seen_s";
 
+/// A moment, by which things grow old: whatever the wall clock is set to, they do so no sooner.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Steady {
+    /// Since the start, in microseconds.
+    pub(super) mono_us: u64,
+    /// Since 1970, in microseconds, as the wall clock said when it was first right in this run; unknown until then.
+    pub(super) us: Option<i64>,
+}
+
 impl Store {
     /// The clock is right since `now`: what waits from this run is given its right time when it goes, and the
     /// readers of what went already are told, by a record of its own in each lane.
     pub(super) fn synchronised(&mut self, now: Stamp) -> rusqlite::Result<()> {
-        let began_us = now.wall_us - i64::try_from(now.mono_us).unwrap_or(i64::MAX);
+        let began_us = self.note_began(now)?;
         let boot = self.boot.to_string();
-        self.db.execute("INSERT OR REPLACE INTO began VALUES(?, ?)", params![boot, began_us])?;
-        self.began = None;
         let lanes: Vec<(DeviceName, StreamName)> = self
             .db
             .prepare(
@@ -35,6 +42,26 @@ impl Store {
         }
         Failpoint::TimefixWritten.pass();
         Ok(())
+    }
+
+    /// Writes down when the monotonic time of this run began: its wall clock is right at `now`.
+    fn note_began(&mut self, now: Stamp) -> rusqlite::Result<i64> {
+        let began_us = now.wall_us - micros(now.mono_us);
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO began VALUES(?, ?)")?
+            .execute(params![self.boot.to_string(), began_us])?;
+        self.began = None;
+        Ok(began_us)
+    }
+
+    /// What time it is by the clock that never jumps.
+    pub(super) fn steady(&mut self, now: Stamp) -> rusqlite::Result<Steady> {
+        let began_us = match self.began(self.boot)? {
+            None if now.state == ClockState::Sync => Some(self.note_began(now)?),
+            known => known,
+        };
+        let us = began_us.map(|began_us| began_us.saturating_add(micros(now.mono_us)));
+        Ok(Steady { mono_us: now.mono_us, us })
     }
 
     /// When the monotonic time of `boot` began, if that is known.
@@ -61,9 +88,9 @@ impl Store {
         Ok(())
     }
 
-    /// Writes a right clock down, now and then.
-    pub(super) fn see(&self, now: Stamp) -> rusqlite::Result<()> {
-        let seconds = now.wall_us / 1_000_000;
+    /// Writes down what time it is, which is sure, now and then.
+    pub(super) fn see(&self, now_us: i64) -> rusqlite::Result<()> {
+        let seconds = now_us / 1_000_000;
         let seen = self.number(SEEN)?.and_then(|seen| i64::try_from(seen).ok()).unwrap_or(0);
         if seconds - seen >= WRITE_DOWN_S {
             self.set_number(SEEN, u64::try_from(seconds).unwrap_or(0))?;
@@ -75,4 +102,8 @@ impl Store {
     pub(super) fn seen_s(&self) -> rusqlite::Result<Option<u64>> {
         self.number(SEEN)
     }
+}
+
+fn micros(mono_us: u64) -> i64 {
+    i64::try_from(mono_us).unwrap_or(i64::MAX)
 }
