@@ -1,6 +1,6 @@
 //! What senders may repeat, so that a repeat is known: one row for all that a session delivered in one group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use atedge_adapters::{Delivery, Digest};
@@ -24,43 +24,64 @@ pub(super) struct Packets {
 /// Bytes of one of them.
 const PACKET: usize = 2 + size_of::<Digest>();
 
-/// What was last delivered under an identifier.
-fn digest_of(packet: u16, bytes: &[u8]) -> Option<&[u8]> {
-    let mut newest_first = bytes.chunks_exact(PACKET).rev();
-    newest_first.find_map(|entry| entry.strip_prefix(&packet.to_be_bytes()))
+/// What the last session that repeats something has delivered: its newest digest under each identifier. A broker may
+/// repeat all that piled up for a gateway that was away, and each is looked for.
+pub(super) struct Repeating {
+    session: Arc<str>,
+    newest: HashMap<u16, Digest>,
+}
+
+impl Repeating {
+    /// Takes what was delivered after all that it has.
+    fn extend(&mut self, bytes: &[u8]) {
+        self.newest.extend(bytes.chunks_exact(PACKET).filter_map(|entry| {
+            let (packet, digest) = entry.split_first_chunk()?;
+            Some((u16::from_be_bytes(*packet), digest.try_into().ok()?))
+        }));
+    }
 }
 
 impl Store {
     /// Whether the sender says that this is a repeat, and it is one of what we remember. It is remembered from now
     /// on under its own number: what it repeats is settled before it is.
     pub(super) fn delivered(&mut self, delivery: &Delivery) -> rusqlite::Result<bool> {
-        let is_repeat = delivery.dup && self.is_known(delivery)?;
-        if !self.delivered.contains_key(&delivery.session) {
-            self.delivered.insert(Arc::clone(&delivery.session), Packets::default());
+        let Delivery { session, number, packet, digest, .. } = delivery;
+        let is_repeat = delivery.dup && self.repeating(session)?.newest.get(packet) == Some(digest);
+        if let Some(repeating) = self.repeating.as_mut().filter(|repeating| repeating.session == *session) {
+            repeating.newest.insert(*packet, *digest);
         }
-        let packets = self.delivered.get_mut(&delivery.session).expect("it was just put there");
-        packets.last = delivery.number;
-        packets.bytes.extend_from_slice(&delivery.packet.to_be_bytes());
-        packets.bytes.extend_from_slice(&delivery.digest);
+        if !self.delivered.contains_key(session) {
+            self.delivered.insert(Arc::clone(session), Packets::default());
+        }
+        let packets = self.delivered.get_mut(session).expect("it was just put there");
+        packets.last = *number;
+        packets.bytes.extend_from_slice(&packet.to_be_bytes());
+        packets.bytes.extend_from_slice(digest);
         Ok(is_repeat)
     }
 
-    fn is_known(&self, Delivery { session, packet, digest, .. }: &Delivery) -> rusqlite::Result<bool> {
-        let of_this_group =
-            self.delivered.get(session).and_then(|packets| digest_of(*packet, &packets.bytes));
-        if let Some(known) = of_this_group {
-            return Ok(known == digest);
-        }
-        let mut select = self.db.prepare_cached(
-            "SELECT packets FROM delivered WHERE session = ? ORDER BY epoch DESC, last DESC",
-        )?;
+    /// What this session has delivered, this group's among it.
+    fn repeating(&mut self, session: &Arc<str>) -> rusqlite::Result<&mut Repeating> {
+        let known = self.repeating.take().filter(|known| known.session == *session);
+        let repeating = match known {
+            Some(known) => known,
+            None => self.read_delivered(session)?,
+        };
+        Ok(self.repeating.insert(repeating))
+    }
+
+    fn read_delivered(&self, session: &Arc<str>) -> rusqlite::Result<Repeating> {
+        let mut repeating = Repeating { session: Arc::clone(session), newest: HashMap::new() };
+        let mut select =
+            self.db.prepare_cached("SELECT packets FROM delivered WHERE session = ? ORDER BY epoch, last")?;
         let mut rows = select.query([&**session])?;
         while let Some(row) = rows.next()? {
-            if let Some(known) = digest_of(*packet, row.get_ref(0)?.as_blob()?) {
-                return Ok(known == digest);
-            }
+            repeating.extend(row.get_ref(0)?.as_blob()?);
         }
-        Ok(false)
+        if let Some(packets) = self.delivered.get(session) {
+            repeating.extend(&packets.bytes);
+        }
+        Ok(repeating)
     }
 
     /// Writes down what was delivered in this group.
@@ -77,7 +98,8 @@ impl Store {
     }
 
     /// The sender will not repeat what it delivered up to this number, nor what it did in earlier runs: forget it.
-    pub(super) fn settle(&self, session: &str, upto: u64) -> rusqlite::Result<()> {
+    pub(super) fn settle(&mut self, session: &str, upto: u64) -> rusqlite::Result<()> {
+        self.repeating = None;
         self.db
             .prepare_cached("DELETE FROM delivered WHERE session = ? AND (epoch, last) <= (?, ?)")?
             .execute(params![session, self.boot.epoch(), upto])?;
@@ -85,7 +107,8 @@ impl Store {
     }
 
     /// The session began anew: what it may repeat is nothing.
-    pub(super) fn forget_session(&self, session: &str) -> rusqlite::Result<()> {
+    pub(super) fn forget_session(&mut self, session: &str) -> rusqlite::Result<()> {
+        self.repeating = None;
         self.db.prepare_cached("DELETE FROM delivered WHERE session = ?")?.execute([session])?;
         Ok(())
     }

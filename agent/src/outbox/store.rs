@@ -9,7 +9,7 @@ use atedge_adapters::{DeviceName, StreamName};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
 
-use super::delivered::Delivered;
+use super::delivered::{Delivered, Repeating};
 use super::room::Tried;
 use super::seal::Segments;
 use super::{Durability, FlowKey, OutboxOptions, schema};
@@ -41,6 +41,8 @@ pub(super) struct Store {
     ungrown: Grown,
     /// What was delivered in this group.
     pub(super) delivered: Delivered,
+    /// What was delivered by whoever repeats something.
+    pub(super) repeating: Option<Repeating>,
     /// Who has confirmed something since the outbox was last cleared.
     pub(super) confirmed: HashSet<FlowKey>,
     /// When each reader of a stream was last known to have confirmed something, in microseconds since the
@@ -129,6 +131,7 @@ impl Store {
             grown: Grown::new(),
             ungrown: Grown::new(),
             delivered: Delivered::new(),
+            repeating: None,
             confirmed: HashSet::new(),
             heard: HashMap::new(),
             began: None,
@@ -174,6 +177,7 @@ impl Store {
             self.open_lanes.clear();
             self.ungrown = std::mem::take(&mut self.grown);
             self.delivered.clear();
+            self.repeating = None;
             self.began = None;
             self.segments.forget();
         }
