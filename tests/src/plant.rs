@@ -30,7 +30,8 @@ pub struct Plant {
     lines: JoinHandle<Result<()>>,
     weighed: Arc<AtomicU64>,
     ports: [PathBuf; 2],
-    publishing: Option<JoinHandle<Result<u64>>>,
+    published: Arc<AtomicU64>,
+    publishing: Option<JoinHandle<Result<()>>>,
 }
 
 impl Plant {
@@ -56,7 +57,7 @@ impl Plant {
                 }
             })
         });
-        Ok(Self { stop, lines, weighed, ports, publishing: None })
+        Ok(Self { stop, lines, weighed, ports, published: Arc::default(), publishing: None })
     }
 
     /// The adapters that ask them.
@@ -75,16 +76,23 @@ impl Plant {
 
     /// Has devices publish to `broker` from now on.
     pub fn publish(&mut self, broker: SocketAddr) {
-        let stop = self.stop.clone();
+        let (stop, count) = (self.stop.clone(), Arc::clone(&self.published));
         self.publishing = Some(std::thread::spawn(move || {
             let mut devices = Publisher::connect(broker, "devices")?;
             let mut published = 0;
             while !stop.is_cancelled() {
                 publish(&mut devices, &mut published, BURST)?;
+                count.store(published, Ordering::Relaxed);
                 sleep(EVERY);
             }
-            Ok(published)
+            Ok(())
         }));
+    }
+
+    /// How many readings were published so far.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
     }
 
     /// Ends all of them; gives how many readings were published, and how often the scale has weighed.
@@ -95,8 +103,8 @@ impl Plant {
         self.stop.cancel();
         let joined = |_| anyhow!("a device panicked");
         self.lines.join().map_err(joined)??;
-        let published = self.publishing.context("nobody published")?.join().map_err(joined)??;
-        Ok((published, self.weighed.load(Ordering::Relaxed)))
+        self.publishing.context("nobody published")?.join().map_err(joined)??;
+        Ok((self.published.load(Ordering::Relaxed), self.weighed.load(Ordering::Relaxed)))
     }
 }
 

@@ -132,9 +132,11 @@ impl Scene {
         Ok(Self { town, gateway, broker, plant, reader, committed: Committed::default(), silence: SILENCE })
     }
 
-    /// Waits until all has arrived that is acknowledged by now.
+    /// Waits until all that is published by now is acknowledged and has arrived: the broker has no more than 65,535
+    /// names for what it repeats.
     pub(super) fn catch_up(&mut self) -> Result<()> {
-        self.broker.catch_up()?;
+        let published = self.plant.published();
+        self.broker.until("all acknowledgements", |view| view.acknowledged().len() as u64 >= published)?;
         let came = self.reader.until_all(PATIENCE, numbers(&self.broker.view, "")?)?;
         ensure!(came, "what was acknowledged does not arrive");
         Ok(())
