@@ -28,6 +28,14 @@ impl Stamp {
     pub const fn wall_ms(self) -> i64 {
         self.wall_us / 1000
     }
+
+    /// The moment so much later.
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Self {
+        let by = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+        let wall_us = self.wall_us.saturating_add_unsigned(by);
+        Self { wall_us, mono_us: self.mono_us.saturating_add(by), ..self }
+    }
 }
 
 /// A source of [`Stamp`]s. Handed in, so that tests live in their own time.

@@ -52,6 +52,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use at_protocol::AtSign;
 use atedge_adapters::{DeviceName, StreamName};
@@ -205,7 +206,7 @@ impl Outbox {
     pub async fn submit(&self, capture: Arc<Capture>) -> Result<Appending, OutboxError> {
         let place = Arc::clone(&self.appends).acquire_owned().await.map_err(|_| OutboxError::NotStored)?;
         let (answer, answered) = oneshot::channel();
-        let append = Append { capture, answer, place };
+        let append = Append { capture, since: Instant::now(), answer, place };
         self.requests.send(Request::Append(append)).map_err(|_| OutboxError::NotStored)?;
         Ok(Appending(answered))
     }

@@ -50,6 +50,8 @@ pub(super) trait Call: Send {
 pub(super) struct Append {
     /// What is to be kept.
     pub(super) capture: Arc<Capture>,
+    /// When it came here: while it waits for room, what is in its way grows old.
+    pub(super) since: Instant,
     /// Who waits.
     pub(super) answer: oneshot::Sender<Appended>,
     /// Its place among those that may wait.
@@ -281,7 +283,7 @@ fn append_some(
 ) -> rusqlite::Result<VecDeque<Option<Appended>>> {
     let mut rooms: HashMap<&StreamName, (Room, u32)> = HashMap::new();
     let mut appended = VecDeque::with_capacity(appends.len());
-    for Append { capture, .. } in appends {
+    for Append { capture, since, .. } in appends {
         let room = match rooms.get_mut(&capture.stream) {
             Some((Room::Blocked, _)) => Room::Blocked,
             Some((room, asked)) if *asked < ASK => {
@@ -289,7 +291,7 @@ fn append_some(
                 *room
             }
             _ => {
-                let room = store.room_for(&capture.stream, capture.taken)?;
+                let room = store.room_for(&capture.stream, capture.taken.plus(since.elapsed()))?;
                 rooms.insert(&capture.stream, (room, 0));
                 room
             }

@@ -1,5 +1,7 @@
 //! A full queue: each way to make room does what its name says, and every loss is counted for whom it is one.
 
+use std::time::Duration;
+
 use atedge_adapters::report::Summary;
 
 use super::*;
@@ -245,4 +247,24 @@ fn a_stream_of_the_newest_keeps_what_was_sent_and_one_more() {
     assert_eq!(fill(&mut second, "state", 1), 1);
     assert_eq!((second.stat().unwrap().records, lost(&second)), (2, vec![15, 14]));
     assert_eq!(told(&mut second, "state"), (3, 29), "the reader of each hears of all 16");
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_grows_old_while_one_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (after, to) = (Duration::from_millis(200), Duration::from_millis(1));
+    let thin = Thin { after, to, with: vec![Summary::Max] };
+    let policy = StreamPolicy { thin, ..policy(9, &[WhenFull::Thin, WhenFull::Block]) };
+    let streams = BTreeMap::from([(stream("log"), policy)]);
+    let options =
+        OutboxOptions { durability: Durability::None, ..OutboxOptions::new(folder.path(), streams) };
+    let outbox = Outbox::open(OutboxOptions { max_bytes: SMALL, ..options }, now()).unwrap().outbox;
+    // They come so fast that nothing is old when there is no more room.
+    let all = async {
+        for number in 0..12_000 {
+            outbox.append(Arc::new(captured("log", number, number as u64))).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("it waits for ever");
+    assert!(outbox.stat().await.unwrap().thinned > 0);
 }
