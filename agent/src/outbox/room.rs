@@ -23,7 +23,7 @@ const OWN_ROOM: u64 = 256 << 10;
 const LOG_MOST: u64 = 2 * WAL_KEPT as u64;
 /// What one group may add to a log that is larger than that already, since somebody who reads keeps it from being cut
 /// back.
-const GROUP_MOST: u64 = 2 << 20;
+const GROUP_MOST: u64 = 4 << 20;
 /// Pause between two looks for records that are too old, or that can be thinned, while the outbox is full.
 const LOOK_AGAIN_US: u64 = 10_000_000;
 
@@ -101,7 +101,7 @@ impl Store {
         let log = beside(&self.options.folder.join(FILE), "-wal");
         let log = log.metadata().map_or(0, |file| file.len());
         let grown = LOG_MOST.min(disk.f_blocks * disk.f_frsize / 8);
-        let group = GROUP_MOST.min(disk.f_blocks * disk.f_frsize / 16);
+        let group = GROUP_MOST.min(disk.f_blocks * disk.f_frsize / 8);
         disk.f_bavail * disk.f_frsize >= least + grown.saturating_sub(log).max(group)
     }
 
