@@ -142,16 +142,11 @@ impl Scene {
         Ok(())
     }
 
-    /// How many publications the agent has acknowledged so far.
-    pub(super) fn acknowledged(&mut self) -> Result<usize> {
-        self.broker.catch_up()?;
-        Ok(self.broker.view.acknowledged().len())
-    }
-
     /// Whether all that was acknowledged to the broker is on the disk, or was. It has to be asked whenever the agent was
     /// killed.
     pub(super) fn ensure_kept(&mut self) -> Result<()> {
-        let acknowledged = u64::try_from(self.acknowledged()?)?;
+        self.broker.catch_up()?;
+        let acknowledged = self.broker.view.acknowledged().len() as u64;
         self.note_committed()?;
         let kept = self.committed.count(|device| !ASKED.contains(&device));
         ensure!(
