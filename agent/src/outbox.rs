@@ -39,6 +39,7 @@ mod send;
 mod share;
 #[cfg(test)]
 pub(crate) mod sim;
+mod span;
 mod stat;
 mod store;
 #[cfg(test)]
@@ -98,8 +99,8 @@ pub enum OutboxError {
     /// Another process has it open.
     #[error("the outbox in {} is in use; is another agent running?", .0.display())]
     InUse(PathBuf),
-    /// A newer atedge made the file.
-    #[error("{} is of version {version}, made by a newer atedge-agent; run that one, or move the file away", path.display())]
+    /// A newer atedge made the file, or one from before the first release.
+    #[error("{} is of version {version}, which another atedge-agent made; run that one, or move the file away", path.display())]
     Version {
         /// The file.
         path: PathBuf,

@@ -8,8 +8,7 @@ use rusqlite::params;
 use super::Keep;
 use super::store::{LaneId, Store};
 use crate::clock::Stamp;
-use crate::failpoint::Failpoint;
-use crate::payload::{Cause, ClockState, Lane, Record, fragment};
+use crate::payload::{Cause, ClockState, Lane, Record};
 
 /// How many ids of devices' own are remembered, over all devices: more than MQTT brokers may keep
 /// unacknowledged for one session (65,535, MQTT 5 §3.1.2.11.3), so that no redelivery outlives its id.
@@ -78,10 +77,10 @@ impl Store {
         if taken.state == ClockState::Free && !own_time {
             self.note_free(&capture.device, &capture.stream)?;
         }
-        self.insert(lane_id, &lane, &record, taken, own_time)?;
         if self.policy(&capture.stream).is_some_and(|policy| policy.keep == Keep::Latest) {
             self.supersede(lane_id, &lane, seq)?;
         }
+        self.insert(lane_id, &lane, &record, taken, own_time)?;
         Ok(Appended::New { lane, seq })
     }
 
@@ -103,7 +102,8 @@ impl Store {
     }
 
     /// What was not sent to a reader, up to the number `last`, it will not get.
-    fn supersede_in(&self, lane: LaneId, last: u64) -> rusqlite::Result<()> {
+    fn supersede_in(&mut self, lane: LaneId, last: u64) -> rusqlite::Result<()> {
+        self.growing.remove(&lane);
         let readers: Vec<(String, u64)> = self
             .db
             .prepare_cached("SELECT reader, sent FROM cursor WHERE lane = ? AND sent < ?")?
@@ -112,40 +112,14 @@ impl Store {
         for (reader, sent) in &readers {
             self.lose(lane, reader, sent + 1, last, Cause::Superseded)?;
         }
-        // Those that were sent to anybody stay until they are confirmed.
+        // Those that were sent to anybody stay until they are confirmed, and what was committed with them.
         let most: u64 = self
             .db
             .prepare_cached("SELECT ifnull(max(sent), 0) FROM cursor WHERE lane = ?")?
             .query_row([lane], |row| row.get(0))?;
         self.db
-            .prepare_cached("DELETE FROM record WHERE lane = ? AND seq > ? AND seq <= ?")?
+            .prepare_cached("DELETE FROM span WHERE lane = ? AND first > ? AND last <= ?")?
             .execute(params![lane, most, last])?;
-        Ok(())
-    }
-
-    /// Seals a record, and puts it into its place.
-    pub(super) fn insert(
-        &mut self,
-        id: LaneId,
-        lane: &Lane,
-        record: &Record,
-        taken: Stamp,
-        own_time: bool,
-    ) -> rusqlite::Result<()> {
-        let segment = self.segment()?;
-        let sealed = self.segments.seal(&lane.about(record.seq), fragment(record).as_bytes());
-        let free = taken.state == ClockState::Free;
-        self.db.prepare_cached("INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?.execute(params![
-            id,
-            record.seq,
-            taken.wall_us,
-            taken.mono_us,
-            free,
-            own_time,
-            segment,
-            sealed
-        ])?;
-        Failpoint::RecordWritten.pass();
         Ok(())
     }
 

@@ -14,8 +14,9 @@ use crate::payload::{Cause, Gap};
 pub(super) const MOST_GAPS: usize = 256;
 
 impl Store {
-    /// Deletes the records from `first` to `last`: lost to all readers of `lane` that have not got them.
-    /// Returns how many records went.
+    /// Deletes the records from `first` to `last`: lost to all readers of `lane` that have not got them. Those that
+    /// were committed with one before `first` stay for now, and the gap says that nobody gets them. Returns how many
+    /// records went.
     pub(super) fn drop_records(
         &self,
         lane: LaneId,
@@ -23,10 +24,14 @@ impl Store {
         last: u64,
         cause: Cause,
     ) -> rusqlite::Result<u64> {
-        let gone = self
-            .db
-            .prepare_cached("DELETE FROM record WHERE lane = ? AND seq BETWEEN ? AND ?")?
-            .execute(params![lane, first, last])?;
+        let mut delete = self.db.prepare_cached(
+            "DELETE FROM span WHERE lane = ?1 AND last BETWEEN ?2 AND ?3 AND first >= ?2 RETURNING last - first + 1",
+        )?;
+        let mut gone = 0;
+        for records in delete.query_map(params![lane, first, last], |row| row.get::<_, u64>(0))? {
+            gone += records?;
+        }
+        gone += self.trim_span(lane, first, last)?;
         Failpoint::RecordsDropped.pass();
         let readers: Vec<String> = self
             .db
@@ -36,7 +41,7 @@ impl Store {
         for reader in readers {
             self.lose(lane, &reader, first, last, cause)?;
         }
-        Ok(gone as u64)
+        Ok(gone)
     }
 
     /// The reader will not get the numbers from `first` to `last`. Those that it has, or that it lost
@@ -175,14 +180,14 @@ impl Store {
         )?;
         let Some(mut before) = least else { return Ok(()) };
         let mut holes = Vec::new();
-        let mut select = self.db.prepare("SELECT seq FROM record WHERE lane = ? AND seq > ? ORDER BY seq")?;
+        let mut select = self.db.prepare("SELECT first, last FROM span WHERE lane = ? AND last > ? ORDER BY last")?;
         let mut rows = select.query(params![lane, before])?;
         while let Some(row) = rows.next()? {
-            let seq: u64 = row.get(0)?;
-            if seq > before + 1 {
-                holes.push((before + 1, seq - 1));
+            let (first, last): (u64, u64) = (row.get(0)?, row.get(1)?);
+            if first > before + 1 {
+                holes.push((before + 1, first - 1));
             }
-            before = seq;
+            before = last;
         }
         if before + 1 < next {
             holes.push((before + 1, next - 1));

@@ -44,8 +44,9 @@ impl Store {
     pub(super) fn retire(&self, lane: LaneId) -> rusqlite::Result<()> {
         if let Some(needed) = self.needed_from(lane)? {
             self.db
-                .prepare_cached("DELETE FROM record WHERE lane = ? AND seq < ?")?
+                .prepare_cached("DELETE FROM span WHERE lane = ? AND last < ?")?
                 .execute(params![lane, needed])?;
+            self.trim_span(lane, 0, needed - 1)?;
             Failpoint::RecordsDeleted.pass();
         }
         self.close_lane(lane)
@@ -57,7 +58,7 @@ impl Store {
             .db
             .prepare_cached(
                 "DELETE FROM lane WHERE id = ?1 AND boot <> ?2
-                 AND NOT EXISTS (SELECT 1 FROM record WHERE lane = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM span WHERE lane = ?1)
                  AND NOT EXISTS (SELECT 1 FROM gap WHERE lane = ?1)",
             )?
             .execute(params![lane, self.boot.to_string()])?;
@@ -85,7 +86,7 @@ impl Store {
             expired.passed_over += self.pass_over(&lane, now)?;
             let first: Option<i64> = self
                 .db
-                .prepare_cached("SELECT segment FROM record WHERE lane = ? ORDER BY seq LIMIT 1")?
+                .prepare_cached("SELECT segment FROM span WHERE lane = ? ORDER BY last LIMIT 1")?
                 .query_row([lane.id], |row| row.get(0))
                 .optional()?;
             oldest_segment = oldest_segment.min(first.unwrap_or(i64::MAX));
@@ -155,11 +156,11 @@ impl Store {
 
     pub(super) fn first_record(&self, lane: LaneId) -> rusqlite::Result<Option<u64>> {
         self.db
-            .prepare_cached("SELECT min(seq) FROM record WHERE lane = ?")?
+            .prepare_cached("SELECT min(first) FROM span WHERE lane = ?")?
             .query_row([lane], |row| row.get(0))
     }
 
-    /// The last record before the first of `lane` that is younger than `age`. Within one boot the time since
+    /// The last record of `lane` before the first that is younger than `age`, or was committed with one that is. Within one boot the time since
     /// its start tells, which never jumps. Of earlier boots only the wall clock knows, as it was when it was first
     /// right; as long as it never was, in this run or at capture, nothing is old.
     pub(super) fn last_older(
@@ -178,11 +179,11 @@ impl Store {
         };
         let younger: Option<u64> = self
             .db
-            .prepare_cached(&format!("SELECT seq FROM record WHERE lane = ? AND {sql} ORDER BY seq LIMIT 1"))?
+            .prepare_cached(&format!("SELECT first FROM span WHERE lane = ? AND {sql} ORDER BY last LIMIT 1"))?
             .query_row(params![lane.id, before], |row| row.get(0))
             .optional()?;
         self.db
-            .prepare_cached("SELECT max(seq) FROM record WHERE lane = ? AND seq < ?")?
+            .prepare_cached("SELECT max(last) FROM span WHERE lane = ? AND last < ?")?
             .query_row(params![lane.id, younger.unwrap_or(MOST)], |row| row.get(0))
     }
 

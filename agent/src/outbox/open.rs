@@ -149,7 +149,7 @@ fn open_whole(path: &Path, options: &OutboxOptions, seal: &Arc<Seal>) -> Result<
         return Err(Why::Damaged(damage("its log ends before it did")));
     }
     let version = schema::version(&db).map_err(failed)?;
-    if version > schema::VERSION {
+    if version != schema::VERSION {
         return Err(Why::Other(OutboxError::Version { path: path.to_owned(), version }));
     }
     let segments = Segments::new(Arc::clone(seal));

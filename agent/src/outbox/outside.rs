@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::open::{lock, open_store};
 use super::seal::Segments;
-use super::send::{Stored, open};
+use super::span::Span;
 use super::store::{LaneId, text};
 use super::{FILE, OutboxError, OutboxOptions, schema};
 use crate::clock::Stamp;
@@ -23,7 +23,8 @@ pub struct Which {
     pub stream: Option<StreamName>,
     /// Of this device; of all without.
     pub device: Option<DeviceName>,
-    /// Captured before, in microseconds since 1970; all without.
+    /// Captured before, in microseconds since 1970; all without. What goes is what was committed before, so that a
+    /// record may stay which was committed with a later one.
     pub before_us: Option<i64>,
 }
 
@@ -76,8 +77,8 @@ pub fn list(folder: &Path, which: &Which) -> Result<Vec<LaneStat>, OutboxError> 
         let mut stats = Vec::new();
         for (id, lane) in lanes(db, which)? {
             let (records, first, last, oldest_ms, captured) = db.query_row(
-                "SELECT count(*), min(seq), max(seq), min(time_us) / 1000,
-                        (SELECT next - 1 FROM lane WHERE id = ?1) FROM record WHERE lane = ?1",
+                "SELECT ifnull(sum(last - first + 1), 0), min(first), max(last), min(time_us) / 1000,
+                        (SELECT next - 1 FROM lane WHERE id = ?1) FROM span WHERE lane = ?1",
                 [id],
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
             )?;
@@ -104,21 +105,26 @@ pub fn export(folder: &Path, which: &Which, mut each: impl FnMut(Batch)) -> Resu
     look(folder, |db| {
         let mut damaged = 0;
         for (id, lane) in lanes(db, which)? {
-            let mut select = db.prepare_cached(Stored::SELECT)?;
-            let mut rows = select.query(params![id, 0, i64::MAX])?;
+            let mut select = db.prepare_cached(Span::SELECT)?;
+            let mut rows = select.query(params![id, 0])?;
             while let Some(row) = rows.next()? {
-                let row = Stored::read(row)?;
-                if which.before_us.is_some_and(|before_us| row.time_us >= before_us) {
-                    continue;
-                }
-                let record =
-                    open(db, &mut segments, &lane, &row)?.and_then(|text| parse_fragment(&text).ok());
-                let Some(record) = record else {
-                    damaged += 1;
+                let span = Span::read(row)?;
+                let Some(records) = span.open(db, &mut segments, &lane)? else {
+                    damaged += span.len();
                     continue;
                 };
-                let (clock, mono_us) = (row.clock(), row.mono_us);
-                each(Batch { lane: lane.clone(), clock, mono_us, records: vec![record], gaps: Vec::new() });
+                for stored in records {
+                    if which.before_us.is_some_and(|before_us| stored.time_us >= before_us) {
+                        continue;
+                    }
+                    let Ok(record) = parse_fragment(&stored.text) else {
+                        damaged += 1;
+                        continue;
+                    };
+                    let (clock, mono_us) = (stored.clock(), stored.mono_us);
+                    let lane = lane.clone();
+                    each(Batch { lane, clock, mono_us, records: vec![record], gaps: Vec::new() });
+                }
             }
         }
         Ok(damaged)
@@ -144,7 +150,7 @@ pub fn purge(folder: &Path, which: &Which, now: Stamp) -> Result<u64, OutboxErro
         for (id, _) in lanes(&store.db, which)? {
             let first = store.first_record(id)?;
             let last: Option<u64> = store.db.query_row(
-                "SELECT max(seq) FROM record WHERE lane = ? AND time_us < ?",
+                "SELECT max(last) FROM span WHERE lane = ? AND time_us < ?",
                 params![id, which.before_us.unwrap_or(i64::MAX)],
                 |row| row.get(0),
             )?;

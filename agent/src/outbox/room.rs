@@ -86,7 +86,7 @@ impl Store {
 
     /// Whether less than `limit` bytes are in use, and the disk has enough left.
     pub(super) fn has_room(&self, limit: u64) -> rusqlite::Result<bool> {
-        Ok(used_bytes(&self.db)? < limit && (self.disk_has_room() || free_bytes(&self.db)? >= OWN_ROOM))
+        Ok(used_bytes(&self.db)? + self.growing_bytes() < limit && (self.disk_has_room() || free_bytes(&self.db)? >= OWN_ROOM))
     }
 
     /// Whether the file system would keep what must stay free, if the log grew to its size.
@@ -153,19 +153,25 @@ impl Store {
         Ok(lanes)
     }
 
-    /// The last of as many records from `first` on as are dropped in one go.
+    /// The last of as many records from `first` on as are dropped in one go, and of those committed with it.
     fn last_of_some(&self, lane: LaneId, first: u64) -> rusqlite::Result<u64> {
-        self.db
-            .prepare_cached(
-                "SELECT max(seq) FROM (SELECT seq FROM record WHERE lane = ? AND seq >= ? ORDER BY seq LIMIT ?)",
-            )?
-            .query_row(params![lane, first, DROP], |row| row.get(0))
+        let mut select = self
+            .db
+            .prepare_cached("SELECT last FROM span WHERE lane = ? AND last >= ? ORDER BY last LIMIT ?")?;
+        let mut rows = select.query(params![lane, first, DROP])?;
+        let mut last = first;
+        while last < first + DROP - 1
+            && let Some(row) = rows.next()?
+        {
+            last = row.get(0)?;
+        }
+        Ok(last)
     }
 
     /// The first record of a lane, and when it was captured.
     fn head(&self, lane: LaneId) -> rusqlite::Result<Option<(u64, u64)>> {
         self.db
-            .prepare_cached("SELECT seq, mono_us FROM record WHERE lane = ? ORDER BY seq LIMIT 1")?
+            .prepare_cached("SELECT first, mono_us FROM span WHERE lane = ? ORDER BY last LIMIT 1")?
             .query_row(params![lane], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()
     }

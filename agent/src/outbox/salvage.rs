@@ -140,7 +140,7 @@ fn unless_missing(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Each table with the number of columns in its primary key, which come first; `record` goes by itself.
+/// Each table with the number of columns in its primary key, which come first; `span` goes by itself.
 const TABLES: [(&str, usize); 13] = [
     ("meta", 1),
     ("segment", 1),
@@ -165,20 +165,24 @@ fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite
     let Ok(old) = Connection::open_with_flags(damaged, there) else { return Ok(saved) };
     let new = db.transaction()?;
     for (table, keys) in TABLES {
-        copy(&old, &new, table, keys, "")?;
+        copy(&old, &new, table, &[1, 2, 3, 4, 5][..keys], "")?;
     }
     drop_nonsense(&new)?;
     saved.epoch_known = number(&new, "epoch")?.is_some();
     drop_foreign_segments(&new, segments)?;
     let lanes: Vec<LaneId> =
         new.prepare("SELECT id FROM lane")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    copy(&old, &new, "span", &[1], "NOT INDEXED")?;
+    for lane in &lanes {
+        // The first page that is damaged ends the way through the table from either side: what lies between two of them
+        // is found by lane.
+        copy(&old, &new, "span", &[2, 4], &format!("INDEXED BY span_of_lane WHERE lane = {lane}"))?;
+    }
+    new.execute("DELETE FROM span WHERE segment NOT IN (SELECT id FROM segment)", [])?;
+    new.execute(NONSENSE[NONSENSE.len() - 1], [])?;
     for lane in lanes {
-        // One damaged page costs its own lane a few records, and the others none.
-        copy(&old, &new, "record", 2, &format!("WHERE lane = {lane}"))?;
-        new.execute("DELETE FROM record WHERE lane = ? AND segment NOT IN (SELECT id FROM segment)", [lane])?;
-        new.execute(NONSENSE[NONSENSE.len() - 1], [])?;
         let (records, last): (u64, u64) = new.query_row(
-            "SELECT count(*), ifnull(max(seq), 0) FROM record WHERE lane = ?",
+            "SELECT ifnull(sum(last - first + 1), 0), ifnull(max(last), 0) FROM span WHERE lane = ?",
             [lane],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
@@ -190,13 +194,14 @@ fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite
     Ok(saved)
 }
 
-/// Copies the rows of `table` from the first on until one does not read, then from the last back. Columns go by their
-/// place: what the damaged file calls them may be damaged, and an older file has fewer of them.
-fn copy(old: &Connection, new: &Connection, table: &str, keys: usize, filter: &str) -> rusqlite::Result<()> {
+/// Copies the rows of `table`, in the order of the columns `keys`, from the first on until one does not read, then from
+/// the last back. Columns go by their place: what the damaged file calls them may be damaged, and an older file has
+/// fewer of them.
+fn copy(old: &Connection, new: &Connection, table: &str, keys: &[usize], filter: &str) -> rusqlite::Result<()> {
     let columns = new.prepare(&format!("SELECT * FROM {table}"))?;
     let columns: Vec<&str> = columns.column_names().collect();
     for direction in ["ASC", "DESC"] {
-        let order: Vec<String> = (1..=keys).map(|key| format!("{key} {direction}")).collect();
+        let order: Vec<String> = keys.iter().map(|key| format!("{key} {direction}")).collect();
         let order = order.join(", ");
         let Ok(mut select) = old.prepare(&format!("SELECT * FROM {table} {filter} ORDER BY {order}")) else {
             return Ok(());
@@ -246,8 +251,9 @@ const NONSENSE: [&str; 10] = [
     "DELETE FROM delivered WHERE typeof(packets) <> 'blob'",
     "DELETE FROM segment WHERE typeof(wrapped) <> 'blob'",
     "DELETE FROM aside WHERE typeof(time_us) <> 'integer' OR typeof(segment) <> 'integer'",
-    "DELETE FROM record WHERE typeof(time_us) <> 'integer' OR typeof(mono_us) <> 'integer' OR mono_us < 0
-     OR typeof(free) <> 'integer' OR typeof(own_time) <> 'integer' OR typeof(sealed) <> 'blob' OR seq < 1",
+    "DELETE FROM span WHERE lane NOT IN (SELECT id FROM lane) OR typeof(first) <> 'integer' OR first < 1
+     OR typeof(last) <> 'integer' OR last < first OR typeof(time_us) <> 'integer' OR typeof(mono_us) <> 'integer'
+     OR mono_us < 0 OR typeof(free) <> 'integer' OR typeof(sealed) <> 'blob'",
 ];
 
 fn drop_nonsense(new: &Connection) -> rusqlite::Result<()> {

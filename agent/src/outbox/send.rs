@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use at_protocol::AtSign;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{OptionalExtension as _, params};
 
 use super::gap::MOST_GAPS;
-use super::seal::Segments;
+use super::span::{Span, Stored};
 use super::store::{LaneId, Store, damage, text};
 use crate::failpoint::Failpoint;
 use crate::payload::{Cause, ClockState, Gap, Lane, Receipt, envelope, retimed};
@@ -72,63 +72,8 @@ pub struct Receipted {
 /// free, in microseconds: a larger step means that the clock was set in between.
 const DRIFT_US: u64 = 1000;
 
-/// A record as it waits.
-pub(super) struct Stored {
-    pub(super) seq: u64,
-    pub(super) time_us: i64,
-    pub(super) mono_us: u64,
-    free: bool,
-    own_time: bool,
-    segment: i64,
-    sealed: Vec<u8>,
-    /// Its time is not the one that is sealed.
-    is_repaired: bool,
-}
-
-impl Stored {
-    /// The records of a lane from a number to another.
-    pub(super) const SELECT: &str =
-        "SELECT seq, time_us, mono_us, free, own_time, segment, sealed FROM record
-        WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq";
-
-    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            seq: row.get(0)?,
-            time_us: row.get(1)?,
-            mono_us: row.get(2)?,
-            free: row.get(3)?,
-            own_time: row.get(4)?,
-            segment: row.get(5)?,
-            sealed: row.get(6)?,
-            is_repaired: false,
-        })
-    }
-
-    /// Sets its time right, where it is ours and was wrong; the boot's monotonic time began at `began_us`.
-    fn repair(&mut self, began_us: i64) {
-        if self.free && !self.own_time {
-            self.time_us = began_us.saturating_add(i64::try_from(self.mono_us).unwrap_or(i64::MAX));
-            (self.free, self.is_repaired) = (false, true);
-        }
-    }
-
-    /// A time of the device's own is as right as it will ever be, whatever our clock says.
-    pub(super) fn clock(&self) -> ClockState {
-        if self.free && !self.own_time { ClockState::Free } else { ClockState::Sync }
-    }
-
-    /// Whether it can share an envelope with `first`: the same clock, not set in between.
-    fn fits(&self, first: &Self) -> bool {
-        let by_wall = self.time_us - first.time_us;
-        let by_mono = i64::try_from(self.mono_us).unwrap_or(i64::MAX)
-            - i64::try_from(first.mono_us).unwrap_or(i64::MAX);
-        let steady = by_wall.abs_diff(by_mono) <= DRIFT_US;
-        self.clock() == first.clock() && (steady || first.clock() == ClockState::Sync)
-    }
-}
-
 /// Records that follow each other, opened.
-struct Run {
+struct Taken {
     texts: Vec<String>,
     first: Option<Stored>,
     /// The number of the last.
@@ -139,19 +84,47 @@ struct Run {
     damaged: Vec<(u64, u64)>,
 }
 
-pub(super) fn open(
-    db: &Connection,
-    segments: &mut Segments,
-    lane: &Lane,
-    row: &Stored,
-) -> rusqlite::Result<Option<String>> {
-    let wrapped = || {
-        db.prepare_cached("SELECT wrapped FROM segment WHERE id = ?")?
-            .query_row([row.segment], |row| row.get(0))
-            .optional()
-    };
-    let opened = segments.open(row.segment, wrapped, &lane.about(row.seq), &row.sealed)?;
-    Ok(opened.and_then(|bytes| String::from_utf8(bytes).ok()))
+/// Walks along a lane, in which each number is a record's or in a gap, and finds those that are neither.
+struct Walk<'a> {
+    gaps: std::iter::Peekable<std::slice::Iter<'a, Gap>>,
+    /// The first number that was not come by.
+    next: u64,
+    /// Numbers, from one to another, of records that are lost.
+    lost: Vec<(u64, u64)>,
+}
+
+impl Walk<'_> {
+    /// Comes to `seq`; whether a gap is there.
+    fn comes_to_gap(&mut self, seq: u64) -> bool {
+        while let Some(gap) = self.gaps.peek().filter(|gap| gap.first <= seq) {
+            let (first, last) = (gap.first, gap.last);
+            self.pass(first, last);
+            if last >= seq {
+                return true;
+            }
+            self.gaps.next();
+        }
+        false
+    }
+
+    /// Passes what is there.
+    fn pass(&mut self, first: u64, last: u64) {
+        self.lose_before(first);
+        self.next = self.next.max(last + 1);
+    }
+
+    fn lose_before(&mut self, seq: u64) {
+        self.lost.extend((self.next < seq).then(|| (self.next, seq - 1)));
+    }
+}
+
+/// Whether `record` can share an envelope with `first`: the same clock, not set in between.
+fn fits(record: &Stored, first: &Stored) -> bool {
+    let by_wall = record.time_us - first.time_us;
+    let by_mono = i64::try_from(record.mono_us).unwrap_or(i64::MAX)
+        - i64::try_from(first.mono_us).unwrap_or(i64::MAX);
+    let steady = by_wall.abs_diff(by_mono) <= DRIFT_US;
+    record.clock() == first.clock() && (steady || first.clock() == ClockState::Sync)
 }
 
 impl Store {
@@ -212,10 +185,10 @@ impl Store {
         key: &FlowKey,
         lane: &Lane,
         from: u64,
-        some: Run,
+        some: Taken,
         gaps: Vec<Gap>,
     ) -> rusqlite::Result<Option<Parcel>> {
-        let Run { texts, first, last, end, .. } = some;
+        let Taken { texts, first, last, end, .. } = some;
         let within = gaps.into_iter().filter(|gap| gap.first <= end);
         let gaps: Vec<Gap> = within
             .map(|gap| Gap { first: gap.first.max(from), last: gap.last.min(end), cause: gap.cause })
@@ -250,58 +223,59 @@ impl Store {
         upto: u64,
         limit: BatchLimit,
         gaps: &[Gap],
-    ) -> rusqlite::Result<Run> {
-        let mut run = Run { texts: Vec::new(), first: None, last: None, end: to, damaged: Vec::new() };
+    ) -> rusqlite::Result<Taken> {
+        let mut taken = Taken { texts: Vec::new(), first: None, last: None, end: to, damaged: Vec::new() };
         let mut bytes = 0;
-        let mut gaps = gaps.iter().peekable();
-        let mut next = from.max(upto + 1);
+        let mut walk = Walk { gaps: gaps.iter().peekable(), next: from.max(upto + 1), lost: Vec::new() };
         let began = self.began(lane.boot)?;
         let Self { db, segments, .. } = self;
-        let mut select = db.prepare_cached(Stored::SELECT)?;
-        let mut rows = select.query(params![id, from, to])?;
-        while let Some(row) = rows.next()? {
-            let mut row = Stored::read(row)?;
-            began.into_iter().for_each(|began_us| row.repair(began_us));
-            while let Some(gap) = gaps.next_if(|gap| gap.last < row.seq) {
-                run.damaged.extend((next < gap.first).then(|| (next, gap.first - 1)));
-                next = next.max(gap.last + 1);
-            }
-            if gaps.peek().is_some_and(|gap| gap.first <= row.seq) {
-                continue;
-            }
-            if run.texts.len() >= limit.records || run.first.as_ref().is_some_and(|first| !row.fits(first)) {
-                run.end = row.seq - 1;
+        let mut select = db.prepare_cached(Span::SELECT)?;
+        let mut rows = select.query(params![id, from])?;
+        'spans: while let Some(row) = rows.next()? {
+            let span = Span::read(row)?;
+            if span.first > to {
                 break;
             }
-            run.damaged.extend((next < row.seq).then(|| (next, row.seq - 1)));
-            next = next.max(row.seq + 1);
-            let Some(text) = open(db, segments, lane, &row)? else {
-                run.damaged.push((row.seq, row.seq));
+            let Some(records) = span.open(db, segments, lane)? else {
+                if !walk.comes_to_gap(span.first) {
+                    walk.lose_before(span.first);
+                }
+                walk.next = walk.next.max(span.last + 1);
+                walk.lost.push((span.first, span.last));
                 continue;
             };
-            let text = if row.is_repaired { retimed(&text, row.time_us) } else { text };
-            bytes += text.len();
-            if !run.texts.is_empty() && bytes > limit.bytes {
-                run.end = row.seq - 1;
-                break;
+            // Two that overlap are what damage has left: each record goes once.
+            let after = taken.last.map_or(from, |last| last + 1);
+            for mut record in records.into_iter().skip_while(|record| record.seq < after) {
+                if record.seq > to {
+                    break 'spans;
+                }
+                began.into_iter().for_each(|began_us| record.repair(began_us));
+                if walk.comes_to_gap(record.seq) {
+                    continue;
+                }
+                let mut text = std::mem::take(&mut record.text);
+                if record.is_repaired {
+                    text = retimed(&text, record.time_us);
+                }
+                bytes += text.len();
+                let is_full = taken.texts.len() >= limit.records || bytes > limit.bytes;
+                if taken.first.as_ref().is_some_and(|first| is_full || !fits(&record, first)) {
+                    taken.end = record.seq - 1;
+                    break 'spans;
+                }
+                walk.pass(record.seq, record.seq);
+                taken.texts.push(text);
+                taken.last = Some(record.seq);
+                taken.first.get_or_insert(record);
             }
-            run.texts.push(text);
-            run.last = Some(row.seq);
-            run.first.get_or_insert(row);
         }
-        if run.end == to {
-            for gap in gaps {
-                run.damaged.extend((next < gap.first).then(|| (next, gap.first - 1)));
-                next = next.max(gap.last + 1);
-            }
-            run.damaged.extend((next <= to).then_some((next, to)));
+        if taken.end == to {
+            walk.comes_to_gap(to);
+            walk.lose_before(to + 1);
         }
-        Ok(run)
-    }
-
-    /// What the record in `row` says, JSON without its brackets; `None` if it no longer opens.
-    pub(super) fn open_record(&mut self, lane: &Lane, row: &Stored) -> rusqlite::Result<Option<String>> {
-        open(&self.db, &mut self.segments, lane, row)
+        taken.damaged = walk.lost;
+        Ok(taken)
     }
 
     /// Records that no longer open are lost, and counted.
@@ -373,7 +347,8 @@ impl Store {
     ) -> rusqlite::Result<Option<(u64, u64)>> {
         let records: (Option<u64>, Option<u64>) = self
             .db
-            .prepare_cached("SELECT min(seq), max(seq) FROM record WHERE lane = ? AND seq BETWEEN ? AND ?")?
+            .prepare_cached("SELECT max(min(first), ?2), min(max(last), ?3) FROM span WHERE lane = ?1 AND last >= ?2 AND first <= ?3",
+            )?
             .query_row(params![lane, first, last], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let gaps = self.gaps(lane, reader.as_str(), first, last, usize::MAX)?;
         let firsts = [records.0, gaps.first().map(|gap| gap.first.max(first))];
@@ -384,23 +359,51 @@ impl Store {
     /// Sets the records from `first` to `last` aside for this reader, whose server refused them for good: it is
     /// owed a gap. Returns how many.
     pub(super) fn set_aside(
-        &self,
+        &mut self,
         key: &FlowKey,
         first: u64,
         last: u64,
         reason: &str,
     ) -> rusqlite::Result<usize> {
         let reader = key.reader.as_str();
-        let aside = self
+        let lane = self
             .db
-            .prepare_cached(
-                "INSERT OR REPLACE INTO aside
-                 SELECT device, stream, boot, seq, ?2, ?5, time_us, segment, sealed
-                 FROM record JOIN lane ON lane.id = record.lane WHERE lane = ?1 AND seq BETWEEN ?3 AND ?4",
-            )?
-            .execute(params![key.lane, reader, first, last, reason])?;
+            .prepare_cached("SELECT device, stream, boot FROM lane WHERE id = ?")?
+            .query_row([key.lane], |row| {
+                Ok(Lane { device: text(row, 0)?, stream: text(row, 1)?, boot: text(row, 2)? })
+            })?;
+        let mut aside = 0;
+        for span in self.spans(key.lane, first, last)? {
+            let records = self.open_span(&lane, &span)?.unwrap_or_default();
+            for record in records.into_iter().filter(|record| (first..=last).contains(&record.seq)) {
+                let segment = self.segment()?;
+                let sealed = self.segments.seal(&lane.about(record.seq), record.text.as_bytes());
+                let (device, stream, boot) = (lane.device.as_str(), lane.stream.as_str(), lane.boot.to_string());
+                aside += self
+                    .db
+                    .prepare_cached("INSERT OR REPLACE INTO aside VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)")?
+                    .execute(params![
+                        device,
+                        stream,
+                        boot,
+                        record.seq,
+                        reader,
+                        reason,
+                        record.time_us,
+                        segment,
+                        sealed
+                    ])?;
+            }
+        }
         self.lose(key.lane, reader, first, last, Cause::Refused)?;
         self.retire(key.lane)?;
         Ok(aside)
+    }
+
+    /// The spans of a lane that have records from `first` to `last`.
+    fn spans(&self, lane: LaneId, first: u64, last: u64) -> rusqlite::Result<Vec<Span>> {
+        let mut select = self.db.prepare_cached(Span::SELECT)?;
+        let rows = select.query_map(params![lane, first], Span::read)?;
+        rows.take_while(|span| span.as_ref().map_or(true, |span| span.first <= last)).collect()
     }
 }

@@ -69,6 +69,10 @@ impl Store {
     }
 }
 
+/// Records of a lane are in the order of their capture.
+const OLDEST: &str = "SELECT min(time_us) / 1000 FROM
+    (SELECT (SELECT time_us FROM span WHERE lane = lane.id ORDER BY last LIMIT 1) AS time_us FROM lane)";
+
 fn stat(db: &Connection) -> rusqlite::Result<Stat> {
     let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u64>(0));
     let mut select = db.prepare(
@@ -98,9 +102,9 @@ fn stat(db: &Connection) -> rusqlite::Result<Stat> {
     }
     Ok(Stat {
         epoch: number(db, "epoch")?.unwrap_or(0),
-        records: count("SELECT count(*) FROM record")?,
+        records: count("SELECT ifnull(sum(last - first + 1), 0) FROM span")?,
         bytes: used_bytes(db)?,
-        oldest_ms: db.query_row("SELECT min(time_us) / 1000 FROM record", [], |row| row.get(0))?,
+        oldest_ms: db.query_row(OLDEST, [], |row| row.get(0))?,
         aside: count("SELECT count(*) FROM aside")?,
         repeats: number(db, "repeats")?.unwrap_or(0),
         expired: number(db, "expired")?.unwrap_or(0),

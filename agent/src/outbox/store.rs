@@ -12,6 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, pa
 use super::delivered::{Delivered, Repeating};
 use super::room::Tried;
 use super::seal::Segments;
+use super::span::Growing;
 use super::{Durability, FlowKey, OutboxOptions, schema};
 use crate::failpoint::Failpoint;
 use crate::payload::{Boot, Lane};
@@ -37,6 +38,8 @@ pub(super) struct Store {
     open_lanes: HashMap<Arc<Lane>, OpenLane>,
     /// Lanes that got records in this group, with their last number.
     grown: Grown,
+    /// What they got that is not written yet.
+    pub(super) growing: Growing,
     /// Those that did in the last group that failed.
     ungrown: Grown,
     /// What was delivered in this group.
@@ -129,6 +132,7 @@ impl Store {
             boot,
             open_lanes: HashMap::new(),
             grown: Grown::new(),
+            growing: Growing::new(),
             ungrown: Grown::new(),
             delivered: Delivered::new(),
             repeating: None,
@@ -162,6 +166,7 @@ impl Store {
     ) -> rusqlite::Result<T> {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let result = work(self).and_then(|value| {
+            self.keep_growing()?;
             self.keep_numbers()?;
             self.keep_delivered()?;
             Failpoint::CommitBefore.pass();
@@ -176,6 +181,7 @@ impl Store {
             }
             self.open_lanes.clear();
             self.ungrown = std::mem::take(&mut self.grown);
+            self.growing.clear();
             self.delivered.clear();
             self.repeating = None;
             self.began = None;
@@ -292,7 +298,7 @@ impl Store {
     fn add_cursors(&self, id: LaneId, stream: &StreamName) -> rusqlite::Result<()> {
         let mut insert = self.db.prepare_cached(
             "INSERT OR IGNORE INTO cursor SELECT ?1, ?2, before, before FROM
-             (SELECT ifnull((SELECT min(seq) FROM record WHERE lane = ?1), next) - 1 AS before FROM lane WHERE id = ?1)",
+             (SELECT ifnull((SELECT min(first) FROM span WHERE lane = ?1), next) - 1 AS before FROM lane WHERE id = ?1)",
         )?;
         for reader in self.options.streams.get(stream).into_iter().flat_map(|policy| &policy.readers) {
             insert.execute(params![id, reader.as_str()])?;

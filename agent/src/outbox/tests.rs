@@ -241,7 +241,7 @@ fn a_receipt_moves_the_cursor_to_the_first_thing_that_is_missing_and_still_here(
     let got = of(&mut store, &ops, &receipt(vec![(1, 4), (7, 9)])).unwrap();
     assert_eq!((got.confirmed, got.upto, got.missing), (4, 9, vec![(5, 6)]));
     assert_eq!(store.stat().unwrap().records, 6);
-    store.db.execute("DELETE FROM record WHERE seq IN (5, 6)", []).unwrap();
+    store.db.execute("DELETE FROM span WHERE last IN (5, 6)", []).unwrap();
     let got = of(&mut store, &ops, &receipt(vec![(1, 4), (7, 9)])).unwrap();
     assert_eq!((got.confirmed, got.missing), (9, vec![]), "nobody has them: passed over");
     let got = of(&mut store, &ops, &receipt(vec![(1, 2)])).unwrap();

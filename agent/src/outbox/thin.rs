@@ -8,15 +8,15 @@ use atedge_adapters::{PointName, StreamName};
 use rusqlite::params;
 
 use super::keep::{Aging, micros};
-use super::send::Stored;
+use super::span::Span;
 use super::store::{LaneId, Store};
 use super::timefix::Steady;
 use super::{Priority, Thin, WhenFull};
 use crate::clock::Stamp;
-use crate::payload::{Cause, Lane, Record, fragment, parse_fragment};
+use crate::payload::{Cause, Lane, Record, parse_fragment};
 
 /// Records that are looked at in one go.
-const LOOK: usize = 1024;
+const LOOK: u64 = 1024;
 
 impl Store {
     /// Thins streams that allow it, the least important first and none that is more important than `priority`,
@@ -50,28 +50,28 @@ impl Store {
     fn thin_lane(&mut self, lane: &Aging, rules: &Thin, now: Steady) -> rusqlite::Result<Option<u64>> {
         let Some(old) = self.last_older(lane, rules.after, now)? else { return Ok(None) };
         let (name, after) = self.unthinned(lane)?;
-        let rows = self.some_records(lane.id, after + 1, old)?;
+        let spans = self.some_spans(lane.id, after + 1, old)?;
         let to = micros(rules.to).max(1);
-        let all = rows.len();
-        let mut windows: Vec<Vec<Stored>> = Vec::new();
-        for row in rows {
+        let all: u64 = spans.iter().map(Span::len).sum();
+        let mut windows: Vec<Vec<Span>> = Vec::new();
+        for span in spans {
             match windows.last_mut() {
-                Some(window) if window[0].time_us.div_euclid(to) == row.time_us.div_euclid(to) => {
-                    window.push(row)
+                Some(window) if window[0].time_us.div_euclid(to) == span.time_us.div_euclid(to) => {
+                    window.push(span)
                 }
-                _ => windows.push(vec![row]),
+                _ => windows.push(vec![span]),
             }
         }
         // More of the last window may be yet to come, or to be old enough.
         if windows.len() > 1 || all < LOOK {
             windows.pop();
         }
-        let Some(last) = windows.last().and_then(|window| window.last()).map(|row| row.seq) else {
+        let Some(last) = windows.last().and_then(|window| window.last()).map(|span| span.last) else {
             return Ok(None);
         };
         let mut gone = 0;
-        for window in windows.into_iter().filter(|window| window.len() > 1) {
-            gone += self.thin_window(lane.id, &name, window, &rules.with)?;
+        for window in windows {
+            gone += self.thin_window(lane.id, &name, &window, &rules.with)?;
         }
         self.db
             .prepare_cached("UPDATE lane SET thinned = ? WHERE id = ?")?
@@ -79,28 +79,35 @@ impl Store {
         Ok(Some(gone))
     }
 
-    /// The last of a window stands for all.
+    /// The last of a window stands for all. Records that were committed together are in one window, that of the last
+    /// of them.
     fn thin_window(
         &mut self,
         lane: LaneId,
         name: &Lane,
-        window: Vec<Stored>,
+        window: &[Span],
         with: &[Summary],
     ) -> rusqlite::Result<u64> {
-        let mut records = Vec::with_capacity(window.len());
-        for row in &window {
-            let record = self.open_record(name, row)?.and_then(|text| parse_fragment(&text).ok());
-            let Some(record) = record else { return Ok(0) };
-            records.push(record);
+        let (mut records, mut last) = (Vec::new(), None);
+        for span in window {
+            let Some(opened) = self.open_span(name, span)? else { return Ok(0) };
+            for stored in opened {
+                let Ok(record) = parse_fragment(&stored.text) else { return Ok(0) };
+                records.push(record);
+                last = Some(stored);
+            }
         }
-        let (Some(first), Some(last)) = (window.first(), window.last()) else { return Ok(0) };
-        let Some(summary) = summarise(&records, with) else { return Ok(0) };
-        let segment = self.segment()?;
-        let sealed = self.segments.seal(&name.about(last.seq), fragment(&summary).as_bytes());
-        self.db
-            .prepare_cached("UPDATE record SET segment = ?, sealed = ? WHERE lane = ? AND seq = ?")?
-            .execute(params![segment, sealed, lane, last.seq])?;
-        self.drop_records(lane, first.seq, last.seq - 1, Cause::Thinned)
+        let (Some(first), Some(last), Some(summary)) = (records.first(), last, summarise(&records, with))
+        else {
+            return Ok(0);
+        };
+        let (first, end) = (first.seq, last.seq - 1);
+        if end < first {
+            return Ok(0);
+        }
+        self.replace_span(lane, name, last, &summary)?;
+        self.drop_records(lane, first, end, Cause::Thinned)?;
+        Ok(end + 1 - first)
     }
 
     /// The lane, and the last number in it that was thinned or sent.
@@ -116,12 +123,24 @@ impl Store {
             })
     }
 
-    fn some_records(&self, lane: LaneId, first: u64, last: u64) -> rusqlite::Result<Vec<Stored>> {
-        self.db
-            .prepare_cached(Stored::SELECT)?
-            .query_map(params![lane, first, last], Stored::read)?
-            .take(LOOK)
-            .collect()
+    /// The spans of a lane that have records from `first` to `last` and no others, up to so many that are looked at.
+    fn some_spans(&self, lane: LaneId, first: u64, last: u64) -> rusqlite::Result<Vec<Span>> {
+        let (mut spans, mut records) = (Vec::new(), 0);
+        let mut select = self.db.prepare_cached(Span::SELECT)?;
+        let mut rows = select.query(params![lane, first])?;
+        while records < LOOK
+            && let Some(row) = rows.next()?
+        {
+            let span = Span::read(row)?;
+            if span.last > last {
+                break;
+            }
+            if span.first >= first {
+                records += span.len();
+                spans.push(span);
+            }
+        }
+        Ok(spans)
     }
 }
 

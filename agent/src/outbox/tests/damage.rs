@@ -51,9 +51,10 @@ fn a_torn_page_costs_the_records_on_it_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     filled(folder.path());
     let path = folder.path().join(FILE);
-    // Spoil the one page in the middle that holds records of b.
+    // Spoil a page in the middle of those that hold records: the leaves of tables.
     let mut bytes = std::fs::read(&path).unwrap();
-    let leaf = (0..bytes.len() / 4096).rev().find(|page| bytes[page * 4096] == 0x0a).unwrap();
+    let leaves: Vec<usize> = (0..bytes.len() / 4096).filter(|page| bytes[page * 4096] == 0x0d).collect();
+    let leaf = leaves[leaves.len() / 2];
     bytes[leaf * 4096..leaf * 4096 + 8].fill(0xff);
     std::fs::write(&path, bytes).unwrap();
 
@@ -87,8 +88,8 @@ fn columns_whose_names_are_damaged_cost_nothing() {
     filled(folder.path());
     let path = folder.path().join(FILE);
     let db = rusqlite::Connection::open(&path).unwrap();
-    let records: u64 = db.query_row("SELECT count(*) FROM record", [], |row| row.get(0)).unwrap();
-    db.execute_batch("ALTER TABLE record RENAME mono_us TO mono_ts; ALTER TABLE lane RENAME next TO nex4")
+    let records: u64 = db.query_row("SELECT sum(last - first + 1) FROM span", [], |row| row.get(0)).unwrap();
+    db.execute_batch("ALTER TABLE span RENAME mono_us TO mono_ts; ALTER TABLE lane RENAME next TO nex4")
         .unwrap();
     drop(db);
     crate::outbox::salvage::mark(&path);
@@ -102,7 +103,7 @@ fn a_record_that_does_not_open_is_counted_and_the_rest_goes_on() {
     for value in 1..=3 {
         append(&mut store, &capture("a", value));
     }
-    store.db.execute("UPDATE record SET sealed = zeroblob(40) WHERE seq = 2", []).unwrap();
+    store.db.execute("UPDATE span SET sealed = zeroblob(40) WHERE last = 2", []).unwrap();
     let waiting = store.waiting().unwrap().remove(0);
     assert_eq!(take(&mut store, &waiting, 1), [(1, 1), (3, 3)]);
     assert_eq!(store.stat().unwrap().damaged, 1);

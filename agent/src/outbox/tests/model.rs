@@ -10,8 +10,8 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Action {
-    /// A device says its next value; committed.
-    Append(u8),
+    /// A device says its next values, in one group; committed.
+    Append { device: u8, most: u8 },
     /// Two devices in one group, which is lost to a power cut before its COMMIT.
     Lost(u8, u8),
     /// A reader confirms a part of what is there.
@@ -29,7 +29,7 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let (device, reader) = (|| 0u8..3, || 0u8..2);
     prop_oneof![
-        8 => device().prop_map(Action::Append),
+        8 => (device(), 1u8..6).prop_map(|(device, most)| Action::Append { device, most }),
         1 => (device(), device()).prop_map(|(one, two)| Action::Lost(one, two)),
         3 => (device(), reader(), any::<u8>()).prop_map(|(device, reader, part)| Action::Confirm { device, reader, part }),
         1 => (device(), 1u8..6).prop_map(|(device, most)| Action::Drop { device, most }),
@@ -99,12 +99,22 @@ impl Both {
     fn act(&mut self, action: &Action, folder: &Path) {
         self.value += 1;
         match *action {
-            Action::Append(device) => {
+            Action::Append { device, most } => {
                 let device = format!("d{device}");
-                let seq = append(&mut self.store, &capture(&device, self.value)).unwrap();
+                let values = self.value..self.value + i64::from(most);
+                self.value = values.end - 1;
+                let appended = self
+                    .store
+                    .group(|store| {
+                        let captures = values.clone().map(|value| capture(&device, value));
+                        captures.map(|capture| store.append(&capture, true)).collect::<Result<Vec<_>, _>>()
+                    })
+                    .unwrap();
                 let lane = self.model.entry((self.store.boot.epoch(), device)).or_default();
-                lane.values.push(self.value);
-                assert_eq!(seq, lane.last());
+                for (value, appended) in values.zip(appended) {
+                    lane.values.push(value);
+                    assert!(matches!(appended, Appended::New { seq, .. } if seq == lane.last()));
+                }
             }
             Action::Lost(one, two) => {
                 let value = self.value;
