@@ -339,7 +339,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxError::NotStored`].
     pub async fn stat(&self) -> Result<Stat, OutboxError> {
-        self.call(|store| store.stat()).await
+        self.call(|store| store.clear().and_then(|()| store.stat())).await
     }
 
     /// Time of the last notification that was dealt with, as the server gave it; where a monitor goes on.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use at_protocol::AtSign;
 use atedge_adapters::StreamName;
 use rusqlite::{OptionalExtension as _, params};
 
@@ -28,6 +29,9 @@ pub struct Expired {
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// Between two rounds at most.
 const MOST_PAUSE: Duration = Duration::from_secs(60);
+/// While there is much to do, what so many confirmations have made free is deleted in one go: as much as fits into
+/// memory for pages, so that each page is written once.
+const TOGETHER: usize = 64;
 /// Above every number of a record: SQLite counts to here.
 const MOST: u64 = i64::MAX as u64;
 
@@ -39,17 +43,45 @@ pub(super) struct Aging {
 }
 
 impl Store {
-    /// Deletes what all readers of `lane` have or will never get, and the lane itself when it is of an
-    /// earlier boot and nothing is left to be said of it. Without readers nothing goes.
-    pub(super) fn retire(&self, lane: LaneId) -> rusqlite::Result<()> {
-        if let Some(needed) = self.needed_from(lane)? {
-            self.db
-                .prepare_cached("DELETE FROM span WHERE lane = ? AND last < ?")?
-                .execute(params![lane, needed])?;
-            self.trim_span(lane, 0, needed - 1)?;
+    /// There may be records of `lane` that all of its readers have or will never get: they go before the next COMMIT,
+    /// or, while there is much to do, before one that is soon to come.
+    pub(super) fn retire(&mut self, lane: LaneId) {
+        self.spent.insert(lane);
+        self.retired += 1;
+    }
+
+    /// Deletes what was retired, unless there is much to do and not yet enough of it.
+    pub(super) fn clear_some(&mut self) -> rusqlite::Result<()> {
+        if self.spent.is_empty() || (self.is_busy && self.retired < TOGETHER) {
+            return Ok(());
+        }
+        self.clear()
+    }
+
+    /// Deletes what all readers of the lanes that were retired have or will never get, and such a lane itself when it is
+    /// of an earlier boot and nothing is left to be said of it. Without readers nothing goes.
+    pub(super) fn clear(&mut self) -> rusqlite::Result<()> {
+        self.retired = 0;
+        let lanes = std::mem::take(&mut self.spent);
+        let mut spans = Vec::new();
+        for lane in &lanes {
+            let Some(needed) = self.needed_from(*lane)? else { continue };
+            let mut select = self.db.prepare_cached("SELECT id FROM span WHERE lane = ? AND last < ?")?;
+            for id in select.query_map(params![lane, needed], |row| row.get::<_, i64>(0))? {
+                spans.push(id?);
+            }
+            self.trim_span(*lane, 0, needed - 1)?;
+        }
+        // Neighbours one after the other: what was captured together lies together.
+        spans.sort_unstable();
+        let mut delete = self.db.prepare_cached("DELETE FROM span WHERE id = ?")?;
+        for id in &spans {
+            delete.execute([id])?;
+        }
+        if !spans.is_empty() {
             Failpoint::RecordsDeleted.pass();
         }
-        self.close_lane(lane)
+        lanes.into_iter().try_for_each(|lane| self.close_lane(lane))
     }
 
     /// Forgets a lane of an earlier boot that has neither records nor gaps left.
@@ -77,6 +109,7 @@ impl Store {
             .prepare_cached("SELECT id, stream, boot FROM lane")?
             .query_map([], |row| Ok(Aging { id: row.get(0)?, stream: text(row, 1)?, boot: text(row, 2)? }))?
             .collect::<Result<_, _>>()?;
+        self.clear()?;
         let now = self.steady(now)?;
         self.note_who_confirmed(now)?;
         let mut expired = Expired::default();
@@ -121,19 +154,21 @@ impl Store {
     }
 
     /// Readers that have been silent for too long are owed a gap in place of what was held so long.
-    fn pass_over(&self, lane: &Aging, now: Steady) -> rusqlite::Result<u64> {
+    fn pass_over(&mut self, lane: &Aging, now: Steady) -> rusqlite::Result<u64> {
         let Some(StreamPolicy { hold, readers, .. }) = self.policy(&lane.stream) else { return Ok(0) };
-        let silent = readers.iter().filter(|reader| {
+        let hold = *hold;
+        let is_silent = |reader: &&AtSign| {
             let heard_us = self.heard.get(&(lane.stream.clone(), (*reader).clone())).copied().unwrap_or(0);
-            i64::try_from(now.mono_us.saturating_sub(heard_us)).unwrap_or(i64::MAX) > micros(*hold)
-        });
+            i64::try_from(now.mono_us.saturating_sub(heard_us)).unwrap_or(i64::MAX) > micros(hold)
+        };
+        let silent: Vec<AtSign> = readers.iter().filter(is_silent).cloned().collect();
         let mut passed_over = 0;
         for reader in silent {
             if let (Some(first), Some(last)) =
-                (self.first_record(lane.id)?, self.last_older(lane, *hold, now)?)
+                (self.first_record(lane.id)?, self.last_older(lane, hold, now)?)
             {
                 passed_over += self.lose(lane.id, reader.as_str(), first, last, Cause::Silent)?;
-                self.retire(lane.id)?;
+                self.retire(lane.id);
             }
         }
         Ok(passed_over)

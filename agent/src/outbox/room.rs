@@ -58,6 +58,7 @@ impl Store {
         if self.has_room(limit)? {
             return Ok(Room::Free);
         }
+        self.clear()?;
         let margin = (self.options.max_bytes / 64).clamp(*MARGIN.start(), *MARGIN.end());
         let enough = limit.saturating_sub(margin);
         let recently = |tried: Option<u64>| tried.is_some_and(|at| now.mono_us < at + LOOK_AGAIN_US);

@@ -299,7 +299,7 @@ impl Store {
             Failpoint::CursorMoved.pass();
             self.confirmed.insert(key.clone());
             self.settle_gaps(key.lane, &key.reader, upto)?;
-            self.retire(key.lane)?;
+            self.retire(key.lane);
         }
         Ok(())
     }
@@ -396,7 +396,7 @@ impl Store {
             }
         }
         self.lose(key.lane, reader, first, last, Cause::Refused)?;
-        self.retire(key.lane)?;
+        self.retire(key.lane);
         Ok(aside)
     }
 

@@ -115,7 +115,8 @@ fn stat(db: &Connection) -> rusqlite::Result<Stat> {
     })
 }
 
-/// Looks into the outbox in `folder` from outside, while its agent may be running.
+/// Looks into the outbox in `folder` from outside, while its agent may be running; with much to do, it may have a few
+/// records yet that nobody needs any more.
 ///
 /// # Errors
 /// When there is no outbox, or it cannot be read.

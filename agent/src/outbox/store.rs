@@ -1,6 +1,6 @@
 //! The open database: what one thread does to it, in groups that are committed as one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +46,12 @@ pub(super) struct Store {
     pub(super) delivered: Delivered,
     /// What was delivered by whoever repeats something.
     pub(super) repeating: Option<Repeating>,
+    /// Lanes that may have records which nobody needs any more.
+    pub(super) spent: BTreeSet<LaneId>,
+    /// How often one was put there since they were last cleared.
+    pub(super) retired: usize,
+    /// Whether there is much to do: what need not be done now is then done later, together.
+    pub(super) is_busy: bool,
     /// Who has confirmed something since the outbox was last cleared.
     pub(super) confirmed: HashSet<FlowKey>,
     /// When each reader of a stream was last known to have confirmed something, in microseconds since the
@@ -136,6 +142,9 @@ impl Store {
             ungrown: Grown::new(),
             delivered: Delivered::new(),
             repeating: None,
+            spent: BTreeSet::new(),
+            retired: 0,
+            is_busy: false,
             confirmed: HashSet::new(),
             heard: HashMap::new(),
             began: None,
@@ -166,6 +175,7 @@ impl Store {
     ) -> rusqlite::Result<T> {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let result = work(self).and_then(|value| {
+            self.clear_some()?;
             self.keep_growing()?;
             self.keep_numbers()?;
             self.keep_delivered()?;
@@ -339,7 +349,7 @@ impl Store {
             }
             let stream = stream.clone();
             self.add_cursors(id, &stream)?;
-            self.retire(id)?;
+            self.retire(id);
         }
         Ok(())
     }

@@ -121,11 +121,13 @@ fn a_record_goes_when_every_reader_has_it() {
     }
     let waiting = first.waiting().unwrap();
     let (audit, ops) = (&waiting[0], &waiting[1]);
-    first.confirm(&ops.key, 4).unwrap();
-    assert_eq!(first.stat().unwrap().records, 4);
-    first.confirm(&audit.key, 2).unwrap();
-    assert_eq!(first.stat().unwrap().records, 2);
-    first.confirm(&audit.key, 1).unwrap();
+    let mut confirm = |reader: &Waiting, upto| {
+        first.group(|store| store.confirm(&reader.key, upto)).unwrap();
+        first.stat().unwrap().records
+    };
+    assert_eq!(confirm(ops, 4), 4);
+    assert_eq!(confirm(audit, 2), 2);
+    confirm(audit, 1);
     assert_eq!(take(&mut first, audit, 1), [(3, 2), (4, 3)], "a cursor never goes back");
     drop(first);
 
@@ -228,7 +230,7 @@ fn a_receipt_moves_the_cursor_to_the_first_thing_that_is_missing_and_still_here(
     let receipt = |pairs: Vec<(u64, u64)>| Receipt::of(waiting.lane.boot, &Seen::from(pairs));
     let ops = reader("@ops");
     let of = |store: &mut Store, who: &AtSign, receipt: &Receipt| {
-        store.receipt(who, "a", "process", receipt).unwrap()
+        store.group(|store| store.receipt(who, "a", "process", receipt)).unwrap()
     };
 
     assert_eq!(of(&mut store, &ops, &receipt(vec![(1, 4)])), None, "nothing was sent yet");
@@ -363,8 +365,8 @@ fn what_is_refused_for_good_is_kept_aside() {
     append(&mut store, &capture("a", 1));
     append(&mut store, &capture("a", 2));
     let waiting = store.waiting().unwrap().remove(0);
-    assert_eq!(store.set_aside(&waiting.key, 1, 1, "AT0009 not allowed").unwrap(), 1);
-    store.confirm(&waiting.key, 1).unwrap();
+    let aside = store.group(|s| s.set_aside(&waiting.key, 1, 1, "AT0009 not allowed")).unwrap();
+    assert_eq!(aside, 1);
     let stat = store.stat().unwrap();
     assert_eq!((stat.records, stat.aside, stat.readers[0].unconfirmed), (1, 1, 1));
     store.group(|s| s.expire(now())).unwrap();

@@ -197,6 +197,7 @@ impl Worker {
             }
         }
         self.had_many = taken >= MANY;
+        self.store.is_busy = self.had_many;
         Some(true)
     }
 

@@ -144,7 +144,8 @@ impl Both {
                 self.store
                     .group(|store| {
                         store.drop_records(lane, first, last, Cause::Full)?;
-                        store.retire(lane)
+                        store.retire(lane);
+                        Ok(())
                     })
                     .unwrap();
             }
@@ -157,7 +158,8 @@ impl Both {
                 self.store
                     .group(|store| {
                         store.lose(*lane, reader.as_str(), first, last, Cause::Silent)?;
-                        store.retire(*lane)
+                        store.retire(*lane);
+                        Ok(())
                     })
                     .unwrap();
             }
