@@ -12,6 +12,8 @@ use crate::report::Row;
 const DEVICES: usize = 16;
 /// Readings of a round.
 const MANY: usize = 5_000;
+/// Readings out of which what is done once does not count.
+const LEAST: usize = 20_000;
 /// Readings of an hour and of a day, one a second.
 const HOUR: usize = 3_600;
 const DAY: usize = 86_400;
@@ -43,19 +45,18 @@ async fn by_depth(depths: &[usize]) -> Result<Vec<Row>> {
     })
     .await?;
     drop(away);
-    // Out of it, where so many more wait behind.
+    // Out of it, all of it: a reader's receipts come once a second, and cover more than a part of it by then.
     let mut points = Vec::new();
     for depth in depths {
         let mut site = Site::new(false)?;
-        site.fill(DEVICES, depth + 2 * MANY).await?;
+        let all = depth + LEAST;
+        site.fill(DEVICES, all).await?;
         let _reader = site.reader()?;
         site.start().await?;
-        let (agent, all) = (site.agent()?, depth + 2 * MANY);
-        site.until_left(all - MANY).await?;
-        let (before, from) = (cpu_of(agent)?, site.queue()?.unconfirmed);
-        site.until_left(from.saturating_sub(MANY)).await?;
-        let cpu = micros(cpu_of(agent)?.saturating_sub(before));
-        points.push((*depth, cpu / (from - site.queue()?.unconfirmed).max(1) as f64));
+        let agent = site.agent()?;
+        let before = cpu_of(agent)?;
+        site.until_left(0).await?;
+        points.push((all, micros(cpu_of(agent)?.saturating_sub(before)) / all as f64));
     }
     let ratio = points[points.len() - 1].1 / points[0].1;
     Ok(vec![into, Row::curve("queue: a reading out of it, of depth", "us", &points, ratio, 1.2)])
