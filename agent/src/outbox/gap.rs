@@ -180,7 +180,8 @@ impl Store {
         )?;
         let Some(mut before) = least else { return Ok(()) };
         let mut holes = Vec::new();
-        let mut select = self.db.prepare("SELECT first, last FROM span WHERE lane = ? AND last > ? ORDER BY last")?;
+        let mut select =
+            self.db.prepare("SELECT first, last FROM span WHERE lane = ? AND last > ? ORDER BY last")?;
         let mut rows = select.query(params![lane, before])?;
         while let Some(row) = rows.next()? {
             let (first, last): (u64, u64) = (row.get(0)?, row.get(1)?);

@@ -1,5 +1,6 @@
 //! What goes, and when.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use at_protocol::AtSign;
@@ -42,17 +43,31 @@ pub(super) struct Aging {
     pub(super) boot: Boot,
 }
 
+/// Lanes that may have records which nobody needs any more.
+#[derive(Default)]
+pub(super) struct Spent {
+    lanes: BTreeSet<LaneId>,
+    /// How often one was put there since they were last cleared.
+    times: usize,
+}
+
+impl Spent {
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+}
+
 impl Store {
     /// There may be records of `lane` that all of its readers have or will never get: they go before the next COMMIT,
     /// or, while there is much to do, before one that is soon to come.
     pub(super) fn retire(&mut self, lane: LaneId) {
-        self.spent.insert(lane);
-        self.retired += 1;
+        self.spent.lanes.insert(lane);
+        self.spent.times += 1;
     }
 
     /// Deletes what was retired, unless there is much to do and not yet enough of it.
     pub(super) fn clear_some(&mut self) -> rusqlite::Result<()> {
-        if self.spent.is_empty() || (self.is_busy && self.retired < TOGETHER) {
+        if self.spent.is_empty() || (self.is_busy && self.spent.times < TOGETHER) {
             return Ok(());
         }
         self.clear()
@@ -61,8 +76,7 @@ impl Store {
     /// Deletes what all readers of the lanes that were retired have or will never get, and such a lane itself when it is
     /// of an earlier boot and nothing is left to be said of it. Without readers nothing goes.
     pub(super) fn clear(&mut self) -> rusqlite::Result<()> {
-        self.retired = 0;
-        let lanes = std::mem::take(&mut self.spent);
+        let Spent { lanes, .. } = std::mem::take(&mut self.spent);
         let mut spans = Vec::new();
         for lane in &lanes {
             let Some(needed) = self.needed_from(*lane)? else { continue };
@@ -214,7 +228,9 @@ impl Store {
         };
         let younger: Option<u64> = self
             .db
-            .prepare_cached(&format!("SELECT first FROM span WHERE lane = ? AND {sql} ORDER BY last LIMIT 1"))?
+            .prepare_cached(&format!(
+                "SELECT first FROM span WHERE lane = ? AND {sql} ORDER BY last LIMIT 1"
+            ))?
             .query_row(params![lane.id, before], |row| row.get(0))
             .optional()?;
         self.db

@@ -87,7 +87,8 @@ impl Store {
 
     /// Whether less than `limit` bytes are in use, and the disk has enough left.
     pub(super) fn has_room(&self, limit: u64) -> rusqlite::Result<bool> {
-        Ok(used_bytes(&self.db)? + self.growing_bytes() < limit && (self.disk_has_room() || free_bytes(&self.db)? >= OWN_ROOM))
+        Ok(used_bytes(&self.db)? + self.growing_bytes() < limit
+            && (self.disk_has_room() || free_bytes(&self.db)? >= OWN_ROOM))
     }
 
     /// Whether the file system would keep what must stay free, if the log grew to its size.

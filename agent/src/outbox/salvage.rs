@@ -197,7 +197,13 @@ fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite
 /// Copies the rows of `table`, in the order of the columns `keys`, from the first on until one does not read, then from
 /// the last back. Columns go by their place: what the damaged file calls them may be damaged, and an older file has
 /// fewer of them.
-fn copy(old: &Connection, new: &Connection, table: &str, keys: &[usize], filter: &str) -> rusqlite::Result<()> {
+fn copy(
+    old: &Connection,
+    new: &Connection,
+    table: &str,
+    keys: &[usize],
+    filter: &str,
+) -> rusqlite::Result<()> {
     let columns = new.prepare(&format!("SELECT * FROM {table}"))?;
     let columns: Vec<&str> = columns.column_names().collect();
     for direction in ["ASC", "DESC"] {

@@ -121,8 +121,8 @@ impl Walk<'_> {
 /// Whether `record` can share an envelope with `first`: the same clock, not set in between.
 fn fits(record: &Stored, first: &Stored) -> bool {
     let by_wall = record.time_us - first.time_us;
-    let by_mono = i64::try_from(record.mono_us).unwrap_or(i64::MAX)
-        - i64::try_from(first.mono_us).unwrap_or(i64::MAX);
+    let by_mono =
+        i64::try_from(record.mono_us).unwrap_or(i64::MAX) - i64::try_from(first.mono_us).unwrap_or(i64::MAX);
     let steady = by_wall.abs_diff(by_mono) <= DRIFT_US;
     record.clock() == first.clock() && (steady || first.clock() == ClockState::Sync)
 }
@@ -378,7 +378,8 @@ impl Store {
             for record in records.into_iter().filter(|record| (first..=last).contains(&record.seq)) {
                 let segment = self.segment()?;
                 let sealed = self.segments.seal(&lane.about(record.seq), record.text.as_bytes());
-                let (device, stream, boot) = (lane.device.as_str(), lane.stream.as_str(), lane.boot.to_string());
+                let (device, stream, boot) =
+                    (lane.device.as_str(), lane.stream.as_str(), lane.boot.to_string());
                 aside += self
                     .db
                     .prepare_cached("INSERT OR REPLACE INTO aside VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)")?

@@ -217,7 +217,9 @@ impl Store {
     }
 
     fn write_span(&mut self, id: LaneId) -> rusqlite::Result<()> {
-        let Some(Unsealed { lane, first, last, taken, bytes }) = self.growing.remove(&id) else { return Ok(()) };
+        let Some(Unsealed { lane, first, last, taken, bytes }) = self.growing.remove(&id) else {
+            return Ok(());
+        };
         let segment = self.segment()?;
         let sealed = self.segments.seal(&lane.about(last), &bytes);
         let free = taken.state == ClockState::Free;
@@ -250,7 +252,9 @@ impl Store {
         let segment = self.segment()?;
         let sealed = self.segments.seal(&lane.about(seq), &bytes);
         self.db
-            .prepare_cached("UPDATE span SET first = last, segment = ?, sealed = ? WHERE lane = ? AND last = ?")?
+            .prepare_cached(
+                "UPDATE span SET first = last, segment = ?, sealed = ? WHERE lane = ? AND last = ?",
+            )?
             .execute(params![segment, sealed, id, seq])?;
         Ok(())
     }
@@ -266,9 +270,11 @@ impl Store {
         let Some((begins, ends)) = cut.filter(|(begins, _)| (first..=last).contains(begins)) else {
             return Ok(0);
         };
-        self.db
-            .prepare_cached("UPDATE span SET first = ? WHERE lane = ? AND last = ?")?
-            .execute(params![last + 1, lane, ends])?;
+        self.db.prepare_cached("UPDATE span SET first = ? WHERE lane = ? AND last = ?")?.execute(params![
+            last + 1,
+            lane,
+            ends
+        ])?;
         Ok(last + 1 - begins)
     }
 }

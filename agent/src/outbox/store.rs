@@ -1,6 +1,6 @@
 //! The open database: what one thread does to it, in groups that are committed as one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
 
 use super::delivered::{Delivered, Repeating};
+use super::keep::Spent;
 use super::room::Tried;
 use super::seal::Segments;
 use super::span::Growing;
@@ -46,10 +47,8 @@ pub(super) struct Store {
     pub(super) delivered: Delivered,
     /// What was delivered by whoever repeats something.
     pub(super) repeating: Option<Repeating>,
-    /// Lanes that may have records which nobody needs any more.
-    pub(super) spent: BTreeSet<LaneId>,
-    /// How often one was put there since they were last cleared.
-    pub(super) retired: usize,
+    /// What may have to go.
+    pub(super) spent: Spent,
     /// Whether there is much to do: what need not be done now is then done later, together.
     pub(super) is_busy: bool,
     /// Who has confirmed something since the outbox was last cleared.
@@ -142,8 +141,7 @@ impl Store {
             ungrown: Grown::new(),
             delivered: Delivered::new(),
             repeating: None,
-            spent: BTreeSet::new(),
-            retired: 0,
+            spent: Spent::default(),
             is_busy: false,
             confirmed: HashSet::new(),
             heard: HashMap::new(),

@@ -5,6 +5,7 @@ mod damage;
 mod full;
 mod model;
 mod outside;
+mod span;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -367,6 +368,7 @@ fn what_is_refused_for_good_is_kept_aside() {
     let waiting = store.waiting().unwrap().remove(0);
     let aside = store.group(|s| s.set_aside(&waiting.key, 1, 1, "AT0009 not allowed")).unwrap();
     assert_eq!(aside, 1);
+    store.group(|s| s.confirm(&waiting.key, 1)).unwrap();
     let stat = store.stat().unwrap();
     assert_eq!((stat.records, stat.aside, stat.readers[0].unconfirmed), (1, 1, 1));
     store.group(|s| s.expire(now())).unwrap();

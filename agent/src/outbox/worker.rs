@@ -34,6 +34,8 @@ const SABOTAGE: Duration = Duration::from_millis(50);
 
 /// Pause before what the disk would not take is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// After so long without a request there is time for what was put off.
+const QUIET: Duration = Duration::from_millis(20);
 /// How often it is said again that the disk takes nothing.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
@@ -163,10 +165,11 @@ impl Worker {
     /// Waits for requests, and takes what there is. `None` at the end, `Some(false)` if nothing more will come.
     fn gather(&mut self) -> Option<bool> {
         let waiting = !self.appends.is_empty() || !self.calls.is_empty();
-        let first = match waiting {
+        let first = match (waiting, self.store.spent.is_empty()) {
             // Room may come from outside: others may free the disk, or records may grow too old.
-            true => self.requests.recv_timeout(RETRY),
-            false => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            (true, _) => self.requests.recv_timeout(RETRY),
+            (false, true) => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            (false, false) => self.requests.recv_timeout(QUIET),
         };
         let mut next = match first {
             Ok(first) => Some(first),

@@ -17,7 +17,7 @@ use crate::town::Town;
 /// What the queue may hold, as `max`.
 const CAP: u64 = 16 << 20;
 /// Readings of one device: some twice as many as fit.
-const READINGS: u64 = 220_000;
+const READINGS: u64 = 400_000;
 /// Records that may be on their way to the server: batches of 100, a few at once.
 const ON_THE_WAY: u64 = 1_600;
 /// Readings that come when the queue is full already, of priority 0.

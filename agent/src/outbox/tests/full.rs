@@ -170,8 +170,10 @@ fn old_records_that_were_never_sent_become_one_per_window() {
     let stat = store.stat().unwrap();
     assert_eq!(lost(&store, "log"), BTreeMap::from([("thinned".into(), stat.thinned)]));
     assert_eq!(told(&mut store, "log"), (kept - stat.thinned, stat.thinned));
-    let sent: i64 =
-        store.db.query_row("SELECT sum(last - first + 1) FROM span WHERE last <= 100", [], |row| row.get(0)).unwrap();
+    let sent: i64 = store
+        .db
+        .query_row("SELECT sum(last - first + 1) FROM span WHERE last <= 100", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(sent, 100, "what was sent stays as it was");
     let waiting = store.waiting().unwrap().remove(0);
     let parcel =
