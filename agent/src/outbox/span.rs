@@ -278,3 +278,44 @@ impl Store {
         Ok(last + 1 - begins)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn span(first: u64, last: u64) -> Span {
+        Span { first, last, time_us: 0, free: true, segment: 1, sealed: Vec::new() }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_packed_is_unpacked_under_its_numbers(
+            readings in prop::collection::vec((any::<i64>(), any::<u64>(), any::<bool>(), any::<String>()), 1..20),
+            before in 0u64..1 << 40,
+            cut in 0u64..20,
+        ) {
+            let mut bytes = Vec::new();
+            for (time_us, mono_us, own_time, text) in &readings {
+                let (time_us, mono_us, own_time, text) = (*time_us, *mono_us, *own_time, text.clone());
+                Stored { seq: 0, time_us, mono_us, own_time, text, free: true, is_repaired: false }.pack(&mut bytes);
+            }
+            let many = readings.len() as u64;
+            let cut = cut % many;
+            let got = span(before + 1 + cut, before + many).unpack(&bytes).unwrap();
+            prop_assert_eq!(got.len() as u64, many - cut);
+            for (got, (place, reading)) in got.iter().zip(readings.iter().enumerate().skip(cut as usize)) {
+                prop_assert_eq!(got.seq, before + 1 + place as u64);
+                let as_was = (got.time_us, got.mono_us, got.own_time, got.text.clone());
+                prop_assert_eq!(&as_was, reading);
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in any::<Vec<u8>>(), first in any::<u64>(), last in any::<u64>()) {
+            let numbers = span(first, last).unpack(&bytes).map(|records| records[0].seq);
+            prop_assert!(numbers.is_none_or(|seq| (first..=last).contains(&seq)));
+        }
+    }
+}
