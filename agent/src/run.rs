@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use at_client::{Client, ConnectError, TrustedTime};
-use atedge_service::{Notifier, OneLine};
+use atedge_service::{Notifier, OneLine, give_back_code};
 use speakers::{Means, Speakers, Spoken};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::{Clock, SystemClock};
 use crate::commands::{Commands, Declared, Handled};
@@ -38,6 +38,9 @@ use crate::voice::{GRACE, HEARD, Own, Voice};
 
 /// How often a clock that is not right is looked at.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
+/// After the start what it has run is given back, and again after each of these pauses.
+const SETTLED: Duration = Duration::from_secs(5);
+const SETTLE_AGAIN: Duration = Duration::from_secs(600);
 
 /// What to run.
 pub struct Agent {
@@ -188,6 +191,10 @@ impl Agent {
         stages
             .spawn(|stop| async move { keep(&kept, &*keeper_clock, stop).await.context("clear the outbox") });
         stages.spawn(|stop| async move { first_connection(&client, &reach, &*clock, stop).await });
+        stages.spawn(|stop| async move {
+            settle(stop).await;
+            Ok(())
+        });
         let (reload, reloads) = mpsc::channel(1);
         let taps = following.field.taps().clone();
         let desk = |place| Desk { place, reload, claim, look: look.clone(), taps };
@@ -381,6 +388,19 @@ async fn keep(
             () = sleep(again_after) => {}
             () = stop.cancelled() => return Ok(()),
         }
+    }
+}
+
+/// Gives back the memory of code that has run and is not likely to again: soon after the start, and now and then, since
+/// reconnections and reloads run much of it anew.
+async fn settle(stop: CancellationToken) {
+    let mut pause = SETTLED;
+    while stop.run_until_cancelled(sleep(pause)).await.is_some() {
+        if let Err(error) = give_back_code() {
+            debug!(%error, "the memory of code is not given back");
+            return;
+        }
+        pause = SETTLE_AGAIN;
     }
 }
 

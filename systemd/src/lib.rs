@@ -5,6 +5,7 @@
 //! [`log::init_tracing`], makes a [`stop::stop_signal`], and reports its life through
 //! [`notify::Notifier`].
 
+mod code;
 mod complaint;
 pub mod config;
 pub mod exit;
@@ -14,6 +15,7 @@ pub mod notify;
 pub mod stop;
 pub mod tls;
 
+pub use code::give_back_code;
 pub use complaint::OneLine;
 pub use exit::Exit;
 pub use log::init_tracing;

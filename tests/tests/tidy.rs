@@ -73,7 +73,11 @@ const PLACES: &[(&str, &[&str], &str)] = &[
     ),
     (r"\b(sd_notify|systemd::)", &["systemd/"], "one crate keeps the promises to the service manager"),
     (r"\b(todo|unimplemented)!\s*\(", &[], "nothing is left for later"),
-    (r"\bunsafe\s*(\{|fn|impl)", &[], "nothing here needs it"),
+    (
+        r"\bunsafe\s*(\{|fn|impl)|\bunsafe_code\b",
+        &["systemd/src/code.rs"],
+        "what the compiler cannot check is one call, which gives memory back",
+    ),
 ];
 
 /// What the server may not name: it has no keys to read with.

@@ -10,7 +10,7 @@ use crate::meter::memory;
 use crate::report::{Bar, Row};
 
 /// Until what the start and the first readings took has been given back.
-const SETTLED: Duration = Duration::from_secs(3);
+const SETTLED: Duration = Duration::from_secs(8);
 /// Devices, and megabytes that they may take.
 const BARS: [(usize, f64); 3] = [(1, 6.0), (100, 7.0), (1_000, 10.0)];
 
