@@ -18,7 +18,7 @@ const PUBLISHED: u8 = 0x40;
 const SUBSCRIBE: u8 = 0x82;
 const SUBSCRIBED: u8 = 0x90;
 
-/// Messages of one client that nobody has acknowledged yet, at most.
+/// Messages of one client that nobody has acknowledged yet, at most, unless it says otherwise.
 const WINDOW: usize = 100;
 
 /// Starts mosquitto.
@@ -50,6 +50,7 @@ pub(crate) fn broker_command(
 /// A client.
 pub(crate) struct Mqtt {
     stream: BufReader<TcpStream>,
+    window: usize,
 }
 
 impl Mqtt {
@@ -57,12 +58,17 @@ impl Mqtt {
     pub(crate) async fn connect(address: SocketAddr, name: &str, stays: bool) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let mut client = Self { stream: BufReader::with_capacity(1 << 16, stream) };
+        let mut client = Self { stream: BufReader::with_capacity(1 << 16, stream), window: WINDOW };
         // Level 4, kept alive for ten minutes.
         let hello = [&text("MQTT"), &[4, if stays { 0 } else { 2 }, 2, 88][..], &text(name)].concat();
         client.say(&packet(CONNECT, &hello)).await?;
         client.until(CONNECTED).await?;
         Ok(client)
+    }
+
+    /// With so many messages unacknowledged at most.
+    pub(crate) fn with_window(self, window: usize) -> Self {
+        Self { window, ..self }
     }
 
     pub(crate) async fn subscribe(&mut self, topic: &str) -> Result<()> {
@@ -89,7 +95,7 @@ impl Mqtt {
     ) -> Result<()> {
         let (mut next, mut acknowledged) = (numbers.start, numbers.start);
         while acknowledged < numbers.end {
-            let end = numbers.end.min(acknowledged + WINDOW);
+            let end = numbers.end.min(acknowledged + self.window);
             let packets: Vec<u8> = (next..end)
                 .flat_map(|number| {
                     let (topic, payload) = message(number);

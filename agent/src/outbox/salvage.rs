@@ -172,8 +172,8 @@ fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite
     drop_foreign_segments(&new, segments)?;
     let lanes: Vec<LaneId> =
         new.prepare("SELECT id FROM lane")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    copy(&old, &new, "span", &[1], "NOT INDEXED")?;
-    for lane in &lanes {
+    let is_whole = copy(&old, &new, "span", &[1], "NOT INDEXED")?;
+    for lane in lanes.iter().filter(|_| !is_whole) {
         // The first page that is damaged ends the way through the table from either side: what lies between two of them
         // is found by lane.
         copy(&old, &new, "span", &[2, 4], &format!("INDEXED BY span_of_lane WHERE lane = {lane}"))?;
@@ -196,26 +196,26 @@ fn salvage(db: &mut Connection, damaged: &Path, segments: &Segments) -> rusqlite
 
 /// Copies the rows of `table`, in the order of the columns `keys`, from the first on until one does not read, then from
 /// the last back. Columns go by their place: what the damaged file calls them may be damaged, and an older file has
-/// fewer of them.
+/// fewer of them. Returns whether all of them read.
 fn copy(
     old: &Connection,
     new: &Connection,
     table: &str,
     keys: &[usize],
     filter: &str,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let columns = new.prepare(&format!("SELECT * FROM {table}"))?;
     let columns: Vec<&str> = columns.column_names().collect();
     for direction in ["ASC", "DESC"] {
         let order: Vec<String> = keys.iter().map(|key| format!("{key} {direction}")).collect();
         let order = order.join(", ");
         let Ok(mut select) = old.prepare(&format!("SELECT * FROM {table} {filter} ORDER BY {order}")) else {
-            return Ok(());
+            return Ok(false);
         };
         let there = select.column_count().min(columns.len());
         let (names, marks) = (columns[..there].join(", "), vec!["?"; there].join(", "));
         let mut insert = new.prepare(&format!("INSERT OR IGNORE INTO {table}({names}) VALUES({marks})"))?;
-        let Ok(mut rows) = select.query([]) else { return Ok(()) };
+        let Ok(mut rows) = select.query([]) else { return Ok(false) };
         let whole = loop {
             match rows.next() {
                 Ok(Some(row)) => {
@@ -229,10 +229,10 @@ fn copy(
             }
         };
         if whole {
-            return Ok(());
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// A row that its table has no place for is not there.

@@ -63,6 +63,11 @@ impl Mosquitto {
         self.process.id()
     }
 
+    /// A device by itself.
+    pub(super) async fn device(&self) -> Result<Mqtt> {
+        Mqtt::connect(self.address, "device", false).await
+    }
+
     /// Who was away is back, and takes what was kept.
     pub(super) async fn deliver(&self, many: usize) -> Result<()> {
         Mqtt::connect(self.address, AWAY, true).await?.absorb(many).await
