@@ -74,6 +74,7 @@ pub(super) fn look<T>(
 /// When there is no outbox, or it cannot be read.
 pub fn list(folder: &Path, which: &Which) -> Result<Vec<LaneStat>, OutboxError> {
     look(folder, |db| {
+        let db = &*db.unchecked_transaction()?;
         let mut stats = Vec::new();
         for (id, lane) in lanes(db, which)? {
             let (records, first, last, oldest_ms, captured) = db.query_row(
