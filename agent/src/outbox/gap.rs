@@ -25,7 +25,7 @@ impl Store {
         cause: Cause,
     ) -> rusqlite::Result<u64> {
         let mut delete = self.db.prepare_cached(
-            "DELETE FROM span WHERE lane = ?1 AND last BETWEEN ?2 AND ?3 AND first >= ?2 RETURNING last - first + 1",
+            "DELETE FROM span WHERE lane = ?1 AND last BETWEEN ?2 AND ?3 AND first >= ?2 RETURNING max(last - first + 1, 0)",
         )?;
         let mut gone = 0;
         for records in delete.query_map(params![lane, first, last], |row| row.get::<_, u64>(0))? {

@@ -78,7 +78,7 @@ pub fn list(folder: &Path, which: &Which) -> Result<Vec<LaneStat>, OutboxError> 
         let mut stats = Vec::new();
         for (id, lane) in lanes(db, which)? {
             let (records, first, last, oldest_ms, captured) = db.query_row(
-                "SELECT ifnull(sum(last - first + 1), 0), min(first), max(last), min(time_us) / 1000,
+                "SELECT ifnull(sum(max(last - first + 1, 0)), 0), min(first), max(last), min(time_us) / 1000,
                         (SELECT next - 1 FROM lane WHERE id = ?1) FROM span WHERE lane = ?1",
                 [id],
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),

@@ -170,10 +170,13 @@ impl Store {
         Ok(last)
     }
 
-    /// The first record of a lane, and when it was captured.
+    /// The first record of a lane, and when it was captured; never after the end of its row, as damage may have it, so
+    /// that the row goes when its records do.
     fn head(&self, lane: LaneId) -> rusqlite::Result<Option<(u64, u64)>> {
         self.db
-            .prepare_cached("SELECT first, mono_us FROM span WHERE lane = ? ORDER BY last LIMIT 1")?
+            .prepare_cached(
+                "SELECT min(first, last), mono_us FROM span WHERE lane = ? ORDER BY last LIMIT 1",
+            )?
             .query_row(params![lane], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()
     }

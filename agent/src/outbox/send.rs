@@ -233,17 +233,11 @@ impl Store {
         let mut rows = select.query(params![id, from])?;
         'spans: while let Some(row) = rows.next()? {
             let span = Span::read(row)?;
-            if span.first > to {
+            if span.first.min(span.last) > to {
                 break;
             }
-            let Some(records) = span.open(db, segments, lane)? else {
-                if !walk.comes_to_gap(span.first) {
-                    walk.lose_before(span.first);
-                }
-                walk.next = walk.next.max(span.last + 1);
-                walk.lost.push((span.first, span.last));
-                continue;
-            };
+            // Of what does not open nothing is sure, not even its numbers: those that are then nobody's are lost.
+            let Some(records) = span.open(db, segments, lane)? else { continue };
             // Two that overlap are what damage has left: each record goes once.
             let after = taken.last.map_or(from, |last| last + 1);
             for mut record in records.into_iter().skip_while(|record| record.seq < after) {

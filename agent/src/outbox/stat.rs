@@ -102,7 +102,7 @@ fn stat(db: &Connection) -> rusqlite::Result<Stat> {
     }
     Ok(Stat {
         epoch: number(db, "epoch")?.unwrap_or(0),
-        records: count("SELECT ifnull(sum(last - first + 1), 0) FROM span")?,
+        records: count("SELECT ifnull(sum(max(last - first + 1, 0)), 0) FROM span")?,
         bytes: used_bytes(db)?,
         oldest_ms: db.query_row(OLDEST, [], |row| row.get(0))?,
         aside: count("SELECT count(*) FROM aside")?,

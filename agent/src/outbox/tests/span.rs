@@ -73,14 +73,42 @@ fn a_row_that_does_not_open_costs_what_is_in_it_and_no_more() {
     together(&mut store, 7..=9);
     store.db.execute("UPDATE span SET sealed = zeroblob(400) WHERE last = 6", []).unwrap();
     let waiting = store.waiting().unwrap().remove(0);
-    // Asked for from its middle on, it goes whole.
-    let got = store.group(|s| s.take(&waiting.key, &waiting.lane, 5, 9, ALL)).unwrap().unwrap();
+    let got = store.group(|s| s.take(&waiting.key, &waiting.lane, 1, 9, ALL)).unwrap().unwrap();
     let batch = Batch::from_json(got.json.as_bytes()).unwrap();
-    assert_eq!(batch.gaps, [Gap { first: 5, last: 6, cause: Cause::Damaged }]);
+    assert_eq!(batch.gaps, [Gap { first: 4, last: 6, cause: Cause::Damaged }]);
     assert_eq!(rows(&store), [(1, 3), (7, 9)]);
     let stat = store.stat().unwrap();
     assert_eq!((stat.damaged, stat.readers.iter().map(|reader| reader.lost["damaged"]).sum::<u64>()), (3, 6));
     assert_eq!(take(&mut store, &waiting, 1), [(1, 1), (2, 2), (3, 3), (7, 7), (8, 8), (9, 9)]);
+}
+
+#[test]
+fn a_row_whose_numbers_are_damaged_takes_no_others_along() {
+    for spoil in [
+        "first = 99 WHERE last = 6",
+        "first = 1 WHERE last = 6",
+        "last = 40 WHERE last = 6",
+        "first = 1, last = 8 WHERE last = 6",
+        "first = 5, last = 1000000 WHERE last = 6",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = store(options(folder.path(), &["@ops"]));
+        for values in [1..=3, 4..=6, 7..=9] {
+            together(&mut store, values);
+        }
+        store.db.execute(&format!("UPDATE span SET {spoil}"), []).unwrap();
+        together(&mut store, 10..=12);
+        let waiting = store.waiting().unwrap().remove(0);
+        let got: Vec<u64> = take(&mut store, &waiting, 1).iter().map(|(seq, _)| *seq).collect();
+        let spared: Vec<u64> = (1..=12).filter(|seq| !(4..=6).contains(seq)).collect();
+        assert!(got == spared || got == (1..=12).collect::<Vec<_>>(), "{spoil}: {got:?}");
+        assert_eq!(got.len() as u64 + store.stat().unwrap().damaged, 12, "{spoil}");
+        together(&mut store, 13..=13);
+        let waiting = store.waiting().unwrap().remove(0);
+        assert_eq!(take(&mut store, &waiting, 13), [(13, 13)], "{spoil}");
+        store.group(|s| s.confirm(&waiting.key, 13)).unwrap();
+        assert_eq!(store.waiting().unwrap(), [], "{spoil}");
+    }
 }
 
 #[test]
