@@ -45,8 +45,9 @@ const STEPS: [&str; 1] = ["
         time_us INTEGER NOT NULL, mono_us INTEGER NOT NULL, free INTEGER NOT NULL,
         segment INTEGER NOT NULL, sealed BLOB NOT NULL);
 
-    -- Where the records of a lane are. `first` stands in it to count them without reading the rows.
-    CREATE UNIQUE INDEX span_of_lane ON span(lane, last, first);
+    -- Where the records of a lane are. `first` stands in it to count them without reading the rows. Not unique: damage
+    -- may have two rows end alike, and either must be fit to be worked with.
+    CREATE INDEX span_of_lane ON span(lane, last, first);
 
     -- Records that a reader's server refused for good, kept with its reason.
     CREATE TABLE aside(

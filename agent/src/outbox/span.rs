@@ -262,19 +262,15 @@ impl Store {
     /// Of a span that begins from `first` to `last` and ends later, what is up to `last` is not needed any more. Returns
     /// how many records that was.
     pub(super) fn trim_span(&self, lane: LaneId, first: u64, last: u64) -> rusqlite::Result<u64> {
-        let cut: Option<(u64, u64)> = self
+        let cut: Option<(i64, u64)> = self
             .db
-            .prepare_cached("SELECT first, last FROM span WHERE lane = ? AND last > ? ORDER BY last LIMIT 1")?
+            .prepare_cached("SELECT id, first FROM span WHERE lane = ? AND last > ? ORDER BY last LIMIT 1")?
             .query_row(params![lane, last], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        let Some((begins, ends)) = cut.filter(|(begins, _)| (first..=last).contains(begins)) else {
+        let Some((id, begins)) = cut.filter(|(_, begins)| (first..=last).contains(begins)) else {
             return Ok(0);
         };
-        self.db.prepare_cached("UPDATE span SET first = ? WHERE lane = ? AND last = ?")?.execute(params![
-            last + 1,
-            lane,
-            ends
-        ])?;
+        self.db.prepare_cached("UPDATE span SET first = ? WHERE id = ?")?.execute(params![last + 1, id])?;
         Ok(last + 1 - begins)
     }
 }

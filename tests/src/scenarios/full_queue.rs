@@ -96,7 +96,7 @@ fn tables(alarms: &Path, settings: &str) -> String {
     let alarm =
         format!("until [ -s {0} ]; do sleep 0.1; done; cat {0}; exec sleep infinity", alarms.display());
     format!(
-        "[stream.log]\nto = [\"{READER}\"]\nrequire = [\"receipts\"]\n[stream.alarm]\nto = [\"{READER}\"]\nrequire = [\"receipts\"]\npriority = 0\nfull = [\"block\"]\n\
+        "[stream.log]\nto = [\"{READER}\"]\nrequire = [\"receipts\"]\n[stream.alarm]\nto = [\"{READER}\"]\nrequire = [\"receipts\"]\npriority = 0\nfull = [\"thin\", \"drop-oldest\"]\n\
          [adapter.counter]\ntype = \"process\"\ncommand = [\"/bin/sh\", \"-c\", \"{counter}\"]\ndevice = \
          \"counter\"\nstream = \"log\"\n[adapter.bell]\ntype = \"process\"\ncommand = [\"/bin/sh\", \"-c\", \
          \"{alarm}\"]\ndevice = \"bell\"\nstream = \"alarm\"\n[outbox]\n{settings}\n"

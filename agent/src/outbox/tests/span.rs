@@ -88,6 +88,8 @@ fn a_row_whose_numbers_are_damaged_takes_no_others_along() {
         "first = 99 WHERE last = 6",
         "first = 1 WHERE last = 6",
         "last = 40 WHERE last = 6",
+        "last = 7 WHERE last = 6",
+        "last = 9 WHERE last = 6",
         "first = 1, last = 8 WHERE last = 6",
         "first = 5, last = 1000000 WHERE last = 6",
     ] {
@@ -100,6 +102,9 @@ fn a_row_whose_numbers_are_damaged_takes_no_others_along() {
         together(&mut store, 10..=12);
         let waiting = store.waiting().unwrap().remove(0);
         let got: Vec<u64> = take(&mut store, &waiting, 1).iter().map(|(seq, _)| *seq).collect();
+        // Asked again, it is as it was.
+        let again: Vec<u64> = take(&mut store, &waiting, 1).iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(got, again, "{spoil}");
         let spared: Vec<u64> = (1..=12).filter(|seq| !(4..=6).contains(seq)).collect();
         assert!(got == spared || got == (1..=12).collect::<Vec<_>>(), "{spoil}: {got:?}");
         assert_eq!(got.len() as u64 + store.stat().unwrap().damaged, 12, "{spoil}");
