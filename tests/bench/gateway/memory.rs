@@ -28,10 +28,10 @@ pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
         }
     }
     let (first, last) = (empty[0], empty[empty.len() - 1]);
-    // Of the agent's own memory: how much of its code is mapped at the moment, no device decides.
+    // Of the agent's own memory: how much of its code is mapped at the moment, neither devices nor a queue decide.
     let each = (last.2 - first.2) / (last.0 - first.0) as f64;
     rows.push(Row::alone("14", "memory of a device", "B", each, Bar::AtMost(2048.0)));
-    let deepest = full.iter().zip(&empty).map(|(full, empty)| full.1 - empty.1).fold(f64::MIN, f64::max);
+    let deepest = full.iter().zip(&empty).map(|(full, empty)| full.2 - empty.2).fold(f64::MIN, f64::max);
     rows.push(Row::alone("14", format!("memory of {deep} queued"), "MB", deepest / 1e6, Bar::AtMost(1.0)));
     Ok(rows)
 }
