@@ -118,12 +118,12 @@ impl Store {
     /// Deletes records older than their stream's time to live, passes over readers that have confirmed
     /// nothing for as long as their stream holds, and deletes segment keys that nothing needs.
     pub(super) fn expire(&mut self, now: Stamp) -> rusqlite::Result<Expired> {
+        self.clear()?;
         let lanes: Vec<Aging> = self
             .db
             .prepare_cached("SELECT id, stream, boot FROM lane")?
             .query_map([], |row| Ok(Aging { id: row.get(0)?, stream: text(row, 1)?, boot: text(row, 2)? }))?
             .collect::<Result<_, _>>()?;
-        self.clear()?;
         let now = self.steady(now)?;
         self.note_who_confirmed(now)?;
         let mut expired = Expired::default();

@@ -370,8 +370,7 @@ impl Store {
         for span in self.spans(key.lane, first, last)? {
             let records = self.open_span(&lane, &span)?.unwrap_or_default();
             for record in records.into_iter().filter(|record| (first..=last).contains(&record.seq)) {
-                let segment = self.segment()?;
-                let sealed = self.segments.seal(&lane.about(record.seq), record.text.as_bytes());
+                let (segment, sealed) = self.seal(&lane, record.seq, record.text.as_bytes())?;
                 let (device, stream, boot) =
                     (lane.device.as_str(), lane.stream.as_str(), lane.boot.to_string());
                 aside += self

@@ -220,8 +220,7 @@ impl Store {
         let Some(Unsealed { lane, first, last, taken, bytes }) = self.growing.remove(&id) else {
             return Ok(());
         };
-        let segment = self.segment()?;
-        let sealed = self.segments.seal(&lane.about(last), &bytes);
+        let (segment, sealed) = self.seal(&lane, last, &bytes)?;
         let free = taken.state == ClockState::Free;
         self.db
             .prepare_cached(
@@ -231,6 +230,12 @@ impl Store {
             .execute(params![id, first, last, taken.wall_us, taken.mono_us, free, segment, sealed])?;
         Failpoint::RecordWritten.pass();
         Ok(())
+    }
+
+    /// Seals what is about the number `seq` of a lane; gives the segment, too.
+    pub(super) fn seal(&mut self, lane: &Lane, seq: u64, bytes: &[u8]) -> rusqlite::Result<(i64, Vec<u8>)> {
+        let segment = self.segment()?;
+        Ok((segment, self.segments.seal(&lane.about(seq), bytes)))
     }
 
     /// The records in `span`; `None` if it no longer opens.
@@ -249,8 +254,7 @@ impl Store {
         let seq = last.seq;
         let mut bytes = Vec::new();
         Stored { text: fragment(record), ..last }.pack(&mut bytes);
-        let segment = self.segment()?;
-        let sealed = self.segments.seal(&lane.about(seq), &bytes);
+        let (segment, sealed) = self.seal(lane, seq, &bytes)?;
         self.db
             .prepare_cached(
                 "UPDATE span SET first = last, segment = ?, sealed = ? WHERE lane = ? AND last = ?",

@@ -106,7 +106,6 @@ pub(super) fn start(
         told,
         appends: VecDeque::new(),
         calls: Vec::new(),
-        had_many: false,
         said: None,
         lost_its_file: false,
         doubt: None,
@@ -136,8 +135,6 @@ struct Worker {
     appends: VecDeque<Append>,
     /// Calls that wait for the disk, likewise.
     calls: Vec<Box<dyn Call>>,
-    /// Whether the last group had many requests.
-    had_many: bool,
     /// When it was last said that the disk takes nothing.
     said: Option<Instant>,
     /// The disk failed: what SQLite believes to be on it must be read anew.
@@ -178,7 +175,7 @@ impl Worker {
         };
         let linger = self.store.options.linger;
         let end = Instant::now() + linger;
-        let mut pauses = if self.had_many { PAUSES } else { 0 };
+        let mut pauses = if self.store.is_busy { PAUSES } else { 0 };
         let mut taken = 0;
         while let Some(request) = next {
             match request {
@@ -199,8 +196,7 @@ impl Worker {
                 next = self.requests.try_recv().ok();
             }
         }
-        self.had_many = taken >= MANY;
-        self.store.is_busy = self.had_many;
+        self.store.is_busy = taken >= MANY;
         Some(true)
     }
 
