@@ -5,6 +5,7 @@ mod outbox;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use at_client::Transport;
 use at_protocol::AtSign;
@@ -428,8 +429,9 @@ impl AgentConfig {
             priority: stream.priority,
         };
         let streams = self.stream.iter();
-        let streams =
-            streams.map(|(name, stream)| (name.clone(), (stream.to.clone(), rules(stream)))).collect();
+        let streams = streams
+            .map(|(name, stream)| (name.clone(), (stream.to.clone(), Arc::new(rules(stream)))))
+            .collect();
         // Each atSign drains by itself; together they keep to the rate.
         let mut drain = self.outbox.drain.rules();
         drain.rate = drain.rate.map(|rate| (rate / (1 + self.device.len() as u64)).max(1));

@@ -221,7 +221,7 @@ pub(crate) mod tests {
             ttln: Duration::ZERO,
             priority: Priority::default(),
         };
-        let streams = BTreeMap::from([("process".parse().unwrap(), (Vec::new(), rules))]);
+        let streams = BTreeMap::from([("process".parse().unwrap(), (Vec::new(), Arc::new(rules)))]);
         watch::channel(SendRules { streams, ..SendRules::default() }).1
     }
 

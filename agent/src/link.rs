@@ -22,7 +22,7 @@ use crate::failpoint::Failpoint;
 use crate::outbox::{Outbox, OutboxError, Receipted};
 use crate::payload::{NoteId, Receipt, name};
 use crate::standing::Guard;
-use crate::uplink::{FlowRules, Note, NoteStatus, Road, RoadError, SendRules};
+use crate::uplink::{Note, NoteStatus, Road, RoadError, SendRules};
 
 /// What was heard this long before the last thing dealt with is heard again after a start: requests that
 /// were not finished then. Requests wait no longer for their callee (client conventions §6.1).
@@ -98,8 +98,8 @@ impl Road for ClientRoad {
 
 /// What the readers of a stream must be able to do.
 fn need(rules: &SendRules, stream: &StreamName) -> Need {
-    let rules = rules.streams.get(stream).map(|(_, rules)| *rules);
-    rules.map_or_else(Need::default, |FlowRules { aead, receipts, .. }| Need { aead, receipts })
+    let rules = rules.streams.get(stream);
+    rules.map_or_else(Need::default, |(_, rules)| Need { aead: rules.aead, receipts: rules.receipts })
 }
 
 /// What waits for a peer to be itself again, or for ourselves to be allowed to speak, is sent later.

@@ -181,7 +181,8 @@ impl Outbox {
         self.fresh.is_in(&self.share, device)
     }
 
-    /// Cancelled when the thread has ended by itself, because the file is damaged: the next start mends it.
+    /// Cancelled when the thread has ended by itself, because the file is damaged or led it astray: the next start
+    /// mends it.
     pub fn failed(&self) -> CancellationToken {
         self.failed.clone()
     }

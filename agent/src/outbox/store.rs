@@ -432,15 +432,19 @@ pub(super) fn damage(how: &str) -> rusqlite::Error {
 
 /// Whether the file itself is damaged, as opposed to what happens around it.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-        || matches!(
-            error,
-            rusqlite::Error::InvalidColumnType(..)
+    let code = error.sqlite_error_code();
+    // What contradicts a constraint contradicts what was read of the file before.
+    matches!(
+        code,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation)
+    ) || matches!(
+        error,
+        rusqlite::Error::InvalidColumnType(..)
                 | rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::IntegralValueOutOfRange(..)
                 // What we ask is right where the tables are.
                 | rusqlite::Error::SqlInputError { .. }
-        )
+    )
 }
 
 /// Whether it may go well another time: the disk is full, failed, or cannot be written to for now.

@@ -1,6 +1,7 @@
 //! The thread that owns the database.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -87,7 +88,7 @@ pub(super) struct Told {
     pub(super) fresh: Arc<Fresh>,
     /// Why nothing is stored, while that is so.
     pub(super) trouble: Trouble,
-    /// Cancelled if it ends because the file is damaged.
+    /// Cancelled if it ends because the file is damaged, or panics.
     pub(super) failed: CancellationToken,
 }
 
@@ -110,9 +111,16 @@ pub(super) fn start(
         lost_its_file: false,
         doubt: None,
     };
+    let (path, failed) = (worker.path.clone(), worker.told.failed.clone());
     let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || {
-        worker.run();
-        drop(lock);
+        let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
+        if let Err(panic) = ended {
+            // Whatever in the file has led it astray would do so again.
+            super::salvage::mark(&path);
+            failed.cancel();
+            drop(lock);
+            resume_unwind(panic);
+        }
     })?;
     Ok(Thread(thread))
 }

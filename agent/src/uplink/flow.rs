@@ -102,7 +102,7 @@ pub struct Pinned {
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) lane: Arc<Lane>,
-    rules: FlowRules,
+    rules: Arc<FlowRules>,
     /// The reader has everything up to here.
     confirmed: u64,
     /// The first number that this run has not sent.
@@ -123,7 +123,7 @@ pub(super) struct Flow {
 
 impl Flow {
     /// A flow whose reader has everything up to `confirmed`.
-    pub(super) fn new(lane: Arc<Lane>, rules: FlowRules, confirmed: u64) -> Self {
+    pub(super) fn new(lane: Arc<Lane>, rules: Arc<FlowRules>, confirmed: u64) -> Self {
         Self {
             lane,
             rules,
@@ -140,8 +140,8 @@ impl Flow {
         }
     }
 
-    pub(super) const fn rules(&self) -> FlowRules {
-        self.rules
+    pub(super) fn rules(&self) -> &FlowRules {
+        &self.rules
     }
 
     /// Whether something has piled up: more than one batch of it, or it waits for long.
@@ -152,7 +152,7 @@ impl Flow {
     }
 
     /// It is sent by these rules from now on.
-    pub(super) const fn follow(&mut self, rules: FlowRules) {
+    pub(super) fn follow(&mut self, rules: Arc<FlowRules>) {
         self.rules = rules;
     }
 
@@ -438,7 +438,7 @@ mod tests {
             priority: Priority::default(),
         };
         let lane = Arc::new(lane);
-        let mut flow = Flow::new(Arc::clone(&lane), rules, 0);
+        let mut flow = Flow::new(Arc::clone(&lane), Arc::new(rules), 0);
         let mut now = Time::from_secs(1);
         flow.grow(1_000_000, now, true);
         let reader = "@ops".parse().unwrap();

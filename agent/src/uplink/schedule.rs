@@ -19,7 +19,7 @@ const AT_ONCE: usize = 8;
 const UNREACHABLE: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 /// How the streams are sent, and to whom.
-pub type StreamRules = BTreeMap<StreamName, (Vec<AtSign>, FlowRules)>;
+pub type StreamRules = BTreeMap<StreamName, (Vec<AtSign>, Arc<FlowRules>)>;
 
 /// All that decides how it is sent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -124,11 +124,13 @@ impl Schedule {
         let keys: Vec<FlowKey> = self.flows.keys().cloned().collect();
         for key in keys {
             let stream = self.flows.get(&key).and_then(|kept| self.streams.get(&kept.1.lane.stream));
-            let rules = stream.filter(|(readers, _)| readers.contains(&key.reader)).map(|(_, rules)| *rules);
+            let rules = stream
+                .filter(|(readers, _)| readers.contains(&key.reader))
+                .map(|(_, rules)| Arc::clone(rules));
             match rules {
-                Some(rules) => {
-                    self.change(key, now, |flow| flow.iter_mut().for_each(|flow| flow.follow(rules)))
-                }
+                Some(rules) => self.change(key, now, |flow| {
+                    flow.iter_mut().for_each(|flow| flow.follow(Arc::clone(&rules)))
+                }),
                 None => self.forget(&key),
             }
         }
@@ -146,7 +148,7 @@ impl Schedule {
     pub fn add_waiting(&mut self, waiting: Waiting, now: Time) {
         let Waiting { key, lane, upto, last } = waiting;
         let Some((_, rules)) = self.streams.get(&lane.stream) else { return };
-        let rules = *rules;
+        let rules = Arc::clone(rules);
         self.change(key, now, |flow| {
             flow.get_or_insert_with(|| Flow::new(lane, rules, upto)).grow(last, now, true);
         });
@@ -155,10 +157,11 @@ impl Schedule {
     /// A lane got records up to `last`.
     pub fn on_grown(&mut self, id: LaneId, lane: &Arc<Lane>, last: u64, now: Time) {
         let Some((readers, rules)) = self.streams.get(&lane.stream) else { return };
-        let (readers, rules) = (readers.clone(), *rules);
+        let (readers, rules) = (readers.clone(), Arc::clone(rules));
         for reader in readers {
             self.change(FlowKey { lane: id, reader }, now, |flow| {
-                flow.get_or_insert_with(|| Flow::new(Arc::clone(lane), rules, 0)).grow(last, now, false);
+                flow.get_or_insert_with(|| Flow::new(Arc::clone(lane), Arc::clone(&rules), 0))
+                    .grow(last, now, false);
             });
         }
     }
@@ -403,7 +406,8 @@ mod tests {
             ttln: Duration::from_secs(60),
             priority: Priority::default(),
         };
-        let streams = StreamRules::from([("process".parse().unwrap(), (vec![reader.clone()], rules))]);
+        let streams =
+            StreamRules::from([("process".parse().unwrap(), (vec![reader.clone()], Arc::new(rules)))]);
         let mut schedule = Schedule::new(SendRules { streams, ..SendRules::default() }, new, 1);
         let left = FlowKey { lane: 1, reader };
         let now = LINGER * 2;
@@ -434,7 +438,8 @@ mod tests {
             priority: priority.try_into().unwrap(),
         };
         let reader: AtSign = "@ops".parse().unwrap();
-        let stream = |name: &str, priority| (name.parse().unwrap(), (vec![reader.clone()], rules(priority)));
+        let stream =
+            |name: &str, priority| (name.parse().unwrap(), (vec![reader.clone()], Arc::new(rules(priority))));
         let streams = StreamRules::from([stream("history", 9), stream("process", 5), stream("alarm", 0)]);
         let drain = DrainRules { rate: Some(100), ..DrainRules::default() };
         let mut schedule = Schedule::new(SendRules { streams, drain, ..SendRules::default() }, boot, 1);
@@ -480,7 +485,7 @@ mod tests {
         };
         let streams = |readers: [&AtSign; 2], rules| {
             let readers = readers.into_iter().cloned().collect();
-            let streams = StreamRules::from([("process".parse().unwrap(), (readers, rules))]);
+            let streams = StreamRules::from([("process".parse().unwrap(), (readers, Arc::new(rules)))]);
             SendRules { streams, ..SendRules::default() }
         };
         let mut schedule = Schedule::new(streams([&stays, &goes], rules), boot, 1);

@@ -2,6 +2,7 @@
 //! an hour of it in milliseconds, on virtual time, by seed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::drain::DrainRules;
@@ -95,7 +96,10 @@ impl World {
             ttln: Duration::from_secs(3600),
             priority: Priority::default(),
         };
-        let rules = StreamRules::from([("process".parse().unwrap(), (vec!["@ops".parse().unwrap()], rules))]);
+        let rules = StreamRules::from([(
+            "process".parse().unwrap(),
+            (vec!["@ops".parse().unwrap()], Arc::new(rules)),
+        )]);
         let rules = SendRules { streams: rules, drain: DRAIN, ..SendRules::default() };
         let queue = Queue::new();
         let schedule = Schedule::new(rules.clone(), queue.boot(), seed);

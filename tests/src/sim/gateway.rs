@@ -74,7 +74,8 @@ impl Gateway {
             ttln: Duration::from_secs(86_400),
             priority: Priority::default(),
         };
-        let rules = StreamRules::from([("process".parse().expect("a stream"), (vec![reader()], rules))]);
+        let rules =
+            StreamRules::from([("process".parse().expect("a stream"), (vec![reader()], Arc::new(rules)))]);
         let rules = SendRules { streams: rules, ..SendRules::default() };
         let boot = Boot::new(0, 0);
         let schedule = Schedule::new(rules.clone(), boot, 0);

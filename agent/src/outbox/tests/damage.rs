@@ -142,3 +142,20 @@ fn a_file_of_a_newer_version_is_left_alone() {
         0
     );
 }
+
+#[tokio::test]
+async fn what_leads_the_thread_astray_is_mended_by_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let Opened { outbox, thread, .. } = Outbox::open(options(folder.path(), &["@ops"]), now()).unwrap();
+    for value in 0..10 {
+        outbox.append(Arc::new(capture("a", value))).await.unwrap();
+    }
+    let answer: Result<(), _> = outbox.call(|_| panic!("a number beyond all numbers")).await;
+    assert!(matches!(answer, Err(OutboxError::NotStored)));
+    outbox.failed().cancelled().await;
+    drop(outbox);
+    thread.join();
+    let (mended, salvaged) = reopened(folder.path());
+    assert_eq!(salvaged.unwrap().records, 10);
+    assert_eq!(mended.stat().unwrap().records, 10);
+}
