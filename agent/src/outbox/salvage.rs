@@ -4,6 +4,7 @@
 //! where the damaged database goes, and is there until a whole one stands in its place; that is made beside it,
 //! and nothing is ever taken in under the other name.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ pub struct Salvaged {
 const MARKER: &str = "outbox.damaged";
 /// The new database, until it is whole.
 const NEW: &str = "outbox.new";
+/// Damaged databases that are kept for whoever wants to look into them.
+const PUT_BY: usize = 8;
 /// What SQLite keeps beside a database.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
 
@@ -60,8 +63,12 @@ pub(super) fn is_due(path: &Path) -> bool {
 /// Where the marker says that the database at `path` goes.
 fn target(path: &Path) -> Option<PathBuf> {
     let name = std::fs::read_to_string(path.with_file_name(MARKER)).ok()?;
-    let number = name.strip_prefix("damaged-")?.strip_suffix(".db")?;
-    number.parse::<u32>().ok().map(|_| path.with_file_name(name))
+    number_of(&name).map(|_| path.with_file_name(name))
+}
+
+/// The number of a file that a damaged database was moved to; `None` for any other name.
+fn number_of(name: &str) -> Option<u32> {
+    name.strip_prefix("damaged-")?.strip_suffix(".db")?.parse().ok()
 }
 
 /// Moves the damaged database of `options` away, and puts a new one in its place, with what still reads. `now`
@@ -84,7 +91,7 @@ pub(super) fn repair(options: &OutboxOptions, seal: &Arc<Seal>, now: Stamp) -> R
         Failpoint::Replaced.pass();
         std::fs::remove_file(path.with_file_name(MARKER))
     };
-    replace().map_err(in_folder)?;
+    replace().and_then(|()| forget_oldest(&path)).map_err(in_folder)?;
     Ok(saved)
 }
 
@@ -107,18 +114,15 @@ fn rebuild(
     Ok(saved)
 }
 
-/// Moves the database at `path`, with its log, to where the marker says, or else to the first free `damaged-N.db`
-/// beside it. The database itself goes last: when it is there, so is all of it.
+/// Moves the database at `path`, with its log, to where the marker says, or else to the next `damaged-N.db` beside it.
+/// The database itself goes last: when it is there, so is all of it.
 fn quarantine(path: &Path) -> io::Result<PathBuf> {
-    let names = (1..).map(|n| path.with_file_name(format!("damaged-{n}.db")));
     let target = match target(path).filter(|target| target.exists() != path.exists()) {
         Some(target) => target,
         None => {
-            let free = names.into_iter().find(|name| !family(name).any(|file| file.exists()));
-            let target = free.expect("there are always more numbers");
-            let name = target.file_name().expect("it was just given one").as_encoded_bytes();
-            atedge_service::files::write_private(&path.with_file_name(MARKER), name)?;
-            target
+            let name = format!("damaged-{}.db", put_by(path)?.last().map_or(1, |newest| newest.saturating_add(1)));
+            atedge_service::files::write_private(&path.with_file_name(MARKER), name.as_bytes())?;
+            path.with_file_name(name)
         }
     };
     Failpoint::DamageNoted.pass();
@@ -126,6 +130,28 @@ fn quarantine(path: &Path) -> io::Result<PathBuf> {
         unless_missing(std::fs::rename(from, to))?;
     }
     Ok(target)
+}
+
+/// The numbers of the damaged databases, or of what is left of them, that lie beside `path`.
+fn put_by(path: &Path) -> io::Result<BTreeSet<u32>> {
+    let folder = path.parent().expect("a file is in a folder");
+    let mut numbers = BTreeSet::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let name = name.to_str().unwrap_or_default();
+        let database = COMPANIONS.iter().find_map(|companion| name.strip_suffix(companion)).unwrap_or(name);
+        numbers.extend(number_of(database));
+    }
+    Ok(numbers)
+}
+
+/// Deletes all but the newest that were put by: should a queue be damaged time and again, they would fill the disk.
+fn forget_oldest(path: &Path) -> io::Result<()> {
+    for number in put_by(path)?.iter().rev().skip(PUT_BY) {
+        family(&path.with_file_name(format!("damaged-{number}.db")))
+            .try_for_each(|file| unless_missing(std::fs::remove_file(file)))?;
+    }
+    Ok(())
 }
 
 /// A database and what SQLite keeps beside it, which comes first.

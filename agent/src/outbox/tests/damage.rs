@@ -159,3 +159,21 @@ async fn what_leads_the_thread_astray_is_mended_by_the_next_start() {
     assert_eq!(salvaged.unwrap().records, 10);
     assert_eq!(mended.stat().unwrap().records, 10);
 }
+
+#[test]
+fn a_queue_that_is_damaged_time_and_again_does_not_fill_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE);
+    let mut moved = Vec::new();
+    for round in 1..=11 {
+        append(&mut store(options(folder.path(), &["@ops"])), &capture("a", round));
+        crate::outbox::salvage::mark(&path);
+        let (_, salvaged) = reopened(folder.path());
+        let salvaged = salvaged.unwrap();
+        assert_eq!(salvaged.records, u64::try_from(round).unwrap(), "and nothing is lost");
+        moved.push(salvaged.moved_to);
+    }
+    let (oldest, newest) = moved.split_at(3);
+    assert!(oldest.iter().all(|file| !file.exists()), "{oldest:?}");
+    assert!(newest.iter().all(|file| file.exists()), "{newest:?}");
+}
