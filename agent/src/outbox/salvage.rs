@@ -120,7 +120,8 @@ fn quarantine(path: &Path) -> io::Result<PathBuf> {
     let target = match target(path).filter(|target| target.exists() != path.exists()) {
         Some(target) => target,
         None => {
-            let name = format!("damaged-{}.db", put_by(path)?.last().map_or(1, |newest| newest.saturating_add(1)));
+            let name =
+                format!("damaged-{}.db", put_by(path)?.last().map_or(1, |newest| newest.saturating_add(1)));
             atedge_service::files::write_private(&path.with_file_name(MARKER), name.as_bytes())?;
             path.with_file_name(name)
         }

@@ -64,7 +64,6 @@ pub(super) struct Store {
 
 struct OpenLane {
     id: LaneId,
-    lane: Arc<Lane>,
     next: u64,
     free: bool,
 }
@@ -256,15 +255,19 @@ impl Store {
         stream: &StreamName,
     ) -> rusqlite::Result<(LaneId, Arc<Lane>, u64)> {
         let lane = self.lane(device, stream);
-        if !self.open_lanes.contains_key(&lane) {
-            let open = self.open_lane(lane.clone())?;
-            self.open_lanes.insert(Arc::clone(&open.lane), open);
-        }
+        let lane = match self.open_lanes.get_key_value(&lane) {
+            Some((lane, _)) => Arc::clone(lane),
+            None => {
+                let (open, lane) = (self.open_lane(&lane)?, Arc::new(lane));
+                self.open_lanes.insert(Arc::clone(&lane), open);
+                lane
+            }
+        };
         let open = self.open_lanes.get_mut(&lane).expect("it was just made");
         let seq = open.next;
         open.next += 1;
-        self.grown.insert(open.id, (Arc::clone(&open.lane), seq));
-        Ok((open.id, Arc::clone(&open.lane), seq))
+        self.grown.insert(open.id, (Arc::clone(&lane), seq));
+        Ok((open.id, lane, seq))
     }
 
     /// A lane of this boot.
@@ -272,8 +275,7 @@ impl Store {
         Lane { device: device.clone(), stream: stream.clone(), boot: self.boot }
     }
 
-    fn open_lane(&self, lane: Lane) -> rusqlite::Result<OpenLane> {
-        let lane = Arc::new(lane);
+    fn open_lane(&self, lane: &Lane) -> rusqlite::Result<OpenLane> {
         let boot = self.boot.to_string();
         let names = params![lane.device.as_str(), lane.stream.as_str(), boot];
         let found = self
@@ -282,14 +284,14 @@ impl Store {
             .query_row(names, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
         if let Some((id, next, free)) = found {
-            return Ok(OpenLane { id, lane, next, free });
+            return Ok(OpenLane { id, next, free });
         }
         self.db
             .prepare_cached("INSERT INTO lane(device, stream, boot, next) VALUES(?, ?, ?, 1)")?
             .execute(names)?;
         let id = self.db.last_insert_rowid();
         self.add_cursors(id, &lane.stream)?;
-        Ok(OpenLane { id, lane, next: 1, free: false })
+        Ok(OpenLane { id, next: 1, free: false })
     }
 
     /// Notes that a lane, which is open, has a record whose time is to be set right.
