@@ -205,8 +205,9 @@ impl Store {
 
     pub(super) fn first_record(&self, lane: LaneId) -> rusqlite::Result<Option<u64>> {
         self.db
-            .prepare_cached("SELECT min(first) FROM span WHERE lane = ?")?
+            .prepare_cached("SELECT first FROM span WHERE lane = ? ORDER BY last LIMIT 1")?
             .query_row([lane], |row| row.get(0))
+            .optional()
     }
 
     /// The last record of `lane` before the first that is younger than `age`, or was committed with one that is. Within one boot the time since

@@ -339,11 +339,24 @@ impl Store {
         first: u64,
         last: u64,
     ) -> rusqlite::Result<Option<(u64, u64)>> {
-        let records: (Option<u64>, Option<u64>) = self
+        if first > last {
+            return Ok(None);
+        }
+        let from = |number: u64| {
+            self.db
+                .prepare_cached("SELECT first FROM span WHERE lane = ? AND last >= ? ORDER BY last LIMIT 1")?
+                .query_row(params![lane, number], |row| row.get::<_, u64>(0))
+                .optional()
+        };
+        let before: Option<u64> = self
             .db
-            .prepare_cached("SELECT max(min(first), ?2), min(max(last), ?3) FROM span WHERE lane = ?1 AND last >= ?2 AND first <= ?3",
-            )?
-            .query_row(params![lane, first, last], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .prepare_cached("SELECT max(last) FROM span WHERE lane = ? AND last BETWEEN ? AND ?")?
+            .query_row(params![lane, first, last], |row| row.get(0))?;
+        let over_the_end = from(last)?.filter(|begins| *begins <= last).map(|_| last);
+        let records = (
+            from(first)?.filter(|begins| *begins <= last).map(|begins| begins.max(first)),
+            over_the_end.or(before),
+        );
         let gaps = self.gaps(lane, reader.as_str(), first, last, usize::MAX)?;
         let firsts = [records.0, gaps.first().map(|gap| gap.first.max(first))];
         let lasts = [records.1, gaps.last().map(|gap| gap.last.min(last))];

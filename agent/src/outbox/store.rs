@@ -308,7 +308,8 @@ impl Store {
     fn add_cursors(&self, id: LaneId, stream: &StreamName) -> rusqlite::Result<()> {
         let mut insert = self.db.prepare_cached(
             "INSERT OR IGNORE INTO cursor SELECT ?1, ?2, before, before FROM
-             (SELECT ifnull((SELECT min(first) FROM span WHERE lane = ?1), next) - 1 AS before FROM lane WHERE id = ?1)",
+             (SELECT ifnull((SELECT first FROM span WHERE lane = ?1 ORDER BY last LIMIT 1), next) - 1 AS before
+              FROM lane WHERE id = ?1)",
         )?;
         for reader in self.options.streams.get(stream).into_iter().flat_map(|policy| &policy.readers) {
             insert.execute(params![id, reader.as_str()])?;

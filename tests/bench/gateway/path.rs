@@ -42,7 +42,7 @@ async fn instructions(many: usize) -> Result<u64> {
     let counts = tempfile::tempdir()?;
     let under = callgrind(counts.path());
     let under: Vec<&str> = under.iter().map(String::as_str).collect();
-    let mut site = Site::under(&under, false)?;
+    let mut site = Site::under(&under)?;
     site.start().await?;
     let reader = site.reader()?;
     let mut crew = site.crew(DEVICES, BYTES).await?;

@@ -29,6 +29,8 @@ use crate::report::progress;
 const CONNECTIONS: usize = 16;
 /// Records that are on their way into a queue that is being filled.
 const FILL: usize = 1000;
+/// What has piled up goes as soon as it can.
+const AT_ONCE: &str = "0s";
 /// Between two looks at a queue.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -55,16 +57,25 @@ pub(super) struct Queue {
 impl Site {
     /// A site whose agent does not run yet; with serial lines or without.
     pub(super) fn new(serial: bool) -> Result<Self> {
-        Self::under(&[], serial)
+        Self::with(&[], serial, AT_ONCE)
     }
 
     /// The same with an agent that runs under another program.
-    pub(super) fn under(under: &[&str], serial: bool) -> Result<Self> {
+    pub(super) fn under(under: &[&str]) -> Result<Self> {
+        Self::with(under, false, AT_ONCE)
+    }
+
+    /// A site with serial lines, whose agent is in no hurry to send what has piled up.
+    pub(super) fn unhurried() -> Result<Self> {
+        Self::with(&[], true, "1h")
+    }
+
+    fn with(under: &[&str], serial: bool, jitter: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("atedge-load-").tempdir()?;
         let town = gateway_town(folder.path())?;
         let devices = free_address()?;
         let mut tables = format!(
-            "[outbox]\nmax = \"8GiB\"\nmin_free = \"1MiB\"\ndrain = {{ jitter = \"0s\" }}\n[stream.live]\nto = \
+            "[outbox]\nmax = \"8GiB\"\nmin_free = \"1MiB\"\ndrain = {{ jitter = \"{jitter}\" }}\n[stream.live]\nto = \
              [\"{READER}\"]\nrequire = [\"receipts\"]\npriority = 0\nbatch = {{ linger = \"10ms\" }}\n\
              [adapter.shop]\ntype = \"mqtt\"\nlisten = \"{devices}\"\nversion = \"3.1.1\"\nmax = \"1MiB\"\n"
         );
