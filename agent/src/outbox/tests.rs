@@ -249,6 +249,8 @@ fn a_receipt_moves_the_cursor_to_the_first_thing_that_is_missing_and_still_here(
     assert_eq!((got.confirmed, got.missing), (9, vec![]), "nobody has them: passed over");
     let got = of(&mut store, &ops, &receipt(vec![(1, 2)])).unwrap();
     assert_eq!((got.confirmed, got.missing), (9, vec![]), "an old receipt changes nothing");
+    let got = of(&mut store, &ops, &receipt(vec![(1, 4), (7, 10)])).unwrap();
+    assert_eq!((got.confirmed, got.missing), (10, vec![]), "what was passed over is not asked for again");
 }
 
 #[test]
