@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::StreamPolicy;
 use super::send::FlowKey;
 use super::store::{LaneId, Store, text};
-use super::timefix::Steady;
+use super::timefix::{Steady, signed};
 use crate::clock::Stamp;
 use crate::failpoint::Failpoint;
 use crate::payload::{Boot, Cause};
@@ -173,7 +173,7 @@ impl Store {
         let hold = *hold;
         let is_silent = |reader: &&AtSign| {
             let heard_us = self.heard.get(&(lane.stream.clone(), (*reader).clone())).copied().unwrap_or(0);
-            i64::try_from(now.mono_us.saturating_sub(heard_us)).unwrap_or(i64::MAX) > micros(hold)
+            signed(now.mono_us.saturating_sub(heard_us)) > micros(hold)
         };
         let silent: Vec<AtSign> = readers.iter().filter(is_silent).cloned().collect();
         let mut passed_over = 0;
@@ -220,8 +220,7 @@ impl Store {
         now: Steady,
     ) -> rusqlite::Result<Option<u64>> {
         let (sql, before) = if lane.boot == self.boot {
-            let mono_us = i64::try_from(now.mono_us).unwrap_or(i64::MAX);
-            ("mono_us >= ?", mono_us - micros(age))
+            ("mono_us >= ?", signed(now.mono_us) - micros(age))
         } else if let Some(now_us) = now.us {
             ("(free OR time_us >= ?)", now_us - micros(age))
         } else {

@@ -8,6 +8,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::gap::MOST_GAPS;
 use super::span::{Span, Stored};
 use super::store::{LaneId, Store, damage, text};
+use super::timefix::signed;
 use crate::failpoint::Failpoint;
 use crate::payload::{Cause, ClockState, Gap, Lane, Receipt, envelope, retimed};
 
@@ -121,8 +122,7 @@ impl Walk<'_> {
 /// Whether `record` can share an envelope with `first`: the same clock, not set in between.
 fn fits(record: &Stored, first: &Stored) -> bool {
     let by_wall = record.time_us - first.time_us;
-    let by_mono =
-        i64::try_from(record.mono_us).unwrap_or(i64::MAX) - i64::try_from(first.mono_us).unwrap_or(i64::MAX);
+    let by_mono = signed(record.mono_us) - signed(first.mono_us);
     let steady = by_wall.abs_diff(by_mono) <= DRIFT_US;
     record.clock() == first.clock() && (steady || first.clock() == ClockState::Sync)
 }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::seal::Segments;
 use super::store::{LaneId, Store};
+use super::timefix::signed;
 use crate::clock::Stamp;
 use crate::failpoint::Failpoint;
 use crate::payload::{ClockState, Lane, Record, fragment};
@@ -36,7 +37,7 @@ impl Stored {
     /// Sets its time right, where it is ours and was wrong; the boot's monotonic time began at `began_us`.
     pub(super) fn repair(&mut self, began_us: i64) {
         if self.free && !self.own_time {
-            self.time_us = began_us.saturating_add(i64::try_from(self.mono_us).unwrap_or(i64::MAX));
+            self.time_us = began_us.saturating_add(signed(self.mono_us));
             (self.free, self.is_repaired) = (false, true);
         }
     }

@@ -46,7 +46,7 @@ impl Store {
 
     /// Writes down when the monotonic time of this run began: its wall clock is right at `now`.
     fn note_began(&mut self, now: Stamp) -> rusqlite::Result<i64> {
-        let began_us = now.wall_us - micros(now.mono_us);
+        let began_us = now.wall_us - signed(now.mono_us);
         self.db
             .prepare_cached("INSERT OR REPLACE INTO began VALUES(?, ?)")?
             .execute(params![self.boot.to_string(), began_us])?;
@@ -60,7 +60,7 @@ impl Store {
             None if now.state == ClockState::Sync => Some(self.note_began(now)?),
             known => known,
         };
-        let us = began_us.map(|began_us| began_us.saturating_add(micros(now.mono_us)));
+        let us = began_us.map(|began_us| began_us.saturating_add(signed(now.mono_us)));
         Ok(Steady { mono_us: now.mono_us, us })
     }
 
@@ -104,6 +104,7 @@ impl Store {
     }
 }
 
-fn micros(mono_us: u64) -> i64 {
+/// Monotonic time beside wall-clock time, which has a sign.
+pub(super) fn signed(mono_us: u64) -> i64 {
     i64::try_from(mono_us).unwrap_or(i64::MAX)
 }

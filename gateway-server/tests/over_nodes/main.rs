@@ -237,7 +237,8 @@ async fn a_stream_takes_lines_up_to_the_first_that_it_cannot_and_a_newer_one_end
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_of_others_records_follow_their_owner_across_nodes() {
     let fleet = Fleet::start().await;
-    let first = fleet.node("first", &["@alice"], "").await;
+    // It does not tell of updates by itself, which would renew the copies at any moment.
+    let first = fleet.node("first", &["@alice"], "records.auto_notify = false").await;
     let second = fleet.node("second", &["@bob"], "testing.enabled = true").await;
     let (mut alice, mut bob) = (fleet.owner(&first, "@alice").await, fleet.owner(&second, "@bob").await);
     let copy = |key: &str| format!("llookup:cached:@bob:{key}.test@alice");
