@@ -12,8 +12,10 @@ use at_protocol::response::ErrorCode;
 use at_protocol::rpc::{Kind, RpcName};
 use at_protocol::{AtSign, KeyName, Timestamp};
 use atedge_adapters::{DeviceName, StreamName};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -25,7 +27,7 @@ use crate::standing::Guard;
 use crate::uplink::{Note, NoteStatus, Road, RoadError, SendRules};
 
 /// What was heard this long before the last thing dealt with is heard again after a start: requests that
-/// were not finished then. Requests wait no longer for their callee (client conventions §6.1).
+/// were not finished then, and receipts that were not taken. Requests wait no longer for their callee (client conventions §6.1).
 const HEAR_AGAIN_MS: u64 = at_protocol::rpc::TTLN_MS;
 /// How often it is written down, at most, how far was heard.
 const KEEP_PLACE: Duration = Duration::from_secs(10);
@@ -36,6 +38,11 @@ const ANNOUNCE: Duration = Duration::from_secs(60);
 /// Ids of receipts that are remembered, to know repeats. A repeat that is older says nothing new: receipts are
 /// cumulative.
 const MAX_HEARD: usize = 4096;
+/// Receipts that wait for the outbox at once.
+const TAKING: usize = 256;
+/// They are taken together, so often: readers confirm many devices at once, nobody waits for it, and one commit does
+/// for all.
+const TURN: Duration = Duration::from_millis(20);
 
 /// The [`Road`] over a client of ours: in envelopes to readers that open them.
 #[derive(Clone)]
@@ -185,12 +192,27 @@ impl Ear {
         });
         let mut place = Place::default();
         let mut heard_before = Heard::default();
+        let mut taking = FuturesUnordered::new();
+        let began = Instant::now();
+        let mut listen_from = began;
         loop {
+            let hear = async {
+                sleep_until(listen_from).await;
+                monitor.next().await
+            };
             tokio::select! {
-                heard = monitor.next() => match heard {
+                Some(taken) = taking.next() => taken?,
+                heard = hear, if taking.len() < TAKING => match heard {
                     Ok(incoming) => {
                         let millis = u64::try_from(incoming.epoch_millis).unwrap_or(0);
-                        let urgent = self.hear(incoming, &mut heard_before).await?;
+                        let urgent = match self.hear(incoming, &mut heard_before).await {
+                            Said::Receipt(receipt) => {
+                                taking.push(self.take(receipt, next_turn(began, Instant::now())));
+                                false
+                            }
+                            Said::Request => true,
+                            Said::Nothing => false,
+                        };
                         if let Some(millis) = place.reach(millis, urgent) {
                             Failpoint::HeardBefore.pass();
                             self.outbox.set_heard_until(millis).await?;
@@ -199,10 +221,7 @@ impl Ear {
                     }
                     Err(error) => {
                         warn_of(&error);
-                        tokio::select! {
-                            () = sleep(LISTEN_AGAIN) => {}
-                            () = stop.cancelled() => return Ok(()),
-                        }
+                        listen_from = Instant::now() + LISTEN_AGAIN;
                     }
                 },
                 () = stop.cancelled() => return Ok(()),
@@ -210,26 +229,25 @@ impl Ear {
         }
     }
 
-    /// Hands on what was heard; returns whether it was a request.
-    async fn hear(&self, incoming: Incoming, heard: &mut Heard) -> Result<bool, OutboxError> {
+    /// What was heard; a request is handed on.
+    async fn hear(&self, incoming: Incoming, heard: &mut Heard) -> Said {
         if let Some(about) = name::parse_receipt(incoming.name.as_str(), &self.namespace) {
-            self.hear_receipt(&incoming, about, heard).await?;
-            return Ok(false);
+            return self.hear_receipt(&incoming, about, heard).await.map_or(Said::Nothing, Said::Receipt);
         }
         let Payload::Opened(plain) = incoming.payload else {
             debug!(from = %incoming.from, key = incoming.key, "heard something that is not sealed for us");
-            return Ok(false);
+            return Said::Nothing;
         };
         match incoming.name.as_str().parse::<RpcName>() {
             Ok(rpc) if rpc.kind == Kind::Request && rpc.base == self.namespace && self.is_for_us(&rpc) => {
                 if !self.guard.may_act() {
                     warn!(from = %incoming.from, "a command is left undone: this gateway is frozen");
-                    return Ok(false);
+                    return Said::Nothing;
                 }
                 drop(self.requests.send(Request { from: incoming.from, name: rpc, plain }).await);
-                Ok(true)
+                Said::Request
             }
-            _ => Ok(false),
+            _ => Said::Nothing,
         }
     }
 
@@ -239,44 +257,70 @@ impl Ear {
         device.is_some_and(|device| self.outbox.is_for(&device))
     }
 
-    /// Takes a receipt from a reader of the stream, once, and in an envelope if the reader has those.
+    /// A receipt from a reader of the stream, heard for the first time, and in an envelope if the reader has those.
     async fn hear_receipt(
         &self,
         incoming: &Incoming,
         (device, stream): (DeviceName, StreamName),
         heard: &mut Heard,
-    ) -> Result<(), OutboxError> {
+    ) -> Option<HeardReceipt> {
         let (from, name) = (&incoming.from, incoming.name.as_str());
         // First, so that strangers cannot make us ask who they are.
         let reads =
             |rules: &SendRules| rules.streams.get(&stream).is_some_and(|(readers, _)| readers.contains(from));
         if !reads(&self.rules.borrow()) {
             self.envelopes.count(from, name);
-            return Ok(());
+            return None;
         }
-        let Ok(content) = self.envelopes.accept(incoming).await else { return Ok(()) };
-        let receipt = match Receipt::from_json(&content.plain) {
-            Ok(receipt) if heard.is_new(from, &incoming.id) => receipt,
-            Ok(_) => {
-                self.envelopes.count(from, name);
-                return Ok(());
+        let content = self.envelopes.accept(incoming).await.ok()?;
+        match Receipt::from_json(&content.plain) {
+            Ok(receipt) if heard.is_new(from, &incoming.id) => {
+                return Some(HeardReceipt { from: from.clone(), device, stream, receipt });
             }
-            Err(error) => {
-                debug!(%from, %error, "not a receipt");
-                self.envelopes.count(from, name);
-                return Ok(());
-            }
-        };
+            Ok(_) => {}
+            Err(error) => debug!(%from, %error, "not a receipt"),
+        }
+        self.envelopes.count(from, name);
+        None
+    }
+
+    /// Has the outbox take a receipt when its turn comes, and tells the uplink.
+    async fn take(&self, heard: HeardReceipt, turn: Instant) -> Result<(), OutboxError> {
+        let HeardReceipt { from, device, stream, receipt } = heard;
         Failpoint::ReceiptHeard.pass();
-        let taken = self.outbox.receipt(from.clone(), device, stream, receipt).await?;
+        sleep_until(turn).await;
+        let taken = self.outbox.receipt(from.clone(), device.clone(), stream.clone(), receipt).await?;
         Failpoint::ReceiptTaken.pass();
         match taken {
             // The uplink has ended only when the agent stops.
             Some(receipt) => drop(self.receipts.send(receipt).await),
-            None => debug!(%from, name, "a receipt for nothing that was sent"),
+            None => debug!(%from, %device, %stream, "a receipt for nothing that was sent"),
         }
         Ok(())
     }
+}
+
+/// When receipts that come at `now` are taken.
+fn next_turn(began: Instant, now: Instant) -> Instant {
+    let turns = now.duration_since(began).as_nanos() / TURN.as_nanos() + 1;
+    began + TURN * u32::try_from(turns).unwrap_or(u32::MAX)
+}
+
+/// What a notification turned out to be.
+enum Said {
+    Receipt(HeardReceipt),
+    /// Handed on already.
+    Request,
+    /// Nothing for us.
+    Nothing,
+}
+
+/// A receipt, and whose it is.
+struct HeardReceipt {
+    from: AtSign,
+    device: DeviceName,
+    stream: StreamName,
+    receipt: Receipt,
 }
 
 /// Which receipts were heard lately.
@@ -327,6 +371,15 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn receipts_that_come_together_are_taken_together() {
+        let began = Instant::now();
+        let at = |millis| next_turn(began, began + Duration::from_millis(millis));
+        assert_eq!(at(0), began + TURN);
+        assert_eq!(at(1), at(19));
+        assert_eq!(at(20), began + 2 * TURN, "a turn lies ahead, or it would be over at once");
+    }
 
     #[test]
     fn a_repeat_is_known_until_many_others_have_come() {

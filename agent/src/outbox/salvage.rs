@@ -13,7 +13,7 @@ use std::sync::Arc;
 use atedge_adapters::{DeviceName, StreamName};
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params_from_iter};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::log::beside;
 use super::seal::Segments;
@@ -91,7 +91,10 @@ pub(super) fn repair(options: &OutboxOptions, seal: &Arc<Seal>, now: Stamp) -> R
         Failpoint::Replaced.pass();
         std::fs::remove_file(path.with_file_name(MARKER))
     };
-    replace().and_then(|()| forget_oldest(&path)).map_err(in_folder)?;
+    replace().map_err(in_folder)?;
+    if let Err(cause) = forget_oldest(&path) {
+        warn!(%cause, folder = %options.folder.display(), "cannot delete the oldest damaged outbox; delete it by hand");
+    }
     Ok(saved)
 }
 

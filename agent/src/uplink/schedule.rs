@@ -14,7 +14,7 @@ use crate::outbox::{BatchLimit, FlowKey, LaneId, Priority, Receipted, Waiting};
 use crate::payload::{Boot, Lane, NoteId};
 
 /// Steps under way at once, over all flows.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 /// Pauses while our own server is not reached.
 const UNREACHABLE: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
