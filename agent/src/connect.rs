@@ -48,7 +48,7 @@ impl Way {
         Ok(Self { directory: Arc::new(directory), dialer: Dialer::new(tls, gateway.transport) })
     }
 
-    /// A client of the atServer of `atsign`.
+    /// A client of the atServer of `atsign`, with this many connections at most.
     ///
     /// # Errors
     /// When its keys cannot be read.
@@ -57,14 +57,16 @@ impl Way {
         atsign: &AtSign,
         keys: &SecretSource,
         seal: Option<&Seal>,
+        connections: usize,
     ) -> Result<Client, KeysError> {
         let (keys, _) = keys::load(keys, seal)?;
-        Ok(Client::new(ClientConfig {
+        let config = ClientConfig {
             atsign: atsign.clone(),
             keys: Arc::new(keys),
             directory: Arc::clone(&self.directory),
             dialer: self.dialer.clone(),
-        }))
+        };
+        Ok(Client::with_connections(config, connections))
     }
 
     /// Says good-bye to the atServers.

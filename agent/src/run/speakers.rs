@@ -28,6 +28,9 @@ use crate::voice::{Voice, Voices};
 
 /// In the state folder: what is known of readers.
 const CAPS: &str = "caps.jsonl";
+/// Connections of the gateway's own atSign, which speaks for many devices: as many as what has piled up may use at once.
+/// There is more than one only while much is sent.
+const CONNECTIONS: usize = 8;
 /// What the agent announces: it takes receipts, and sends none.
 const CLAIMS: Claims = Claims { receipts: false, aead: true, zstd: true };
 
@@ -67,13 +70,13 @@ pub(super) struct Spoken {
 impl Speakers {
     /// All of the configuration's, of which only the gateway must have its keys.
     pub(super) fn of(config: &AgentConfig, state: &Path, way: &Way, seal: &Seal) -> Result<Self, KeysError> {
-        let speaker = |atsign, source, identity: &str| {
-            let client = way.client(atsign, source, Some(seal))?;
+        let speaker = |atsign, source, identity: &str, connections| {
+            let client = way.client(atsign, source, Some(seal), connections)?;
             Ok((client, keys::identity(&state.join(identity), seal, CLAIMS)?))
         };
-        let gateway = speaker(&config.gateway.atsign, &config.gateway.keys, IDENTITY)?;
+        let gateway = speaker(&config.gateway.atsign, &config.gateway.keys, IDENTITY, CONNECTIONS)?;
         let own = config.device.iter().map(|(name, device)| {
-            (name.clone(), speaker(&device.atsign, &device.keys, &format!("identity.{name}.pem")))
+            (name.clone(), speaker(&device.atsign, &device.keys, &format!("identity.{name}.pem"), 1))
         });
         Ok(Self { gateway, own: own.collect() })
     }

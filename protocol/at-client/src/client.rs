@@ -17,9 +17,9 @@ use crate::requests::{AskError, Requests};
 
 /// A client of one atSign. Cheap to clone; clones share the connection and the keys of peers.
 ///
-/// Requests go one after the other over one connection. It is made when first needed and anew when it
-/// breaks, after a pause that grows while it keeps breaking. A request that is dropped may or may not
-/// have been carried out.
+/// Requests go one after the other over one connection, or over as many as it was told. Each is made when first
+/// needed and anew when it breaks, after a pause that grows while it keeps breaking. A request that is dropped may
+/// or may not have been carried out.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -112,7 +112,14 @@ impl Client {
     /// A client for the atSign of `config`. Nothing is connected yet.
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
-        Self(Arc::new(Inner { config, requests: Requests::default(), peers: Peers::default() }))
+        Self::with_connections(config, 1)
+    }
+
+    /// The same with up to so many connections, for who has much to say: an atServer performs the lines of one after
+    /// each other, each with its own write to the disk. Requests that are made at once may overtake each other.
+    #[must_use]
+    pub fn with_connections(config: ClientConfig, most: usize) -> Self {
+        Self(Arc::new(Inner { config, requests: Requests::new(most), peers: Peers::default() }))
     }
 
     /// Connects and signs in now rather than at the first request.

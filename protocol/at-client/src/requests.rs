@@ -1,10 +1,12 @@
-//! The connection on which a client asks: made when it is needed, and made anew when it breaks.
+//! The connections on which a client asks: made when they are needed, and made anew when they break.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use at_protocol::AtSign;
 use at_protocol::response::{ErrorCode, RemoteError};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio::time::Instant;
 
 use crate::account::{ClientConfig, ConnectError};
@@ -57,40 +59,59 @@ impl AskError {
     }
 }
 
-/// One connection and the pauses between its lives. Requests queue for it in the order of their calls.
-#[derive(Default)]
-pub(crate) struct Requests(Mutex<Line>);
+/// A connection beyond the first ends after so long without a request.
+const IDLE: Duration = Duration::from_secs(60);
 
+/// A few connections. Requests queue for them in the order of their calls; as long as the atServer is not reached,
+/// for the first alone, so that it is not sought more than once.
+pub(crate) struct Requests {
+    lines: Box<[Mutex<Line>]>,
+    /// A place for each request under way.
+    places: Semaphore,
+    is_reached: AtomicBool,
+}
+
+/// One connection and the pauses between its lives.
 #[derive(Default)]
 struct Line {
     wire: Option<AtWire>,
     backoff: Backoff,
     not_before: Option<Instant>,
+    used: Option<Instant>,
 }
 
 impl Requests {
+    /// At most so many connections, and one at least.
+    pub(crate) fn new(connections: usize) -> Self {
+        let lines: Box<[_]> = (0..connections.max(1)).map(|_| Mutex::default()).collect();
+        Self { places: Semaphore::new(lines.len()), lines, is_reached: AtomicBool::new(false) }
+    }
+
     /// Asks, over a new connection if need be, and once more if the connection breaks before the answer:
     /// every verb that clients say may be said twice.
     pub(crate) async fn ask(&self, config: &ClientConfig, line: &impl Display) -> Result<String, AskError> {
-        let mut connection = self.0.lock().await;
+        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let mut connection = self.free().await;
         let mut again = true;
         loop {
-            let wire = connection.up(config).await?;
-            match wire.request(line).await {
+            let reached = connection.up(config).await;
+            self.is_reached.store(reached.is_ok(), Ordering::Relaxed);
+            match reached?.request(line).await {
                 Ok(answer) => {
-                    connection.backoff.succeeded();
+                    connection.succeeded();
                     return Ok(answer);
                 }
                 Err(RequestError::Refused(source)) => {
                     if source.code() == Some(ErrorCode::NotAuthenticated) {
                         connection.down();
                     } else {
-                        connection.backoff.succeeded();
+                        connection.succeeded();
                     }
                     return Err(AskError::Refused { atsign: config.atsign.clone(), source });
                 }
                 Err(RequestError::Broken(source)) => {
                     connection.down();
+                    self.is_reached.store(false, Ordering::Relaxed);
                     if !std::mem::take(&mut again) {
                         return Err(AskError::Broken { atsign: config.atsign.clone(), source });
                     }
@@ -102,7 +123,23 @@ impl Requests {
 
     /// Connects, unless there is a connection.
     pub(crate) async fn connect(&self, config: &ClientConfig) -> Result<(), ConnectError> {
-        self.0.lock().await.up(config).await.map(|_| ())
+        self.lines[0].lock().await.up(config).await.map(|_| ())
+    }
+
+    /// A connection that nobody asks on, the earliest made first. Others that were idle for long are ended.
+    async fn free(&self) -> MutexGuard<'_, Line> {
+        for line in &self.lines[1..] {
+            if let Ok(mut line) = line.try_lock()
+                && line.used.is_some_and(|used| used.elapsed() >= IDLE)
+            {
+                (line.wire, line.used) = (None, None);
+            }
+        }
+        let is_reached = self.is_reached.load(Ordering::Relaxed);
+        match self.lines.iter().filter(|_| is_reached).find_map(|line| line.try_lock().ok()) {
+            Some(free) => free,
+            None => self.lines[0].lock().await,
+        }
     }
 }
 
@@ -123,8 +160,62 @@ impl Line {
         Ok(self.wire.as_mut().expect("it was there, or was just made"))
     }
 
+    fn succeeded(&mut self) {
+        self.backoff.succeeded();
+        self.used = Some(Instant::now());
+    }
+
     fn down(&mut self) {
         self.wire = None;
         self.not_before = Some(Instant::now() + self.backoff.failed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::stub::{Town, keys};
+
+    #[tokio::test]
+    async fn only_requests_that_meet_have_connections_of_their_own() {
+        let town = Town::with(&["@alice"]).await;
+        let (config, requests) = (town.config("@alice", keys("@alice")), Requests::new(3));
+        for _ in 0..3 {
+            requests.ask(&config, &"scan").await.unwrap();
+        }
+        assert_eq!(town.world().count("from:"), 1);
+        let ask = || requests.ask(&config, &"scan");
+        let (a, b, c, d, e) = tokio::join!(ask(), ask(), ask(), ask(), ask());
+        assert!([a, b, c, d, e].iter().all(Result::is_ok));
+        assert_eq!(town.world().count("from:"), 3);
+
+        tokio::time::pause();
+        tokio::time::advance(IDLE).await;
+        tokio::time::resume();
+        requests.ask(&config, &"scan").await.unwrap();
+        let mut made = Vec::new();
+        for line in &requests.lines {
+            made.push(line.lock().await.wire.is_some());
+        }
+        assert_eq!(made, [true, false, false], "one that was idle for long is ended");
+        assert_eq!(town.world().count("from:"), 3, "and the first stays");
+    }
+
+    #[tokio::test]
+    async fn an_atserver_that_is_not_reached_is_sought_by_one_at_a_time() {
+        let town = Town::with(&["@alice"]).await;
+        let (config, requests) = (town.config("@alice", keys("@alice")), Requests::new(3));
+        requests.ask(&config, &"scan").await.unwrap();
+        {
+            let _busy = requests.free().await;
+            assert!(timeout(Duration::ZERO, requests.free()).await.is_ok());
+        }
+        requests.lines[0].lock().await.wire = None;
+        let nowhere = town.config("@nobody", keys("@nobody"));
+        requests.ask(&nowhere, &"scan").await.unwrap_err();
+        let _seeking = requests.free().await;
+        assert!(timeout(Duration::ZERO, requests.free()).await.is_err());
     }
 }

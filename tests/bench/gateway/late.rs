@@ -13,24 +13,25 @@ use crate::report::{Bar, Row};
 
 /// Devices whose records wait.
 const DEVICES: usize = 100;
+/// So many that they drain for long enough.
+const MANY: usize = 100_000;
 /// Between two new readings.
 const EVERY: Duration = Duration::from_millis(20);
 /// Fewer tell nothing.
 const FEWEST: usize = 20;
 
-pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
-    let many = if long { 100_000 } else { 20_000 };
+pub(super) async fn run() -> Result<Vec<Row>> {
     let mut site = Site::new(false)?;
     site.start().await?;
     site.gateway.stop()?;
-    site.fill(DEVICES, many).await?;
+    site.fill(DEVICES, MANY).await?;
     let reader = site.reader()?;
     site.start().await?;
     let mut device = site.device().await?;
     let (tell, mut told) = mpsc::unbounded_channel();
     let listening = tokio::task::spawn_blocking(move || {
         let (mut old, mut late) = (0, Vec::new());
-        while old < many {
+        while old < MANY {
             let line: Value = serde_json::from_str(&reader.line()?.context("atedge watch ended")?)?;
             let is_new = line["seq"].is_u64() && line["duplicate"] == false;
             if is_new && line["stream"] == "process" {
@@ -55,7 +56,7 @@ pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
     }
     let (_reader, late) = listening.await??;
     ensure!(late.len() >= FEWEST, "only {} new readings came", late.len());
-    let what = |part: &str| format!("new reading while {many} drain, {part}");
+    let what = |part: &str| format!("new reading while {MANY} drain, {part}");
     let row = Row::alone("13", what("p99"), "ms", quantile(&late, 0.99), Bar::AtMost(100.0));
     Ok(vec![row.and("p50", quantile(&late, 0.5)).and("readings", late.len() as f64)])
 }

@@ -56,7 +56,7 @@ impl Part {
             Self::Ingest => ingest::run(long).await,
             Self::Path => path::run().await,
             Self::Drain => drain::run(long).await,
-            Self::Late => late::run(long).await,
+            Self::Late => late::run().await,
             Self::Memory => memory::run(long).await,
             Self::Start => start::run(long).await,
             Self::Idle => idle::run(long).await,

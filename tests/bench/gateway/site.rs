@@ -201,8 +201,17 @@ impl Site {
 
     /// Waits until the reader has confirmed all but so many.
     pub(super) async fn until_left(&self, left: usize) -> Result<()> {
+        self.until(|queue| queue.unconfirmed <= left).await
+    }
+
+    /// Waits until all was sent.
+    pub(super) async fn until_sent(&self) -> Result<()> {
+        self.until(|queue| queue.unsent == 0).await
+    }
+
+    async fn until(&self, is_so: impl Fn(&Queue) -> bool) -> Result<()> {
         let mut changed = (Instant::now(), self.queue()?);
-        while changed.1.unconfirmed > left {
+        while !is_so(&changed.1) {
             tokio::time::sleep(LOOK).await;
             let now = self.queue()?;
             if now != changed.1 {

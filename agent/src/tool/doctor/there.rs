@@ -39,7 +39,7 @@ pub(super) async fn road(config: &AgentConfig, state: &Path, seal: Option<&Seal>
         Ok(way) => way,
         Err(error) => return skipped(&error),
     };
-    let client = match way.client(&gateway.atsign, &gateway.keys, seal) {
+    let client = match way.client(&gateway.atsign, &gateway.keys, seal, 1) {
         Ok(client) => client,
         Err(error) => return skipped(&error),
     };
@@ -58,7 +58,7 @@ pub(super) async fn road(config: &AgentConfig, state: &Path, seal: Option<&Seal>
 async fn own(way: &Way, name: &DeviceName, device: &DeviceConfig, seal: Option<&Seal>) -> Finding {
     let what = "device";
     let atsign = &device.atsign;
-    let client = match way.client(atsign, &device.keys, seal) {
+    let client = match way.client(atsign, &device.keys, seal, 1) {
         Ok(client) => client,
         Err(error) => return Finding::skipped(what, format_args!("{name}: {error}")),
     };
