@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use at_client::{Client, ConnectError, TrustedTime};
-use atedge_service::{Notifier, OneLine, give_back_code};
+use atedge_service::{Notifier, OneLine, give_back_code, give_back_freed};
 use speakers::{Means, Speakers, Spoken};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
@@ -391,11 +391,12 @@ async fn keep(
     }
 }
 
-/// Gives back the memory of code that has run and is not likely to again: soon after the start, and now and then, since
-/// reconnections and reloads run much of it anew.
+/// Gives back what is freed, and the memory of code that has run and is not likely to again: soon after the start, and
+/// now and then, since reconnections, drains and reloads take much of it anew.
 async fn settle(stop: CancellationToken) {
     let mut pause = SETTLED;
     while stop.run_until_cancelled(sleep(pause)).await.is_some() {
+        give_back_freed();
         if let Err(error) = give_back_code() {
             debug!(%error, "the memory of code is not given back");
             return;

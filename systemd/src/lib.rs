@@ -5,19 +5,19 @@
 //! [`log::init_tracing`], makes a [`stop::stop_signal`], and reports its life through
 //! [`notify::Notifier`].
 
-mod code;
 mod complaint;
 pub mod config;
 pub mod exit;
 pub mod files;
 pub mod log;
+mod memory;
 pub mod notify;
 pub mod stop;
 pub mod tls;
 
-pub use code::give_back_code;
 pub use complaint::OneLine;
 pub use exit::Exit;
 pub use log::init_tracing;
+pub use memory::{give_back_code, give_back_freed};
 pub use notify::Notifier;
 pub use stop::stop_signal;

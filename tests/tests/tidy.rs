@@ -75,8 +75,8 @@ const PLACES: &[(&str, &[&str], &str)] = &[
     (r"\b(todo|unimplemented)!\s*\(", &[], "nothing is left for later"),
     (
         r"\bunsafe\s*(\{|fn|impl)|\bunsafe_code\b",
-        &["systemd/src/code.rs"],
-        "what the compiler cannot check is one call, which gives memory back",
+        &["systemd/src/memory.rs"],
+        "what the compiler cannot check are the calls that give memory back",
     ),
 ];
 

@@ -30,7 +30,7 @@ use crate::voice::{Voice, Voices};
 const CAPS: &str = "caps.jsonl";
 /// Connections of the gateway's own atSign, which speaks for many devices: as many as what has piled up may use at once.
 /// There is more than one only while much is sent.
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 4;
 /// What the agent announces: it takes receipts, and sends none.
 const CLAIMS: Claims = Claims { receipts: false, aead: true, zstd: true };
 

@@ -1,4 +1,4 @@
-//! The memory that a daemon's own code takes.
+//! Memory that a daemon no longer needs, given back to the kernel.
 
 use std::io;
 use std::ptr::with_exposed_provenance_mut;
@@ -27,6 +27,21 @@ pub fn give_back_code() -> io::Result<usize> {
         given += code.bytes;
     }
     Ok(given)
+}
+
+/// Gives memory that was freed back to the kernel: the allocator keeps it for what comes next, for a backlog as large as
+/// the last, say. Only glibc's can be told so; returns whether there was any.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the one way to tell the allocator so")]
+pub fn give_back_freed() -> bool {
+    // SAFETY: malloc_trim(3) has no preconditions, and touches nothing that is in use.
+    unsafe { libc::malloc_trim(0) == 1 }
+}
+
+/// As above, with an allocator that cannot be told so.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back_freed() -> bool {
+    false
 }
 
 #[expect(unsafe_code, reason = "the one way to tell the kernel so")]
