@@ -28,8 +28,8 @@ use crate::voice::{Voice, Voices};
 
 /// In the state folder: what is known of readers.
 const CAPS: &str = "caps.jsonl";
-/// Connections of the gateway's own atSign, which speaks for many devices: as many as what has piled up may use at once.
-/// There is more than one only while much is sent.
+/// Connections of the gateway's own atSign, which speaks for many devices. There is more than one only while much is
+/// sent; more than these bring little, and each has its buffers.
 const CONNECTIONS: usize = 4;
 /// What the agent announces: it takes receipts, and sends none.
 const CLAIMS: Claims = Claims { receipts: false, aead: true, zstd: true };
