@@ -62,8 +62,9 @@ impl AskError {
 /// A connection beyond the first ends after so long without a request.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A few connections. Requests queue for them in the order of their calls; as long as the atServer is not reached,
-/// for the first alone, so that it is not sought more than once.
+/// A few connections. Requests queue for them in the order of their calls; as long as the atServer is not reached, for
+/// the first alone, so that it is not sought more than once. Where the others cannot be made, because it has room for
+/// no more say, the first does.
 pub(crate) struct Requests {
     lines: Box<[Mutex<Line>]>,
     /// A place for each request under way.
@@ -91,14 +92,24 @@ impl Requests {
     /// every verb that clients say may be said twice.
     pub(crate) async fn ask(&self, config: &ClientConfig, line: &impl Display) -> Result<String, AskError> {
         let _place = self.places.acquire().await.expect("the semaphore is never closed");
-        let mut connection = self.free().await;
+        let (mut is_first, mut connection) = self.free().await;
         let mut again = true;
         loop {
-            let reached = connection.up(config).await;
-            self.is_reached.store(reached.is_ok(), Ordering::Relaxed);
-            match reached?.request(line).await {
+            let wire = match connection.up(config).await {
+                Ok(wire) => wire,
+                Err(_) if !is_first => {
+                    (is_first, connection) = (true, self.lines[0].lock().await);
+                    continue;
+                }
+                Err(error) => {
+                    self.is_reached.store(false, Ordering::Relaxed);
+                    return Err(error.into());
+                }
+            };
+            match wire.request(line).await {
                 Ok(answer) => {
                     connection.succeeded();
+                    self.is_reached.store(true, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(RequestError::Refused(source)) => {
@@ -126,20 +137,21 @@ impl Requests {
         self.lines[0].lock().await.up(config).await.map(|_| ())
     }
 
-    /// A connection that nobody asks on, the earliest made first. Others that were idle for long are ended.
-    async fn free(&self) -> MutexGuard<'_, Line> {
-        for line in &self.lines[1..] {
-            if let Ok(mut line) = line.try_lock()
-                && line.used.is_some_and(|used| used.elapsed() >= IDLE)
-            {
-                (line.wire, line.used) = (None, None);
+    /// A connection that nobody asks on, and whether it is the first, which is preferred. Others that were idle for long
+    /// are ended.
+    async fn free(&self) -> (bool, MutexGuard<'_, Line>) {
+        let (first, others) = self.lines.split_first().expect("there is one at least");
+        if self.is_reached.load(Ordering::Relaxed) {
+            if let Ok(first) = first.try_lock() {
+                others.iter().filter_map(|line| line.try_lock().ok()).for_each(|mut line| line.end_if_idle());
+                return (true, first);
+            }
+            let mut free = others.iter().filter_map(|line| line.try_lock().ok());
+            if let Some(line) = free.find(|line| line.may_be_up()) {
+                return (false, line);
             }
         }
-        let is_reached = self.is_reached.load(Ordering::Relaxed);
-        match self.lines.iter().filter(|_| is_reached).find_map(|line| line.try_lock().ok()) {
-            Some(free) => free,
-            None => self.lines[0].lock().await,
-        }
+        (true, first.lock().await)
     }
 }
 
@@ -160,6 +172,17 @@ impl Line {
         Ok(self.wire.as_mut().expect("it was there, or was just made"))
     }
 
+    /// Whether it need not wait before it is made.
+    fn may_be_up(&self) -> bool {
+        self.wire.is_some() || self.not_before.is_none_or(|not_before| not_before <= Instant::now())
+    }
+
+    fn end_if_idle(&mut self) {
+        if self.used.is_some_and(|used| used.elapsed() >= IDLE) {
+            (self.wire, self.used) = (None, None);
+        }
+    }
+
     fn succeeded(&mut self) {
         self.backoff.succeeded();
         self.used = Some(Instant::now());
@@ -176,7 +199,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::stub::{Town, keys};
+    use crate::stub::{Town, When, keys};
 
     #[tokio::test]
     async fn only_requests_that_meet_have_connections_of_their_own() {
@@ -209,13 +232,27 @@ mod tests {
         let (config, requests) = (town.config("@alice", keys("@alice")), Requests::new(3));
         requests.ask(&config, &"scan").await.unwrap();
         {
-            let _busy = requests.free().await;
-            assert!(timeout(Duration::ZERO, requests.free()).await.is_ok());
+            let (is_first, _busy) = requests.free().await;
+            let second = timeout(Duration::ZERO, requests.free()).await;
+            assert!(is_first && second.is_ok_and(|(is_first, _)| !is_first));
         }
         requests.lines[0].lock().await.wire = None;
         let nowhere = town.config("@nobody", keys("@nobody"));
         requests.ask(&nowhere, &"scan").await.unwrap_err();
         let _seeking = requests.free().await;
         assert!(timeout(Duration::ZERO, requests.free()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn where_there_is_room_for_one_connection_it_does_for_all() {
+        let town = Town::with(&["@alice"]).await;
+        let (config, requests) = (town.config("@alice", keys("@alice")), Requests::new(2));
+        requests.ask(&config, &"scan").await.unwrap();
+        town.world().fault("from:", When::Before);
+        let ask = || requests.ask(&config, &"scan");
+        let (a, b) = tokio::join!(ask(), ask());
+        assert!(a.is_ok() && b.is_ok());
+        assert_eq!(town.world().count("from:"), 2, "one was tried for");
+        assert!(requests.lines[1].lock().await.wire.is_none());
     }
 }
