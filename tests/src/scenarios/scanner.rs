@@ -1,7 +1,6 @@
 //! What a scanner that we did not write finds wrong with the server's TLS: testssl.sh, on the port where clients,
 //! browsers and other servers arrive.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
@@ -67,10 +66,9 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
 fn look(run: &Run, number: usize, looks: &[&str], target: &str) -> Result<Vec<Value>> {
     let report = run.folder.join(format!("testssl-{number}.json"));
     // It writes over no file.
-    std::fs::remove_file(&report).or_else(|error| match error.kind() {
-        ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })?;
+    if report.exists() {
+        std::fs::remove_file(&report)?;
+    }
     let mut command = Command::new("testssl");
     command.args(["--quiet", "--color", "0", "--warnings", "off", "--nodns", "none"]);
     command.arg("--add-ca").arg(run.folder.join("ca/ca.pem"));
