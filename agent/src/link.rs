@@ -27,7 +27,8 @@ use crate::standing::Guard;
 use crate::uplink::{Note, NoteStatus, Road, RoadError, SendRules};
 
 /// What was heard this long before the last thing dealt with is heard again after a start: requests that
-/// were not finished then, and receipts that were not taken. Requests wait no longer for their callee (client conventions §6.1).
+/// were not finished then, and receipts that were not taken. Requests wait no longer for their callee (client
+/// conventions §6.1).
 const HEAR_AGAIN_MS: u64 = at_protocol::rpc::TTLN_MS;
 /// How often it is written down, at most, how far was heard.
 const KEEP_PLACE: Duration = Duration::from_secs(10);
