@@ -17,7 +17,7 @@ use atedge_directory::upstream::UpstreamError;
 use atedge_directory::{Database, Directory, DirectoryConfig, Nodes, Registry, Running, Settings};
 use atedge_service::config::{ConfigError, Sources};
 use atedge_service::tls::{NodeIdentity, TlsError};
-use atedge_service::{Exit, Notifier, OneLine, init_tracing, stop_signal};
+use atedge_service::{Exit, Notifier, OneLine, files, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -194,7 +194,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             return Ok(if bad == 0 { Exit::Done } else { Exit::Failed });
         }
         Command::Node(State { state }) => {
-            std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+            files::make_private_folder(&state).with_context(|| format!("cannot make {}", state.display()))?;
             let identity = NodeIdentity::open_or_create(&state.join(NODE_KEY))?;
             let key = Ed25519Public::from_bytes(*identity.public()).context("the node's key is weak")?;
             say(key.to_string(), serde_json::json!({ "node": key }));

@@ -65,7 +65,8 @@ Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 expired or not delive
     #[command(after_help = "Example: atedge town --atsigns @alice,@bob --dir town
 
 The first line of output is one JSON object with the directory, the authority's certificate and, for each
-atSign, its activation secret and address. It runs until SIGTERM or until its standard input closes.")]
+atSign, its activation secret and address. It runs until SIGTERM (Ctrl-C); where standard input is a pipe, also until
+that closes, so that it ends with the program that started it.")]
     Town(Town),
     /// Show the whole road in one process: devices, gateway, two servers, a reader, a command.
     #[command(after_help = "Example: atedge demo --for 20s")]

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use anyhow::{Context as _, Result};
 use at_client::Directory;
 use at_client::onboard::{Onboarding, Progress};
-use atedge_service::Exit;
+use atedge_service::{Exit, files};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -20,7 +20,7 @@ pub async fn run(args: Onboard) -> Result<Exit> {
     let secret = secret(&args.cram_file)?;
     let keys = args.access.key_file(&args.atsign);
     if let Some(folder) = keys.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        files::make_private_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let tls = args.access.tls()?;
     let directory = Directory::new(args.access.directory.clone(), tls.clone());

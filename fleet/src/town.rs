@@ -4,8 +4,11 @@
 //! folder holds all of it: `ca.pem`, `registrar.key`, a folder each for the directory and the servers, and one
 //! file a resident with its activation secret. Started again on the same folder, the town is as it was.
 
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -59,7 +62,7 @@ struct Charter {
     directory: SocketAddr,
 }
 
-/// Runs a town until SIGTERM, or until standard input closes.
+/// Runs a town until SIGTERM, or until whoever holds the other end of its standard input lets go.
 ///
 /// # Errors
 /// The folder or the ports cannot be used.
@@ -74,16 +77,26 @@ pub async fn run(args: cli::Town) -> Result<Exit> {
     };
     let town = Town::start(&folder, &[args.atsigns], args.port, stop.clone()).await?;
     Output::new(true).say(String::new, || town.description())?;
-    let closed = stop.clone();
-    // A thread of its own, since nothing interrupts a read of standard input.
-    std::thread::spawn(move || {
-        let mut sink = [0; 4096];
-        while matches!(io::stdin().read(&mut sink), Ok(length) if length > 0) {}
-        closed.cancel();
-    });
+    if has_holder()? {
+        let closed = stop.clone();
+        // A thread of its own, since nothing interrupts a read of standard input.
+        std::thread::spawn(move || {
+            let mut sink = [0; 4096];
+            while matches!(io::stdin().read(&mut sink), Ok(length) if length > 0) {}
+            closed.cancel();
+        });
+    }
     stop.cancelled().await;
     town.finished().await;
     Ok(Exit::Done)
+}
+
+/// Whether standard input is a pipe, whose other end closes with whoever started this. A terminal or `/dev/null` says
+/// nothing about that.
+fn has_holder() -> io::Result<bool> {
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let kind = input.metadata()?.file_type();
+    Ok(kind.is_fifo() || kind.is_socket())
 }
 
 impl Town {
@@ -104,7 +117,7 @@ impl Town {
             port.is_none_or(|port| port.checked_add(ports).is_some()),
             "there are not so many ports above --port"
         );
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        files::make_private_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("cannot use {}", folder.display()))?;
         let authority = DevAuthority::open_or_create(&folder, &[])?;
         let registrar = registrar(&folder)?;
@@ -161,7 +174,7 @@ impl Town {
         state: &Path,
         stop: CancellationToken,
     ) -> Result<atedge_server::Running> {
-        std::fs::create_dir_all(state).with_context(|| format!("cannot make {}", state.display()))?;
+        files::make_private_folder(state).with_context(|| format!("cannot make {}", state.display()))?;
         let mut config = ServerConfig::default();
         config.listen.address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         config.tls.cert = Some(authority.cert());
@@ -308,7 +321,7 @@ async fn start_directory(
         (None, port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(0))),
     };
     let state = folder.join("directory");
-    std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+    files::make_private_folder(&state).with_context(|| format!("cannot make {}", state.display()))?;
     let config = DirectoryConfig {
         address,
         https: None,

@@ -19,10 +19,14 @@ struct Town {
 
 impl Town {
     fn found(folder: &Path) -> Self {
+        Self::found_over(folder, Stdio::piped())
+    }
+
+    fn found_over(folder: &Path, input: Stdio) -> Self {
         let mut process = Command::new(ATEDGE)
             .args(["town", "--atsigns", "@alice,@bob", "--dir"])
             .arg(folder)
-            .stdin(Stdio::piped())
+            .stdin(input)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -65,6 +69,17 @@ fn onboard(town: &Town, home: &Path, atsign: &str) -> Output {
     let cram = home.join("cram");
     std::fs::write(&cram, town.said["atsigns"][atsign]["cram"].as_str().unwrap()).unwrap();
     town.atedge(home, &["onboard", atsign, "--cram-file", cram.to_str().unwrap()])
+}
+
+/// In the background, as a service or with `nohup`, standard input is at its end from the start.
+#[test]
+fn a_town_whose_input_nobody_holds_stays() {
+    let folder = TempDir::new().unwrap();
+    let home = TempDir::new().unwrap();
+    let mut town = Town::found_over(folder.path(), Stdio::null());
+    let output = onboard(&town, home.path(), "@alice");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(town.process.try_wait().unwrap().is_none(), "it runs");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use at_protocol::AtSign;
 use at_protocol::directory::Address;
 use atedge_server::store::{self, Checked, Departure, Progress, Tenant};
 use atedge_server::{Concern, Identity, Offline, Server, ServerConfig, ServerTls};
-use atedge_service::{Exit, Notifier, OneLine, config, init_tracing, stop_signal};
+use atedge_service::{Exit, Notifier, OneLine, config, files, init_tracing, stop_signal};
 use clap::{Args, Parser, Subcommand};
 
 /// How often somebody looks how far a move is, and how long the server may take to begin with it.
@@ -446,5 +446,5 @@ async fn list_tenants(settings: ServerConfig, place: &Place) -> anyhow::Result<(
 }
 
 fn prepare(state: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(state).with_context(|| format!("cannot make the folder {}", state.display()))
+    files::make_private_folder(state).with_context(|| format!("cannot make the folder {}", state.display()))
 }

@@ -1,9 +1,9 @@
 //! Writing a file so that a reader, or the next boot after a power cut, finds the old content or the
 //! new one and never a piece of it.
 
-use std::fs::{File, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Read as _, Seek as _, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -33,6 +33,15 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder_of(path);
     written(folder, bytes, 0o600)?.persist_noclobber(path)?;
     File::open(folder)?.sync_all()
+}
+
+/// Makes a folder, and those above it that are missing, for its owner only (mode 0700). One that is there stays as it
+/// is.
+///
+/// # Errors
+/// When it cannot be made, or something else has its name.
+pub fn make_private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Overwrites what a file, opened to write, holds. Its blocks may be elsewhere all the same: flash, and file systems
@@ -107,6 +116,19 @@ mod tests {
         write_private(&path, b"secret").unwrap();
         wipe(&File::options().write(true).open(&path).unwrap()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), [0; 6]);
+    }
+
+    #[test]
+    fn a_folder_is_its_owners_unless_it_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("var/state");
+        make_private_folder(&path).unwrap();
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o700));
+        std::fs::set_permissions(&path, Permissions::from_mode(0o750)).unwrap();
+        make_private_folder(&path).unwrap();
+        assert_eq!(mode(&path), 0o750);
+        write_private(&path.join("file"), b"x").unwrap();
+        assert!(make_private_folder(&path.join("file")).is_err());
     }
 
     #[test]

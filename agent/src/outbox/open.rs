@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use atedge_service::files;
 use rusqlite::OptionalExtension as _;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +46,7 @@ impl Outbox {
     pub fn open(options: OutboxOptions, now: Stamp) -> Result<Opened, OutboxError> {
         let folder = options.folder.clone();
         let in_folder = |cause| OutboxError::Folder { path: folder.clone(), cause };
-        std::fs::create_dir_all(&folder).map_err(in_folder)?;
+        files::make_private_folder(&folder).map_err(in_folder)?;
         let lock = lock(&folder)?;
         let fresh = Arc::new(Fresh::new(&options.apart));
         let (store, salvaged) = open_store(options, now)?;

@@ -53,12 +53,18 @@ impl Check {
         } else {
             let own = match devices {
                 0 => String::new(),
-                devices => format!("{devices} devices with an atSign of their own, "),
+                devices => format!("{} with an atSign of their own, ", counted(devices, "device")),
             };
-            say(format_args!(
-                "{gateway}: {own}{adapters} adapters, {streams} streams, {commands} commands. All is well."
-            ));
+            let [adapters, streams, commands] =
+                [(adapters, "adapter"), (streams, "stream"), (commands, "command")]
+                    .map(|(number, noun)| counted(number, noun));
+            say(format_args!("{gateway}: {own}{adapters}, {streams}, {commands}. All is well."));
         }
         Ok(Exit::Done)
     }
+}
+
+/// So many of something.
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

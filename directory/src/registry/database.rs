@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use at_protocol::AtSign;
 use at_protocol::directory::Address;
+use atedge_service::files;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::RegistryError;
@@ -68,7 +69,7 @@ impl Database {
     /// # Errors
     /// When the folder or the database cannot be used.
     pub fn open(state: &Path) -> Result<Self, RegistryError> {
-        std::fs::create_dir_all(state)
+        files::make_private_folder(state)
             .map_err(|source| RegistryError::Folder { path: state.to_owned(), source })?;
         let path = state.join(FILE);
         let refused = |source| RegistryError::Database { path: path.clone(), source };

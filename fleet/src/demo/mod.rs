@@ -59,6 +59,18 @@ struct Devices {
     quiet: CancellationToken,
 }
 
+impl Devices {
+    /// Silences them; until when their last readings may arrive.
+    fn fall_silent(&self, output: Output) -> Result<Instant> {
+        self.quiet.cancel();
+        output.remark(|| {
+            "the devices fall silent, which the gateway says of the scale; their last readings arrive"
+                .to_owned()
+        })?;
+        Ok(Instant::now() + ARRIVAL)
+    }
+}
+
 /// What one device did.
 #[derive(Default)]
 struct Sent {
@@ -351,15 +363,13 @@ async fn operate(
             }
             _ = confirm.tick() => send_receipts(envelopes.clone(), reader.receipts(now())).await,
             () = stop.cancelled(), if !devices.quiet.is_cancelled() => {
-                devices.quiet.cancel();
-                deadline = Instant::now() + ARRIVAL;
+                deadline = devices.fall_silent(output)?;
             }
             () = sleep_until(deadline) => {
                 if devices.quiet.is_cancelled() {
                     break;
                 }
-                devices.quiet.cancel();
-                deadline = Instant::now() + ARRIVAL;
+                deadline = devices.fall_silent(output)?;
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::report::Row;
 const DEVICES: usize = 16;
 /// Readings of a round.
 const MANY: usize = 5_000;
+/// Readings of each device in a round, where devices are what grows.
+const EACH: usize = 5;
 /// Readings out of which what is done once does not count.
 const LEAST: usize = 20_000;
 /// Readings of an hour and of a day, one a second.
@@ -23,7 +25,11 @@ const EARLY: usize = 3 * HOUR;
 pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
     let depths: &[usize] = if long { &[0, 10_000, 1_000_000] } else { &[0, 10_000, 100_000] };
     let mut rows = by_depth(depths).await?;
-    rows.push(by_devices(&[1, 100, 1_000]).await?);
+    rows.push(by_devices("devices: a reading, the whole path", &[1, 100, 1_000], |_| MANY).await?);
+    // As many of each device at a time, so that what goes by itself for each device is not shared by more readings
+    // where devices are few.
+    let sizes: &[usize] = if long { &[100, 1_000, 10_000] } else { &[100, 1_000] };
+    rows.push(by_devices("devices: a reading, five of each", sizes, |devices| EACH * devices).await?);
     rows.push(by_payload(&[256, 4_096, 65_536]).await?);
     rows.extend(by_time(if long { DAY } else { DAY / 2 }).await?);
     Ok(rows)
@@ -64,8 +70,8 @@ async fn by_depth(depths: &[usize]) -> Result<Vec<Row>> {
     Ok(vec![into, Row::curve("queue: a reading out of it, of depth", "us", &points, ratio, 1.2)])
 }
 
-/// The whole path, of so many devices.
-async fn by_devices(sizes: &[usize]) -> Result<Row> {
+/// The whole path, of so many devices, with so many readings in a round.
+async fn by_devices(what: &str, sizes: &[usize], readings: impl Fn(usize) -> usize) -> Result<Row> {
     let mut sites = Vec::new();
     for devices in sizes {
         let mut site = Site::new(false)?;
@@ -74,14 +80,15 @@ async fn by_devices(sizes: &[usize]) -> Result<Row> {
         let crew = site.crew(*devices, BYTES).await?;
         sites.push((site, crew, reader));
     }
-    grows("devices: a reading, the whole path", "us", sizes, 1.3, async |place| {
+    grows(what, "us", sizes, 1.3, async |place| {
         let (site, crew, _) = &mut sites[place];
         let agent = site.agent()?;
+        let many = readings(sizes[place]);
         let path = async {
-            crew.publish(MANY).await?;
+            crew.publish(many).await?;
             site.until_left(0).await
         };
-        Ok(spent(agent, path).await? / MANY as f64)
+        Ok(spent(agent, path).await? / many as f64)
     })
     .await
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use atedge_service::files;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode};
 
@@ -74,7 +75,7 @@ pub fn exists(path: &Path) -> Result<bool, OpenError> {
 /// # Errors
 /// See [`BackupError`]; copies of other files may have been made by then.
 pub fn back_up(path: &Path, to: &Path, mut report: impl FnMut(Progress<'_>)) -> Result<(), BackupError> {
-    fs::create_dir_all(to).map_err(|source| BackupError::Write { file: to.to_owned(), source })?;
+    files::make_private_folder(to).map_err(|source| BackupError::Write { file: to.to_owned(), source })?;
     for file in layout::existing(path)?.ok_or_else(|| BackupError::NoStore(path.to_owned()))? {
         let file = file.path();
         let copy = to.join(file.file_name().unwrap_or_default());
