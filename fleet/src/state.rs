@@ -1,13 +1,12 @@
 //! The folder in which a reader keeps who it is and what it has.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use at_client::{Client, Envelopes, Identity};
 use at_protocol::caps::Claims;
-use atedge_service::files::write_private;
+use atedge_service::files::{make_private_folder, write_private};
 
 use crate::reader::Reader;
 
@@ -35,7 +34,7 @@ impl ReaderState {
     /// It cannot be used, or another reader uses it.
     pub fn open(folder: &Path) -> Result<Self> {
         let cannot = || format!("cannot use the folder {}", folder.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(cannot)?;
+        make_private_folder(folder).with_context(cannot)?;
         let lock = File::create(folder.join(LOCK)).with_context(cannot)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),

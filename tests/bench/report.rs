@@ -62,6 +62,11 @@ impl Row {
         Self::of(row, what, unit, Pair { ours: figure, limit: f64::NAN, ratio: f64::NAN }, bar)
     }
 
+    /// Further figures, by name; of a curve its points, by size.
+    pub(crate) fn more(&self) -> &[(String, f64)] {
+        &self.more
+    }
+
     /// A cost that grows: its last point against its first, at most `bar` times as much.
     pub(crate) fn curve(
         what: impl Into<String>,

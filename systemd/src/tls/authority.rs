@@ -12,7 +12,7 @@ use rcgen::{
 use rustls::ServerConfig;
 
 use super::{ClientCertificates, TlsError, server_config};
-use crate::files::{write_private, write_public};
+use crate::files::{make_private_folder, write_private, write_public};
 
 /// A leaf is made anew at every start and before its end; what public authorities gave at most.
 const LEAF_LIFETIME: Duration = Duration::from_hours(24 * 397);
@@ -55,7 +55,7 @@ impl DevAuthority {
     /// # Errors
     /// When the folder is not writable, its key is damaged, or a name is neither host nor address.
     pub fn open_or_create(folder: &Path, names: &[&str]) -> Result<Self, AuthorityError> {
-        std::fs::create_dir_all(folder).map_err(in_folder(folder))?;
+        make_private_folder(folder).map_err(in_folder(folder))?;
         let authority = Self { folder: folder.to_owned(), issuer: open_issuer(folder)? };
         let mut hosts = vec!["localhost", "127.0.0.1"];
         hosts.extend(names.iter().filter(|name| !["localhost", "127.0.0.1"].contains(name)));

@@ -9,12 +9,10 @@ use atedge_tests::process::Process;
 use serde_json::Value;
 
 use super::site::Site;
-use crate::meter::median;
+use crate::curves::grows;
 use crate::report::{Bar, Row};
 
 const DEVICES: usize = 100;
-/// Starts of each depth, after one that only warms up.
-const ROUNDS: usize = 5;
 
 pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
     let depths = [0, if long { 1_000_000 } else { 100_000 }];
@@ -22,25 +20,22 @@ pub(super) async fn run(long: bool) -> Result<Vec<Row>> {
     for depth in depths {
         sites.push(known(depth).await?);
     }
-    let mut took = [Vec::new(), Vec::new()];
-    // In turn, so that a slow moment of the machine meets both.
-    for round in 0..=ROUNDS {
-        for (site, took) in sites.iter_mut().zip(&mut took) {
-            let start = start(site, round + 1)?;
-            took.extend((round > 0).then_some(start));
-        }
-    }
-    let ratios: Vec<f64> = took[0].iter().zip(&took[1]).map(|(empty, deep)| deep / empty).collect();
-    let points = [0, 1].map(|place| (depths[place], median(&took[place])));
-    let mut rows: Vec<Row> = points
+    let mut starts = 0;
+    let what = "start to a command's outcome, by queue depth";
+    let curve = grows(what, "ms", &depths, 1.2, async |place| {
+        starts += 1;
+        start(&mut sites[place], starts)
+    })
+    .await?;
+    let mut rows: Vec<Row> = curve
+        .more()
         .iter()
         .map(|(depth, took)| {
             let what = format!("start to a command's outcome, {depth} queued");
             Row::alone("17", what, "ms", *took, Bar::AtMost(100.0))
         })
         .collect();
-    let what = "start to a command's outcome, by queue depth";
-    rows.push(Row::curve(what, "ms", &points, median(&ratios), 1.2));
+    rows.push(curve);
     Ok(rows)
 }
 
@@ -58,9 +53,9 @@ async fn known(depth: usize) -> Result<Site> {
     Ok(site)
 }
 
-/// Milliseconds of a start.
-fn start(site: &mut Site, round: usize) -> Result<f64> {
-    let mut waiting = command(site, round)?;
+/// Milliseconds of a start, with a command of its own.
+fn start(site: &mut Site, value: usize) -> Result<f64> {
+    let mut waiting = command(site, value)?;
     let first = waiting.line()?.context("atedge cmd ended")?;
     ensure!(!first.contains("\"done\""), "the command did not wait: {first}");
     let began = Instant::now();
@@ -73,8 +68,8 @@ fn start(site: &mut Site, round: usize) -> Result<f64> {
 }
 
 /// The command, on its way.
-fn command(site: &Site, round: usize) -> Result<Process> {
-    let value = format!("value={round}");
+fn command(site: &Site, value: usize) -> Result<Process> {
+    let value = format!("value={value}");
     let mut command = site.town.tool(&[
         "cmd",
         GATEWAY,
